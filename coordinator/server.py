@@ -25,12 +25,12 @@ from provider_agent.coordinator.connections.open_files import (
     connection_caps,
     raise_open_files_limit,
 )
-from provider_agent.coordinator.exceptions import CannotListen
-from provider_agent.coordinator.http.api import (
-    HttpApi,
-    close_unauthenticated,
-    render_http_errors,
+from provider_agent.coordinator.connections.request_tracking import (
+    close_after_response,
+    track_request,
 )
+from provider_agent.coordinator.exceptions import CannotListen
+from provider_agent.coordinator.http.api import HttpApi, render_http_errors
 from provider_agent.coordinator.http.counters import Counters
 from provider_agent.coordinator.settings import (
     CoordinatorSettings,
@@ -79,7 +79,9 @@ class Coordinator:
         self._port = 0
         self._fleet = Fleet(self.settings, clock)
         self._dispatcher = Dispatcher(self._fleet, self.settings, clock)
-        self._connections = ConnectionLimits[GuardedConnection](connection_caps(self.settings))
+        self._connections = ConnectionLimits[GuardedConnection](
+            connection_caps(self.settings), self.settings.max_held_request_bytes
+        )
         self._http_api = HttpApi(
             self.settings,
             self._fleet,
@@ -162,8 +164,9 @@ class Coordinator:
         """
         app = web.Application(
             client_max_size=self.settings.max_request_bytes,
-            middlewares=[close_unauthenticated, render_http_errors],
+            middlewares=[track_request, render_http_errors],
         )
+        app.on_response_prepare.append(close_after_response)
         self._http_api.add_routes(app.router)
         app.router.add_get(CONNECT_PATH, self._agent_endpoint.connect)
         # Without cancellation a handler notices a disconnected client only when it writes.

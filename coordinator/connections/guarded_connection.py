@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, cast
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 
 from provider_agent.coordinator.connections.client_address import ProxyNetworks
 from provider_agent.coordinator.connections.limits import ConnectionLimits
@@ -46,6 +46,11 @@ class GuardedConnection(asyncio.Protocol):
         self._head_ended = False
         self._counts_all = False
         self._bytes_after_head = 0
+        self._body: StreamReader | None = None
+        self._body_bytes = 0
+        self._extra_bytes = 0
+        self._is_handling = False
+        self._is_pipelined = False
         self.is_authenticated = False
 
     def __repr__(self) -> str:
@@ -99,11 +104,49 @@ class GuardedConnection(asyncio.Protocol):
             self._stop_timer()
             self._limits.authenticated(self)
 
+    def begin_request(self, body: StreamReader) -> None:
+        """Note that a request is handled from now on, and count the bytes beside its body."""
+        self._body, self._body_bytes, self._is_handling = body, body.total_bytes, True
+        self._set_extra_bytes(0)
+
+    def end_request(self) -> None:
+        """Note that the request has been handled."""
+        self._is_handling = False
+
+    @property
+    def must_close(self) -> bool:
+        """Whether the connection must end with its current response.
+
+        It must if the peer has not authenticated: its timeout would close the connection later,
+        perhaps while a proxy sends another request over it. It also must if the peer has sent
+        further bytes before the response: aiohttp would keep up to 32 requests in memory.
+        """
+        return not self.is_authenticated or self._is_pipelined
+
     def data_received(self, data: bytes) -> None:
-        """Forward received bytes, unless a peer that has not authenticated sends too many."""
-        if self.is_authenticated or self._may_receive(data):
-            self._protocol.data_received(data)
-        else:
+        """Forward received bytes, unless the peer sends too many that stay in memory."""
+        if self._counts_all or self._body is None or not self.is_authenticated:
+            if self.is_authenticated or self._may_receive(data):
+                self._protocol.data_received(data)
+            else:
+                self.abort()
+            return
+        if self._is_handling and self._body.is_eof() and data.strip(b"\r\n"):
+            self._is_pipelined = True
+        self._protocol.data_received(data)
+        body_bytes, self._body_bytes = self._body_bytes, self._body.total_bytes
+        # Progress of the body shows that earlier bytes were chunk headers, which are not kept.
+        self._set_extra_bytes(
+            self._extra_bytes + len(data) if body_bytes == self._body_bytes else 0
+        )
+
+    def _set_extra_bytes(self, size: int) -> None:
+        """Count the bytes that aiohttp may keep beside the body.
+
+        They are trailers, further requests, and everything behind malformed data.
+        """
+        self._extra_bytes = size
+        if not self._limits.may_hold_extra(self, size):
             self.abort()
 
     def _may_receive(self, data: bytes) -> bool:

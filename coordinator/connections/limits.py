@@ -27,6 +27,10 @@ of a request, or the `Hello` of an agent with a thousand jobs."""
 MAX_BYTES: Final = MIN_MESSAGE_TO_COORDINATOR_BYTES + 64 * KIB
 """The most: an agent's largest message before `Welcome`, and frame headers and pings around it."""
 
+MAX_EXTRA_BYTES: Final = MIB + 64 * KIB
+"""The most bytes beside the body of a request that a connection may hold after its peer has
+authenticated. aiohttp may read up to 768 KiB of a request before its handler starts."""
+
 SHARED_BYTES: Final = 64 * MIB
 """More than `FREE_BYTES` is allowed only while all these connections together hold less."""
 
@@ -74,14 +78,19 @@ class ConnectionLimits(Generic[ConnectionT]):
 
     Args:
         caps: the most connections.
+        extra_bytes: the most bytes beside the bodies of requests that the connections with more
+            than `FREE_BYTES` of them hold together, after their peers have authenticated.
 
     Attributes:
         evicted: connections that were closed to make room.
         refused: connections that were refused.
     """
 
-    def __init__(self, caps: ConnectionCaps) -> None:
+    def __init__(self, caps: ConnectionCaps, extra_bytes: int = SHARED_BYTES) -> None:
         self.caps = caps
+        self._max_extra_bytes = extra_bytes
+        self._extra: dict[ConnectionT, int] = {}
+        self._extra_bytes = 0
         self.evicted = 0
         self.refused = 0
         self._open: set[ConnectionT] = set()
@@ -163,6 +172,15 @@ class ConnectionLimits(Generic[ConnectionT]):
             return True
         return entry.held_bytes <= MAX_BYTES and self._held_bytes <= SHARED_BYTES
 
+    def may_hold_extra(self, connection: ConnectionT, size: int) -> bool:
+        """Whether a connection may hold `size` bytes beside its request's body from now on."""
+        self._extra_bytes -= self._extra.pop(connection, 0)
+        if size <= FREE_BYTES:
+            return True
+        self._extra[connection] = size
+        self._extra_bytes += size
+        return size <= MAX_EXTRA_BYTES and self._extra_bytes <= self._max_extra_bytes
+
     def authenticated(self, connection: ConnectionT) -> None:
         """Count a connection only in the total from now on; does nothing if that is done."""
         entry = self._unauthenticated.pop(connection, None)
@@ -177,4 +195,5 @@ class ConnectionLimits(Generic[ConnectionT]):
     def remove(self, connection: ConnectionT) -> None:
         """Forget a closed connection; does nothing if it is not known."""
         self.authenticated(connection)
+        self.may_hold_extra(connection, 0)
         self._open.discard(connection)

@@ -11,10 +11,7 @@ from provider_agent.coordinator.agents.dispatcher import Dispatcher
 from provider_agent.coordinator.agents.fleet import Fleet
 from provider_agent.coordinator.connections.client_address import ProxyNetworks
 from provider_agent.coordinator.connections.failed_attempts import FailedAttempts
-from provider_agent.coordinator.connections.guarded_connection import (
-    GuardedConnection,
-    connection_of,
-)
+from provider_agent.coordinator.connections.guarded_connection import GuardedConnection
 from provider_agent.coordinator.connections.limits import ConnectionLimits
 from provider_agent.coordinator.http.api_keys import ApiKeyCheck
 from provider_agent.coordinator.http.client_errors import ClientError, error_of_reason
@@ -232,21 +229,6 @@ def wire_format_of(request: web.Request) -> WireFormat:
         Operation.MESSAGES.path
     )
     return WireFormat.ANTHROPIC if is_anthropic else WireFormat.OPENAI
-
-
-@web.middleware
-async def close_unauthenticated(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Close a connection after a response if its peer has not authenticated.
-
-    Its timeout would otherwise close it later, perhaps while a proxy sends another request over it.
-    """
-    response = await handler(request)
-    connection = connection_of(request)
-    if connection is not None and not connection.is_authenticated and not response.prepared:
-        response.force_close()
-        if hdrs.TRANSFER_ENCODING in request.headers:
-            connection.count_all_bytes()
-    return response
 
 
 @web.middleware

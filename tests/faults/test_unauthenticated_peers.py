@@ -109,9 +109,13 @@ FIELDS = b"".join(b"x%d: " % number + bytes(b"y" * 8000) + b"\r\n" for number in
     [
         (b"\r\n\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n", FIELDS),
         (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", b"0\r\n" + FIELDS),
+        (
+            b"POST / HTTP/1.1\r\nHost: a\r\nExpect: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+            b"0\r\n" + FIELDS,
+        ),
         (UPGRADE, b"\x82\xff" + (MIB - 100).to_bytes(8, "big") + bytes(MIB - 200)),
     ],
-    ids=["headers", "trailers", "WebSocket message"],
+    ids=["headers", "trailers", "trailers after an unknown Expect", "WebSocket message"],
 )
 async def test_incomplete_data_without_a_key_is_not_kept_in_memory(
     monkeypatch: pytest.MonkeyPatch, first: bytes, then: bytes
@@ -177,11 +181,16 @@ async def test_malformed_request_is_answered_and_not_logged(
     assert warning_events(caplog.records) == []
 
 
-@pytest.mark.parametrize("path", ["/", "/livez", "/nothing", "/v1/models"])
-async def test_connection_without_authentication_ends_with_its_response(path: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [("/", ""), ("/livez", ""), ("/nothing", ""), ("/v1/models", ""), ("/", "Expect: a\r\n")],
+)
+async def test_connection_without_authentication_ends_with_its_response(
+    path: str, headers: str
+) -> None:
     # If it were kept alive, a proxy could send another client's request over it just when the
     # timeout of connections without authentication closes it.
-    request = f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode()
+    request = f"GET {path} HTTP/1.1\r\nHost: a\r\n{headers}\r\n".encode()
     async with (
         Coordinator(SETTINGS) as coordinator,
         idle_sockets(coordinator, 1, request) as (reader,),

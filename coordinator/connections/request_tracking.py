@@ -1,0 +1,42 @@
+"""Reports the requests of each connection to its `GuardedConnection`."""
+
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+
+from aiohttp import hdrs, web
+
+from provider_agent.coordinator.connections.guarded_connection import connection_of
+
+
+@web.middleware
+async def track_request(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Let the connection distinguish the body of the request from what the peer sends beside it."""
+    connection = connection_of(request)
+    if connection is None:
+        return await handler(request)
+    connection.begin_request(request.content)
+    try:
+        return await handler(request)
+    finally:
+        connection.end_request()
+
+
+async def close_after_response(request: web.Request, response: web.StreamResponse) -> None:
+    """Close the connection after this response if it must not serve another request.
+
+    A signal (`on_response_prepare`), because middlewares do not see each response: aiohttp answers
+    an unknown `Expect` without them.
+    """
+    connection = connection_of(request)
+    if connection is None or not connection.must_close or _is_upgrade(response):
+        return
+    response.force_close()
+    response.headers[hdrs.CONNECTION] = "close"
+    if hdrs.TRANSFER_ENCODING in request.headers:
+        connection.count_all_bytes()
+
+
+def _is_upgrade(response: web.StreamResponse) -> bool:
+    return response.status == HTTPStatus.SWITCHING_PROTOCOLS

@@ -1,0 +1,121 @@
+"""What clients with a key can do to the coordinator, over real sockets."""
+
+import asyncio
+import contextlib
+import io
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+from msgspec.structs import replace
+
+from provider_agent.coordinator.access import SecretSet
+from provider_agent.coordinator.server import Coordinator
+from provider_agent.coordinator.settings import CoordinatorSettings
+from provider_agent.protocol.limits import KIB, MIB
+from tests.kit.coordinator_harness import JSON_HEADERS
+from tests.kit.scripted_agent import ScriptedAgent
+from tests.kit.scripted_job import ScriptedJob
+
+SETTINGS = CoordinatorSettings(
+    port=0, drain_s=0, queue_s=0, api_keys=SecretSet(["secret"]), heartbeat_ms=3_600_000
+)
+CHAT = "/v1/chat/completions"
+BODY = b'{"model":"tiny"}'
+KEY = {"Authorization": "Bearer secret"}
+HEAD = (
+    f"POST {CHAT} HTTP/1.1\r\nHost: a\r\nx-api-key: secret\r\nContent-Type: application/json\r\n"
+).encode()
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n"
+WHOLE = HEAD + b"Content-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
+
+
+@contextlib.asynccontextmanager
+async def connection(
+    coordinator: Coordinator, sent: bytes
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """Open a connection, and send the first bytes."""
+    host, _, port = coordinator.authority.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(sent)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        (CHUNKED, b"0\r\n" + b"".join(b"x%d: y\r\n" % n for n in range(300_000))),
+        (CHUNKED, b"no chunk\r\n" + bytes(2 * MIB)),
+        (WHOLE, HEAD + b"x: " + bytes(2 * MIB)),
+    ],
+    ids=["trailers", "malformed chunk", "behind a request that runs"],
+)
+@pytest.mark.parametrize("shared_bytes", [512 * MIB, 256 * KIB])
+async def test_bytes_beside_a_body_are_not_kept_in_memory(
+    first: bytes, then: bytes, shared_bytes: int
+) -> None:
+    # aiohttp kept up to 11 MiB for each of 4,096 connections while a request was read or ran.
+    settings = replace(SETTINGS, max_request_bytes=128 * KIB, max_held_request_bytes=shared_bytes)
+    size = 2 * MIB if shared_bytes > MIB else 512 * KIB
+    async with (
+        asyncio.timeout(20),
+        Coordinator(settings) as coordinator,
+        ScriptedAgent(coordinator.connect_url) as agent,
+        connection(coordinator, first) as (reader, writer),
+    ):
+        if first is WHOLE:
+            await agent.next_job()
+        else:
+            assert (await reader.readline()).startswith(b"HTTP/1.1 100 ")
+        writer.write(then[:size])
+        with contextlib.suppress(ConnectionError):
+            await writer.drain()
+            await reader.read()
+        assert coordinator.open_connections == 1, "the agent"
+
+
+async def test_large_bodies_in_small_chunks_are_read() -> None:
+    async def body() -> AsyncIterator[bytes]:
+        yield BODY[:-1] + b',"x":"'
+        for _ in range(3000):
+            yield b"y" * 1000
+        yield b'"}'
+
+    async def answer(job: ScriptedJob) -> None:
+        await job.answer(b"%d" % len(job.job.request))
+
+    connector = aiohttp.TCPConnector(limit=1)
+    async with (
+        Coordinator(replace(SETTINGS, max_held_request_bytes=16 * MIB)) as coordinator,
+        ScriptedAgent(coordinator.connect_url, answer=answer) as agent,
+        aiohttp.ClientSession(
+            coordinator.http_url, headers={**JSON_HEADERS, **KEY}, connector=connector
+        ) as http,
+    ):
+        for _ in range(3):
+            async with http.post(CHAT, data=body()) as response:
+                assert int(await response.text()) > 3_000_000
+            large = io.BytesIO(BODY[:-1] + b" " * 10 * MIB + b"}")
+            async with http.post(CHAT, data=large) as response:
+                assert response.status == 200
+        assert len(agent.jobs) == 6
+        assert coordinator.open_connections == 2, "the agent's, and one that was reused"
+
+
+async def test_connection_with_further_requests_during_a_job_ends_with_its_response() -> None:
+    # aiohttp kept up to 32 further requests, with headers of 1 MiB each, for each connection.
+    async with (
+        Coordinator(SETTINGS) as coordinator,
+        ScriptedAgent(coordinator.connect_url) as agent,
+        connection(coordinator, WHOLE) as (reader, writer),
+    ):
+        job = await agent.next_job()
+        writer.write(WHOLE)
+        await writer.drain()
+        await agent.settle()
+        await job.answer(b"{}")
+        assert b"\r\nConnection: close\r\n" in await reader.read()
+        assert len(agent.jobs) == 1
