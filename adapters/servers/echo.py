@@ -25,6 +25,7 @@ from provider_agent.adapters.base import (
 from provider_agent.adapters.requests import offload
 from provider_agent.adapters.requests.structure import check_structure
 from provider_agent.adapters.responses.relay import ReaderFlowControl
+from provider_agent.adapters.servers.model_selection import select_models
 
 MODEL_ID: Final = "echo"
 _OPERATIONS: Final = frozenset({Operation.CHAT, Operation.MESSAGES, Operation.COUNT_TOKENS})
@@ -64,20 +65,19 @@ class EchoBackend(Backend):
         return BackendHealth(True, 0.0)
 
     async def list_models(self) -> list[BackendModel]:
-        """Return the only model."""
-        return [
-            BackendModel(
-                model_id=MODEL_ID,
-                context_window=None,
-                native=True,
-                operations=_OPERATIONS,
-                upstream_id=MODEL_ID,
-                input_kinds=frozenset({"text"}),
-                tools=False,
-                json_schema=False,
-                reasoning=False,
-            )
-        ]
+        """Return the only model, with the operator's aliases."""
+        model = BackendModel(
+            model_id=MODEL_ID,
+            context_window=None,
+            native=True,
+            operations=_OPERATIONS,
+            upstream_id=MODEL_ID,
+            input_kinds=frozenset({"text"}),
+            tools=False,
+            json_schema=False,
+            reasoning=False,
+        )
+        return select_models([model], self.settings)
 
     async def execute(self, job: Job, sink: JobSink) -> None:
         """Return the last user message, word by word if streamed; see `Backend.execute`."""

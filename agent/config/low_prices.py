@@ -22,5 +22,5 @@ def low_prices(pricing: PricingConfig) -> Iterator[str]:
         if amount is not None and 0 < amount < CENT:
             yield (
                 f"{key} = {amount} is less than one cent per million tokens; prices are in"
-                f" millionths of a dollar: {amount} dollars are {amount}_000_000"
+                f" millionths of a dollar: ${amount} is written {amount * 1_000_000:_}"
             )

@@ -44,6 +44,20 @@ async def test_echo_offers_one_model_in_both_formats() -> None:
     assert (await backend.health()).reachable
 
 
+@pytest.mark.parametrize(
+    ("models", "offered"), [(None, ["mine"]), (("mine",), ["mine"]), (("another",), [])]
+)
+async def test_echo_applies_aliases_and_the_list_of_models(
+    models: tuple[str, ...] | None, offered: list[str]
+) -> None:
+    # It ignored both, and `check` said that "echo" is no model of the backend.
+    settings = BackendSettings(kind="echo", models=models, aliases={"mine": "echo"})
+
+    listed = await EchoBackend(settings).list_models()
+
+    assert [model.model_id for model in listed if not model.withheld] == offered
+
+
 @BOTH_FORMATS
 @pytest.mark.parametrize("stream", [True, False])
 async def test_echo_repeats_the_user_message(wire_format: WireFormat, stream: bool) -> None:

@@ -19,7 +19,7 @@ def test_price_under_one_cent_is_probably_in_dollars(amount: int) -> None:
         f'pricing.models."m".input_per_1m = {amount}',
         f'pricing.models."n".output_per_1m = {amount}',
     ]
-    assert found[0].endswith(f": {amount} dollars are {amount}_000_000")
+    assert found[0].endswith(f": ${amount} is written {amount * 1_000_000:_}")
 
 
 def test_free_models_and_prices_of_one_cent_are_no_mistake() -> None:
