@@ -110,13 +110,14 @@ async def test_failure_before_the_first_output_fails_over(
     assert (stats.error_rate, harness.service.jobs.in_flight) == (0.0, 0)
 
 
-async def test_failure_while_a_responses_stream_waits_in_a_queue_fails_over(
+async def test_responses_api_stream_that_ends_before_its_output_fails_over(
     harness: EndToEndHarness,
     client: aiohttp.ClientSession,
     first: FakeOpenAICompatible,
     recorder: ResponseRecorder,
 ) -> None:
-    # In an earlier version, `response.created`, which vLLM sends at once, counted as output.
+    # vLLM sends `response.created` at once, while the request is still queued. In an earlier
+    # version this event counted as output.
     first.script_jobs(stream_response(response_frames(MODEL)[:2]))
     request = {"model": "tiny", "max_output_tokens": 16, "input": "the sea", "stream": True}
 
@@ -236,7 +237,7 @@ async def test_last_error_is_returned_if_all_backends_fail(
         ) as response:
             answer = await response.json()
 
-    assert response.status in (429, 503)
+    assert response.status == 503
     assert answer["error"]["code"] == "backend_overloaded"
     assert response.headers["Retry-After"] == "7"
     assert (len(one.jobs), len(two.jobs)) == (1, 1)

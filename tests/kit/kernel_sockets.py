@@ -14,9 +14,9 @@ to this process. The kernel is busy with
   the socket is connecting, or a FIN or reset of the closed end is in flight.
 
 The numbers come from `getsockopt(TCP_INFO)` (`struct tcp_info` in linux/tcp.h). The call waits for
-the socket's lock. So the numbers include a packet that the kernel was processing at the call, and
-the selector already reports the socket that received the packet. This process sends nothing during
-a check, so a kernel that is idle at any moment of the check stays idle.
+the socket's lock. So the kernel has finished a packet that it was processing at the call: the
+numbers include the packet, and a selector reports its receiver as ready. This process sends
+nothing during a check, so a kernel that is idle at any moment of the check stays idle.
 
 Some states never end: a SYN that a full accept queue drops, bytes dropped for lack of memory, a
 connection that no process accepts. They count as idle after `PATIENCE_S` without a change, which is
@@ -175,7 +175,7 @@ def _tcp_sockets() -> Iterator[_Socket]:
     for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - ten times as fast
         fd = int(name)
         try:
-            end = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fd)
+            end = socket.socket(fileno=fd)  # with its own family, IPv4 or IPv6
         except OSError:  # not a socket
             continue
         try:

@@ -1,8 +1,17 @@
 """`kernel_sockets` derives from the kernel's numbers whether a connection is still busy."""
 
+import socket
+
 import pytest
 
-from tests.kit.kernel_sockets import _in_flight, _Info, _may_send, _peer_may_act
+from tests.kit.kernel_sockets import (
+    _in_flight,
+    _Info,
+    _may_send,
+    _peer_may_act,
+    _tcp_sockets,
+    is_supported,
+)
 
 ESTABLISHED, SYN_SENT, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT = 1, 2, 4, 5, 8
 
@@ -74,3 +83,24 @@ def test_peer_outside_this_process_may_act_until_its_fin_and_acknowledgements_ha
     info: _Info, busy: bool
 ) -> None:
     assert _peer_may_act(info) is busy
+
+
+@pytest.mark.skipif(not is_supported(), reason="needs Linux 5.4 or newer")
+@pytest.mark.parametrize(("bound", "host"), [("::1", "::1"), ("::", "127.0.0.1")])
+def test_both_ends_of_a_connection_to_an_ipv6_socket_report_the_same_addresses(
+    bound: str, host: str
+) -> None:
+    # In an earlier version, addresses of IPv6 sockets were read as IPv4 addresses, so the ends of
+    # a connection did not match.
+    try:
+        server = socket.create_server((bound, 0), family=socket.AF_INET6, dualstack_ipv6=True)
+    except (OSError, ValueError):
+        pytest.skip("this machine has no IPv6")
+    port = server.getsockname()[1]
+    with server, socket.create_connection((host, port)) as client:
+        accepted, _ = server.accept()
+        with accepted:
+            ends = {one.fd: (one.local, one.peer) for one in _tcp_sockets()}
+            server_address, client_address = (host, port), client.getsockname()[:2]
+            assert ends[client.fileno()] == (client_address, server_address)
+            assert ends[accepted.fileno()] == (server_address, client_address)
