@@ -221,6 +221,8 @@ class Coordinator:
                 self._server.close()
         self._fleet.close()
         await self._agent_endpoint.close(_REASON)
+        for connection in self._connections:
+            connection.abort_incomplete_request()
         await runner.cleanup()
         log.info("coordinator stopped")
 

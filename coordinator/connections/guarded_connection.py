@@ -123,6 +123,14 @@ class GuardedConnection(asyncio.Protocol):
         """
         return not self.is_authenticated or self._is_pipelined
 
+    def abort_incomplete_request(self) -> None:
+        """Close the connection if its request was answered before its body arrived completely.
+
+        aiohttp would wait for the rest.
+        """
+        if self._body is not None and not self._is_handling and not self._body.is_eof():
+            self.abort()
+
     def data_received(self, data: bytes) -> None:
         """Forward received bytes, unless the peer sends too many that stay in memory."""
         if self._counts_all or self._body is None or not self.is_authenticated:

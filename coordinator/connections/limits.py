@@ -7,7 +7,7 @@ exclude anyone. A peer that wants to use its connection authenticates within mil
 """
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final, Generic, TypeVar
 
 from msgspec import Struct
@@ -107,6 +107,9 @@ class ConnectionLimits(Generic[ConnectionT]):
 
     def __len__(self) -> int:
         return len(self._open)
+
+    def __iter__(self) -> Iterator[ConnectionT]:
+        return iter(list(self._open))
 
     @property
     def unauthenticated(self) -> int:

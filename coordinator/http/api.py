@@ -22,7 +22,7 @@ from provider_agent.coordinator.http.metrics import Gauges, Metrics
 from provider_agent.coordinator.http.model_list import render_model, render_models
 from provider_agent.coordinator.http.request_checks import refused_body, refused_origin
 from provider_agent.coordinator.http.request_handler import RequestHandler
-from provider_agent.coordinator.http.request_memory import RequestMemory
+from provider_agent.coordinator.http.request_memory import MemoryShare, RequestMemory
 from provider_agent.coordinator.http.request_record import RequestRecord
 from provider_agent.coordinator.http.responses import error_response, json_response
 from provider_agent.coordinator.http.status_routes import StatusRoutes
@@ -78,6 +78,7 @@ class HttpApi:
         self._metrics = Metrics(self._gauges)
         self._memory = RequestMemory(settings.max_held_request_bytes)
         self._running = 0
+        self._reading: set[asyncio.Timeout] = set()
         self._stopping = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -94,8 +95,14 @@ class HttpApi:
         StatusRoutes(self._not_ready, self._deny_in_openai_format, self._metrics).add_to(router)
 
     async def stop(self, timeout_s: float) -> None:
-        """Refuse new jobs with 503, and wait at most `timeout_s` for the running ones."""
+        """Refuse new jobs with 503, and wait at most `timeout_s` for the running ones.
+
+        Requests whose body has not arrived completely are refused too.
+        """
         self._stopping = True
+        for reading in self._reading:
+            if not reading.expired():
+                reading.reschedule(0.0)
         try:
             async with asyncio.timeout(timeout_s):
                 await self._idle.wait()
@@ -140,16 +147,29 @@ class HttpApi:
         self, request: web.Request, record: RequestRecord, refusal: ClientError | None
     ) -> web.StreamResponse:
         """Read the request and run it, or send the refusal."""
-        operation, timeout_s = record.operation, self._settings.body_timeout_s
+        operation = record.operation
         with self._memory.share() as memory:
             if refusal is None:
-                read = await read_client_request(request, operation, timeout_s, memory)
+                read = await self._read(request, operation, memory)
                 if isinstance(read, ClientRequest):
                     return await self._run(request, read, record)
                 refusal = read
         record.status = refusal.status
         record.failed(refusal)
         return error_response(operation.wire_format, refusal)
+
+    async def _read(
+        self, request: web.Request, operation: Operation, memory: MemoryShare
+    ) -> ClientRequest | ClientError:
+        timeout = asyncio.timeout(self._settings.body_timeout_s)
+        self._reading.add(timeout)  # `stop` makes it expire
+        try:
+            read = await read_client_request(request, operation, timeout, memory)
+        finally:
+            self._reading.discard(timeout)
+        if self._stopping and timeout.expired():
+            return error_of_reason(Reason.COORDINATOR_STOPPING)
+        return read
 
     async def _run(
         self, request: web.Request, client_request: ClientRequest, record: RequestRecord

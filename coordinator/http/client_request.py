@@ -37,16 +37,16 @@ class _RequestBody(msgspec.Struct):
 
 
 async def read_client_request(
-    request: web.Request, operation: Operation, timeout_s: float, memory: MemoryShare
+    request: web.Request, operation: Operation, timeout: asyncio.Timeout, memory: MemoryShare
 ) -> ClientRequest | ClientError:
     """Read the body of a request, and find the model that it names.
 
     Returns:
         The valid request, or an error if the body is invalid, exceeds `client_max_size` of the
-            application, does not fit `memory`, or does not arrive within `timeout_s`.
+            application, does not fit `memory`, or does not arrive before `timeout` expires.
     """
     try:
-        async with asyncio.timeout(timeout_s):
+        async with timeout:
             body = await _read_body(request, memory)
     except TimeoutError:
         return error_of_reason(Reason.BODY_TIMEOUT)

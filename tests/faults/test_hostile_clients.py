@@ -16,6 +16,7 @@ from provider_agent.protocol.limits import KIB, MIB
 from tests.kit.coordinator_harness import JSON_HEADERS
 from tests.kit.scripted_agent import ScriptedAgent
 from tests.kit.scripted_job import ScriptedJob
+from tests.kit.virtual_time import in_virtual_time, now
 
 SETTINGS = CoordinatorSettings(
     port=0, drain_s=0, queue_s=0, api_keys=SecretSet(["secret"]), heartbeat_ms=3_600_000
@@ -119,3 +120,29 @@ async def test_connection_with_further_requests_during_a_job_ends_with_its_respo
         await job.answer(b"{}")
         assert b"\r\nConnection: close\r\n" in await reader.read()
         assert len(agent.jobs) == 1
+
+
+@in_virtual_time
+@pytest.mark.parametrize("busy", [False, True], ids=["nothing runs", "a job runs"])
+async def test_stalled_body_does_not_delay_a_stop(busy: bool) -> None:
+    # The drain waited for it, and then aiohttp for 5 s more.
+    coordinator = Coordinator(replace(SETTINGS, drain_s=10.0, resume_ms=0), clock=now)
+    stalled = HEAD + b"Content-Length: 100\r\nExpect: 100-continue\r\n\r\n"
+    async with (
+        coordinator,
+        connection(coordinator, stalled) as (reader, _),
+        ScriptedAgent(coordinator.connect_url) as agent,
+        connection(coordinator, WHOLE if busy else b"") as (served, _),
+    ):
+        assert (await reader.readline()).startswith(b"HTTP/1.1 100 ")
+        job = await agent.next_job() if busy else None
+        began = now()
+        stopping = asyncio.create_task(coordinator.stop())
+        await reader.readline()
+        assert (await reader.readline()).startswith(b"HTTP/1.1 503 ")
+        assert now() == began
+        if job is not None:
+            await job.answer(b"{}")
+            assert (await served.readline()).startswith(b"HTTP/1.1 200 ")
+        await stopping
+        assert now() - began < 1
