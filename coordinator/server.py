@@ -30,8 +30,9 @@ from provider_agent.coordinator.connections.request_tracking import (
     track_request,
 )
 from provider_agent.coordinator.exceptions import CannotListen
-from provider_agent.coordinator.http.api import HttpApi, render_http_errors
+from provider_agent.coordinator.http.api import HttpApi
 from provider_agent.coordinator.http.counters import Counters
+from provider_agent.coordinator.http.http_errors import render_http_errors
 from provider_agent.coordinator.settings import (
     CoordinatorSettings,
     accepted_authorities,
@@ -164,7 +165,7 @@ class Coordinator:
         """
         app = web.Application(
             client_max_size=self.settings.max_request_bytes,
-            middlewares=[track_request, render_http_errors],
+            middlewares=[track_request, self._http_api.refusals.middleware, render_http_errors],
         )
         app.on_response_prepare.append(close_after_response)
         self._http_api.add_routes(app.router)

@@ -1,11 +1,9 @@
 """The HTTP routes for clients."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from http import HTTPStatus
-from typing import Final
+from collections.abc import Callable
 
-from aiohttp import hdrs, web
+from aiohttp import web
 
 from provider_agent.coordinator.agents.dispatcher import Dispatcher
 from provider_agent.coordinator.agents.fleet import Fleet
@@ -17,9 +15,11 @@ from provider_agent.coordinator.http.api_keys import ApiKeyCheck
 from provider_agent.coordinator.http.client_errors import ClientError, error_of_reason
 from provider_agent.coordinator.http.client_request import ClientRequest, read_client_request
 from provider_agent.coordinator.http.counters import Counters
+from provider_agent.coordinator.http.http_errors import MODELS_PATH, Handler, wire_format_of
 from provider_agent.coordinator.http.job_attempts import JobAttempts
 from provider_agent.coordinator.http.metrics import Gauges, Metrics
 from provider_agent.coordinator.http.model_list import render_model, render_models
+from provider_agent.coordinator.http.refusal_log import RefusalLog
 from provider_agent.coordinator.http.request_checks import refused_body, refused_origin
 from provider_agent.coordinator.http.request_handler import RequestHandler
 from provider_agent.coordinator.http.request_memory import MemoryShare, RequestMemory
@@ -29,15 +29,6 @@ from provider_agent.coordinator.http.status_routes import StatusRoutes
 from provider_agent.coordinator.reason import Reason
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.protocol.formats import Operation, WireFormat
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-MODELS_PATH: Final = "/v1/models"
-
-_HTTP_MESSAGES: Final = {
-    HTTPStatus.NOT_FOUND: "There is no such path.",
-    HTTPStatus.METHOD_NOT_ALLOWED: "This path does not support the method.",
-}
 
 
 class HttpApi:
@@ -53,6 +44,7 @@ class HttpApi:
 
     Attributes:
         counters: the outcomes of the requests so far that had a valid key and body.
+        refusals: logs the requests that have no `RequestRecord`.
     """
 
     def __init__(
@@ -70,9 +62,9 @@ class HttpApi:
         self._fleet = fleet
         self._dispatcher = dispatcher
         self._clock = clock
-        self._key_check = ApiKeyCheck(
-            settings.api_keys, FailedAttempts(clock), ProxyNetworks(settings.trusted_proxies)
-        )
+        proxies = ProxyNetworks(settings.trusted_proxies)
+        self.refusals = RefusalLog(proxies, clock)
+        self._key_check = ApiKeyCheck(settings.api_keys, FailedAttempts(clock), proxies)
         self._random_bytes = random_bytes
         self._connections = connections
         self._metrics = Metrics(self._gauges)
@@ -112,6 +104,7 @@ class HttpApi:
     def _operation_handler(self, operation: Operation) -> Handler:
         async def handle(request: web.Request) -> web.StreamResponse:
             if (denied := self._deny(request, operation.wire_format)) is not None:
+                self.refusals.log(request, denied.status)
                 return denied
             record = RequestRecord(operation, self._clock, self._clock())
             refusal = refused_body(request) or self._overload()
@@ -238,29 +231,3 @@ class HttpApi:
             error = error_of_reason(reason, model_id, detail=detail)
             return error_response(wire_format, error)
         return json_response(render_model(wire_format, model_id))
-
-
-def wire_format_of(request: web.Request) -> WireFormat:
-    """Return the wire format for a model list, or for an error that aiohttp itself raised.
-
-    It is Anthropic's for the Messages paths and for requests with the header `anthropic-version`.
-    """
-    is_anthropic = "anthropic-version" in request.headers or request.path.startswith(
-        Operation.MESSAGES.path
-    )
-    return WireFormat.ANTHROPIC if is_anthropic else WireFormat.OPENAI
-
-
-@web.middleware
-async def render_http_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Render aiohttp's own errors (such as 404, 405 and 413) in the wire format of the request."""
-    try:
-        return await handler(request)
-    except web.HTTPException as error:
-        message = _HTTP_MESSAGES.get(HTTPStatus(error.status), error.reason)
-        code = "not_found" if error.status == HTTPStatus.NOT_FOUND else "bad_request"
-        client_error = ClientError(error.status, code, message)
-        response = error_response(wire_format_of(request), client_error)
-        if hdrs.ALLOW in error.headers:
-            response.headers[hdrs.ALLOW] = error.headers[hdrs.ALLOW]
-        return response

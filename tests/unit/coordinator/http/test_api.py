@@ -1,4 +1,5 @@
 import asyncio
+import logging
 
 import aiohttp
 import anthropic
@@ -16,6 +17,12 @@ from tests.unit.coordinator.http.chat_requests import CHAT, MESSAGES
 
 BODY = b'{"model":"tiny"}'
 ALL_OPERATIONS = ("chat", "completions", "embeddings", "responses", "messages", "count_tokens")
+
+
+def refused(records: list[logging.LogRecord]) -> list[tuple[object, ...]]:
+    """Return the fields of the lines about refused requests."""
+    lines = [record for record in records if record.message == "request refused"]
+    return [tuple(getattr(record, "fields", {}).values()) for record in lines]
 
 
 @pytest.mark.parametrize(
@@ -44,23 +51,33 @@ async def test_each_path_starts_a_job_with_its_operation_if_the_model_offers_it(
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "status"),
+    ("method", "path", "status", "hint"),
     [
-        ("GET", "/nothing", 404),
-        ("GET", CHAT, 405),
-        ("GET", MESSAGES, 405),
-        ("POST", "/healthz", 405),
+        ("GET", "/nothing", 404, "begin with `/v1`"),
+        ("POST", "/chat/completions", 404, "Did you mean `/v1/chat/completions`?"),
+        ("POST", "/v1/v1/messages", 404, "Did you mean `/v1/messages`?"),
+        ("GET", "/models/", 404, "Did you mean `/v1/models`?"),
+        ("GET", CHAT, 405, "use POST"),
+        ("GET", MESSAGES, 405, "use POST"),
+        ("POST", "/healthz", 405, "use GET,HEAD"),
     ],
 )
 async def test_unknown_path_or_method_returns_an_error_in_the_wire_format(
-    http: aiohttp.ClientSession, method: str, path: str, status: int
+    http: aiohttp.ClientSession,
+    caplog: pytest.LogCaptureFixture,
+    method: str,
+    path: str,
+    status: int,
+    hint: str,
 ) -> None:
+    caplog.set_level(logging.INFO)
     async with http.request(method, path) as response:
         assert response.status == status
         body = await response.json()
         assert ("type" in body) == (path == MESSAGES)
-        assert body["error"]["message"]
+        assert hint in body["error"]["message"]
         assert ("Allow" in response.headers) == (status == 405)
+    assert refused(caplog.records) == [(status, method, path, "127.0.0.1")]
 
 
 async def test_body_over_the_size_limit_receives_413(settings: CoordinatorSettings) -> None:
@@ -124,8 +141,12 @@ async def test_invalid_body_receives_400(
     ],
 )
 async def test_configured_api_key_is_required_except_for_the_health_check(
-    settings: CoordinatorSettings, headers: dict[str, str], status: int
+    settings: CoordinatorSettings,
+    caplog: pytest.LogCaptureFixture,
+    headers: dict[str, str],
+    status: int,
 ) -> None:
+    caplog.set_level(logging.INFO)
     guarded = msgspec.structs.replace(settings, api_keys=SecretSet(["secret"]))
     async with (
         Coordinator(guarded) as coordinator,
@@ -139,6 +160,10 @@ async def test_configured_api_key_is_required_except_for_the_health_check(
             assert response.status == (401 if status == 401 else 404)
         async with http.get("/healthz") as response:
             assert (response.status, await response.json()) == (200, {"status": "ok"})
+    logged = [(line[0], line[2]) for line in refused(caplog.records)]
+    models = [(401, "/v1/models"), (401, "/v1/models/tiny")]
+    assert logged == ([(401, CHAT), *models] if status == 401 else [(404, "/v1/models/tiny")])
+    assert "secret" not in caplog.text
 
 
 async def test_requests_beyond_max_requests_receive_503(settings: CoordinatorSettings) -> None:
