@@ -36,6 +36,20 @@ def read_until(fd: int, end: bytes) -> bytes:
     return data
 
 
+def test_record_that_cannot_be_formatted_does_not_stop_the_log(
+    pipe: tuple[int, int], logger: logging.Logger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging, "raiseExceptions", False)  # else the error goes to stderr
+    reading, writing = pipe
+    handler = ThreadedHandler(writing)
+    logger.addHandler(handler)
+    logger.warning("%d", "no number")
+    logger.warning("next")
+    handler.flush()
+
+    assert os.read(reading, 65536) == b"next\n"
+
+
 def test_lines_are_written_in_order(pipe: tuple[int, int], logger: logging.Logger) -> None:
     reading, writing = pipe
     handler = ThreadedHandler(writing)

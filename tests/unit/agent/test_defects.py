@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 from msgspec.structs import replace
 
+from provider_agent.adapters.base import BadRequest
 from provider_agent.agent.jobs.ends import JobReport, result_end
 from provider_agent.agent.jobs.outbox import Outbox
 from provider_agent.agent.jobs.running import Jobs
@@ -108,6 +109,51 @@ async def test_defect_in_the_execution_of_a_job_fails_only_that_job(
                 await peer.send_jobs(job)
                 assert (await peer.error(job.job_id)).code == "internal"
             await check_that_jobs_run(peer, backend)
+
+
+@in_virtual_time
+async def test_defect_while_a_failure_becomes_the_end_of_a_job_fails_only_that_job(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with ScriptedCoordinator() as coordinator:
+        backend = ScriptedBackend("a", model("m"))
+        async with RunningAgent(coordinator, backend) as agent:
+            peer = await agent.connected()
+            job = new_job()
+            await peer.send_jobs(job)
+            run = await backend.next_run()
+            with monkeypatch.context() as patched:
+                patched.setattr(
+                    "provider_agent.agent.jobs.execution.backend_error_end", raise_defect
+                )
+                run.fail(BadRequest("no"))
+                assert (await peer.error(job.job_id)).code == "internal"
+            await check_that_jobs_run(peer, backend)
+
+
+@pytest.mark.parametrize(
+    ("target", "event"),
+    [
+        (
+            "provider_agent.agent.jobs.slow_consumers.SlowConsumers.stalled",
+            "check for slow consumers failed",
+        ),
+        ("provider_agent.agent.service.offer_warnings", "offer warnings failed"),
+    ],
+)
+@in_virtual_time
+async def test_defect_in_a_check_beside_the_jobs_is_logged(
+    target: str, event: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with ScriptedCoordinator() as coordinator:
+        backend = ScriptedBackend("a", model("m"))
+        with monkeypatch.context() as patched:
+            patched.setattr(target, raise_defect)
+            async with RunningAgent(coordinator, backend) as agent:
+                peer = await agent.connected()
+                await asyncio.sleep(60)
+                await check_that_jobs_run(peer, backend)
+    assert event in caplog.text
 
 
 @pytest.mark.parametrize(

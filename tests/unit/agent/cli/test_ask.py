@@ -1,6 +1,10 @@
+import asyncio
+
 import pytest
 from click.testing import CliRunner
 
+from tests.kit.fakes.openai_compatible import MODEL, FakeOpenAICompatible
+from tests.kit.fakes.server import json_response
 from tests.unit.agent.cli.calls import COORDINATOR, ECHO, NO_KEY, invoke
 
 DOWN = '[[backends]]\nkind = "vllm"\nurl = "http://127.0.0.1:1"\n'
@@ -36,6 +40,18 @@ def test_ask_without_a_backend_prints_advice(runner: CliRunner) -> None:
 
     assert result.exit_code == 1
     assert "add a [[backends]] table for each of your servers" in result.stderr
+
+
+async def test_ask_prints_the_servers_error_without_control_characters(runner: CliRunner) -> None:
+    error = {"error": {"message": "too \x1b[2Jlong"}}
+    async with FakeOpenAICompatible() as server:
+        server.script_jobs(json_response(error, 400))
+        config = f'[[backends]]\nkind = "openai_compatible"\nurl = "{server.url}"\n'
+        result = await asyncio.to_thread(lambda: invoke(runner, "ask", MODEL, "hi", config=config))
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert f"openai_compatible:{server.url}: " in result.stderr
+    assert "\x1b" not in result.stderr
 
 
 @pytest.mark.parametrize(

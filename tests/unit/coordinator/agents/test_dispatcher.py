@@ -8,9 +8,13 @@ import pytest
 from msgspec.structs import replace
 
 from provider_agent.coordinator.agents.dispatcher import UNKNOWN_RETRY_S
+from provider_agent.coordinator.agents.waiting_requests import Wanted
 from provider_agent.coordinator.http.job_attempts import MAX_REFUSALS
 from provider_agent.coordinator.server import Coordinator
+from provider_agent.coordinator.sessions.detached_sessions import LOST_AFTER_S
 from provider_agent.coordinator.settings import CoordinatorSettings
+from provider_agent.protocol.formats import Operation, WireFormat
+from provider_agent.protocol.job import Job
 from tests.kit.coordinator_harness import (
     CHAT,
     JSON_HEADERS,
@@ -237,6 +241,36 @@ async def test_client_that_disconnects_leaves_the_queue_and_causes_no_job() -> N
         await first.answer(b"1")
         await harness.agent.settle()
         assert len(harness.agent.jobs) == 1
+
+
+@in_virtual_time
+async def test_client_that_disconnects_while_its_job_is_sent_cancels_the_job() -> None:
+    async with coordinator_harness() as harness:
+        first, _ = await fill(harness)
+        dispatcher = harness.coordinator._dispatcher
+
+        def make_job() -> Job:
+            waiting.cancel()
+            return Job(bytes(16), "tiny", WireFormat.OPENAI, b"{}", 60_000)
+
+        wanted = Wanted(dispatcher.next_number(), "tiny", Operation.CHAT)
+        waiting = asyncio.create_task(dispatcher.submit(wanted, make_job, 30.0))
+        await queued(harness, 1)
+        await first.answer(b"1")
+        sent = await harness.agent.next_job()
+        await sent.cancelled.wait()
+
+
+@in_virtual_time
+async def test_job_of_a_lost_agent_waits_for_it_if_the_queue_is_full() -> None:
+    async with coordinator_harness(replace(NO_HEARTBEATS, max_queued=0)) as harness:
+        asking = harness.ask()
+        job = await harness.agent.next_job()
+        await harness.agent.lose_link()
+        await asyncio.sleep(2 * LOST_AFTER_S)
+        await harness.agent.reconnect()
+        await job.answer(b"1")
+        assert await (await asking).read() == b"1"
 
 
 @in_virtual_time

@@ -1,5 +1,6 @@
 import asyncio
 import logging
+from collections.abc import AsyncIterator
 
 import aiohttp
 import anthropic
@@ -90,6 +91,22 @@ async def test_body_over_the_size_limit_receives_413(settings: CoordinatorSettin
             async with http.post(MESSAGES, data=body) as response:
                 assert response.status == status
                 assert (await response.json())["type"] == "error"
+
+
+async def test_body_without_a_length_over_the_size_limit_receives_413(
+    settings: CoordinatorSettings,
+) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield BODY
+        yield b" "
+
+    small = msgspec.structs.replace(settings, max_request_bytes=len(BODY))
+    async with (
+        Coordinator(small) as coordinator,
+        aiohttp.ClientSession(coordinator.http_url, headers=JSON_HEADERS) as http,
+        http.post(MESSAGES, data=pieces()) as response,
+    ):
+        assert response.status == 413
 
 
 async def test_body_that_does_not_arrive_in_time_receives_408(

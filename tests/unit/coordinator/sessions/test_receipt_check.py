@@ -77,6 +77,18 @@ async def test_job_with_an_invalid_receipt_fails(
     assert "receipt not valid" in caplog.messages
 
 
+@pytest.mark.parametrize(("sha256", "is_valid"), [(HASH, True), (bytes(32), False)])
+@in_virtual_time
+async def test_receipt_without_a_signature_is_valid_if_only_the_hash_is_wanted(
+    sha256: bytes, is_valid: bool
+) -> None:
+    settings = structs.replace(SETTINGS, receipts=ReceiptMode.HASH)
+    async with coordinator_harness(settings, [FEATURE]) as harness:
+        received = await receive(harness, lambda _agent, _job: Receipt(sha256))
+
+    assert (received == b"".join(DATA)) == is_valid
+
+
 @in_virtual_time
 async def test_agent_without_the_feature_needs_no_receipt() -> None:
     async with coordinator_harness(SETTINGS) as harness:

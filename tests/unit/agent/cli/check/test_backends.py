@@ -107,6 +107,23 @@ async def test_backend_without_models_fails() -> None:
     assert "load a model" in finding.what_to_do
 
 
+@pytest.mark.parametrize(
+    ("count", "suffix"),
+    [
+        (1, "; not offered: m0 (expired)"),
+        (2, "; not offered: m0 (expired) and 1 other"),
+        (3, "; not offered: m0 (expired) and 2 others"),
+    ],
+)
+async def test_first_model_that_is_not_offered_is_named(count: int, suffix: str) -> None:
+    withheld = tuple(model(f"m{number}", withheld="expired") for number in range(count))
+    state = BackendState(ScriptedBackend(), BackendHealth(True, 3.0), (), withheld=withheld)
+
+    (finding,) = await check_backend_state(state, request_completions=True)
+
+    assert finding.details.endswith(suffix)
+
+
 async def test_one_completion_is_requested_in_each_format() -> None:
     found = await check_successfully(state_of(model("a")))
 
