@@ -80,6 +80,8 @@ class ConnectedAgent:
     Attributes:
         public_key: the agent's identity; empty before its signature is verified.
         session_id: stays the same across connections.
+        admitted: whether `Welcome` was sent.
+        rejection: the code of the `Rejected` that was sent; empty if none was.
         instance_id: the id of the agent's process, from `Hello`.
         agent_version: the version of the agent's software, from `Hello`.
         connected_at: when the connection opened, in seconds of `clock`.
@@ -107,6 +109,8 @@ class ConnectedAgent:
     ) -> None:
         self.public_key = b""
         self.session_id = session_id
+        self.admitted = False
+        self.rejection = ""
         self.instance_id = ""
         self.resumed = False
         self.retired = False
@@ -246,7 +250,7 @@ class ConnectedAgent:
             if (accepted := self._protocol.receive(frame)) is not None:
                 self._on_frame(accepted)
             if self.state is State.CLOSED:
-                self._log_rejection()
+                self._note_rejection()
                 break
         self._wake_if_queued()
 
@@ -262,13 +266,13 @@ class ConnectedAgent:
         if self.retired and not self.in_flight:
             self.close(replace(REPLACED_BY_NEWER, flush=True))
 
-    def _log_rejection(self) -> None:
+    def _note_rejection(self) -> None:
         for frame in self._protocol.to_send:
             if isinstance(frame, Rejected):
-                log.warning("agent rejected", agent=self.name, code=frame.code)
+                self.rejection = frame.code
 
     def _count_unknown(self, types: list[int]) -> None:
-        if not self.unknown_frames:
+        if self.admitted and not self.unknown_frames:  # other peers could fill the log
             log.warning("unknown frame type skipped", agent=self.name, frame_type=types[0])
         self.unknown_frames += len(types)
 
@@ -330,13 +334,14 @@ class ConnectedAgent:
         if (current := self._registry.key_holder(hello)) is not None:
             connected_s = self._clock() - current.connected_at
             self._protocol.reject(key_in_use(current.remote, current.agent_version, connected_s))
-            self._log_rejection()
+            self._note_rejection()
             self.close(REJECTED)
             return
         self._admit(hello)
         self._wake()
 
     def _admit(self, hello: Hello) -> None:
+        self.admitted = True
         detached = self._registry.claim(hello)
         if detached is None:
             self._protocol.accept(self._welcome())

@@ -13,7 +13,9 @@ from provider_agent.coordinator.agents.fleet import Fleet
 from provider_agent.coordinator.agents.link import CLOSE_S, AgentLink
 from provider_agent.coordinator.connections.client_address import ProxyNetworks, client_address
 from provider_agent.coordinator.connections.guarded_connection import connection_of
+from provider_agent.coordinator.connections.limited_log import LimitedLog
 from provider_agent.coordinator.settings import CoordinatorSettings
+from provider_agent.event_log import EventLogger
 from provider_agent.protocol.coordinator_protocol import CoordinatorProtocol
 from provider_agent.protocol.limits import MAX_MESSAGE_TO_COORDINATOR_BYTES, SUBPROTOCOL
 from provider_agent.websocket.socket_options import WRITE_LIMIT_BYTES, set_socket_options
@@ -50,6 +52,7 @@ class AgentEndpoint:
         self._clock = clock
         self._random_bytes = random_bytes
         self._links: set[AgentLink] = set()
+        self._limited_log = LimitedLog(EventLogger(__name__), clock)
         self._closing = False
         self._all_closed = asyncio.Event()
         self._all_closed.set()
@@ -96,6 +99,7 @@ class AgentEndpoint:
             settings=self._settings,
             clock=self._clock,
             remote=client_address(request, self._proxies) or "an unknown address",
+            limited_log=self._limited_log,
             on_welcome=connection.authenticated,
         )
         self._links.add(link)

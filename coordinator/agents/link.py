@@ -8,6 +8,7 @@ was silent or was replaced.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Final
 
@@ -22,6 +23,7 @@ from provider_agent.coordinator.agents.close_reason import (
 from provider_agent.coordinator.agents.connected_agent import ConnectedAgent
 from provider_agent.coordinator.agents.received_bytes import ReceivedBytes
 from provider_agent.coordinator.agents.registry import AgentRegistry
+from provider_agent.coordinator.connections.limited_log import LimitedLog
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.event_log import EventLogger
 from provider_agent.protocol.codec import VERSION_1
@@ -67,6 +69,7 @@ class AgentLink:
         settings: the coordinator's settings.
         clock: monotonic, in seconds.
         remote: the agent's network address.
+        limited_log: logs the events of a peer that has not been admitted.
         on_welcome: called when the agent has been admitted.
     """
 
@@ -81,10 +84,12 @@ class AgentLink:
         settings: CoordinatorSettings,
         clock: Callable[[], float],
         remote: str,
+        limited_log: LimitedLog,
         on_welcome: Callable[[], None],
     ) -> None:
         self._socket = socket
         self._on_welcome = on_welcome
+        self._limited_log = limited_log
         self._transport = transport
         self._received_bytes = ReceivedBytes(transport)
         self._settings = settings
@@ -148,13 +153,19 @@ class AgentLink:
         """Log the end of the connection and leave the registry; only the first call counts."""
         if not self._ended:
             self._ended = True
-            log.info(
-                "agent link closed",
-                agent=self._agent.name,
-                code=int(close_reason.close_code),
-                reason=close_reason.reason,
-            )
+            self._log_end(close_reason)
             self._agent.leave(keep_session=close_reason.keep_session)
+
+    def _log_end(self, close_reason: CloseReason) -> None:
+        if self._agent.rejection:
+            self._log(logging.WARNING, "agent rejected", code=self._agent.rejection)
+        code, reason = int(close_reason.close_code), close_reason.reason
+        self._log(logging.INFO, "agent link closed", code=code, reason=reason)
+
+    def _log(self, level: int, event: str, **fields: object) -> None:
+        """Log an event; anyone can cause one of a peer that has not been admitted."""
+        logger = log if self._agent.admitted else self._limited_log
+        logger.log(level, event, agent=self._agent.name, **fields)
 
     def _reason_after_cancel(self, reader: asyncio.Task[CloseReason]) -> CloseReason:
         """Return the close reason of a cancelled `run`: the reader's, if the reader has ended."""
@@ -244,9 +255,7 @@ class AgentLink:
         return closed_by_agent(self._socket.close_code, is_malformed=is_malformed)
 
     def _log_protocol_error(self, code: int, error: str) -> None:
-        log.warning(
-            "protocol error from agent", agent=self._agent.name, code=int(code), error=error
-        )
+        self._log(logging.WARNING, "protocol error from agent", code=int(code), error=error)
 
     async def _write(self) -> CloseReason:
         """Send frames as soon as they are queued; no timer delays them to fill a batch."""

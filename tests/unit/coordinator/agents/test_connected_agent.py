@@ -167,11 +167,10 @@ def test_signature_for_another_address_is_rejected() -> None:
     assert harness.registry.joined == []
 
 
-def test_rejection_by_the_registry_is_sent_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_rejection_by_the_registry_is_sent_and_noted() -> None:
     harness = AgentHarness(rejected=Rejected("not_enrolled", "no"))
-    with caplog.at_level(logging.WARNING, "provider_agent.coordinator"):
-        harness.receive_hello()
-    assert [record.message for record in caplog.records] == ["agent rejected"]
+    harness.receive_hello()
+    assert (harness.agent.admitted, harness.agent.rejection) == (False, "not_enrolled")
     assert harness.agent.state is State.CLOSED
     assert harness.take_frames()[-1] == harness.registry.rejected
 

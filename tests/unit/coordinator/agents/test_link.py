@@ -1,3 +1,4 @@
+import asyncio
 import contextlib
 import logging
 from urllib.parse import urlsplit
@@ -5,9 +6,13 @@ from urllib.parse import urlsplit
 import msgspec
 import pytest
 from msgspec.structs import replace
+from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
+from websockets.typing import Subprotocol
 
+from provider_agent.coordinator.access import SecretSet
 from provider_agent.coordinator.agents import link as agent_link
+from provider_agent.coordinator.connections.limited_log import MAX_LINES, PERIOD_S
 from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.protocol.frames import Chunk, Draining, JobResult, Usage
@@ -15,6 +20,7 @@ from provider_agent.protocol.limits import (
     CONNECT_PATH,
     MAX_MESSAGE_TO_COORDINATOR_BYTES,
     REPLACED,
+    SUBPROTOCOL,
 )
 from tests.kit.coordinator_harness import NO_HEARTBEATS
 from tests.kit.fault_proxy import FaultProxy
@@ -154,6 +160,41 @@ async def test_rejected_is_sent_before_the_close_frame(coordinator: Coordinator)
         assert agent.rejected.code == "bad_signature"
         assert await close_code(agent) == 1008
         assert coordinator.agents() == []
+
+
+@pytest.mark.parametrize(
+    ("message", "events"),
+    [
+        (None, ["agent rejected", "agent link closed"]),
+        (b"\x90", ["protocol error from agent", "agent link closed"]),
+    ],
+    ids=["rejected", "malformed"],
+)
+@in_virtual_time
+async def test_peers_that_are_not_admitted_cannot_fill_the_log(
+    caplog: pytest.LogCaptureFixture, message: bytes | None, events: list[str]
+) -> None:
+    async def be_refused(coordinator: Coordinator) -> None:
+        if message is None:
+            async with ScriptedAgent(coordinator.connect_url) as agent:
+                assert agent.rejected is not None
+            return
+        protocols = [Subprotocol(SUBPROTOCOL)]
+        async with connect(coordinator.connect_url, subprotocols=protocols, proxy=None) as socket:
+            await socket.send(message)
+            await socket.wait_closed()
+
+    settings = CoordinatorSettings(port=0, drain_s=0, enrollment_codes=SecretSet(["code"]))
+    async with Coordinator(settings, clock=now) as coordinator:
+        with caplog.at_level(logging.INFO, "provider_agent.coordinator.agents"):
+            for _ in range(MAX_LINES // 2 + 3):
+                await be_refused(coordinator)
+            assert [record.message for record in caplog.records] == events * (MAX_LINES // 2)
+            caplog.clear()
+            await asyncio.sleep(PERIOD_S)
+            await be_refused(coordinator)
+            assert [record.message for record in caplog.records] == events
+            assert vars(caplog.records[0])["fields"]["omitted"] == 6
 
 
 @in_virtual_time
