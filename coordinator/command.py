@@ -4,15 +4,14 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping
-from difflib import get_close_matches
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import click
 
 from provider_agent.coordinator.access import SecretSet, parse_public_keys, read_entries
-from provider_agent.coordinator.exceptions import CannotListen, CoordinatorError, SettingsError
+from provider_agent.coordinator.exceptions import CannotListen, CoordinatorError
 from provider_agent.coordinator.http.memory_size import default_request_memory
 from provider_agent.coordinator.server import Coordinator, run
 from provider_agent.coordinator.settings import (
@@ -21,12 +20,14 @@ from provider_agent.coordinator.settings import (
     CoordinatorSettings,
     ReceiptMode,
 )
+from provider_agent.coordinator.variables import (
+    AGENT_KEYS_VARIABLE,
+    API_KEYS_VARIABLE,
+    ENROLLMENT_CODES_VARIABLE,
+    check_variables,
+)
 from provider_agent.log_writer import handler_for
 from provider_agent.protocol.limits import MAX_REQUEST_BYTES, MIB
-
-API_KEYS_VARIABLE: Final = "COORDINATOR_API_KEYS"
-ENROLLMENT_CODES_VARIABLE: Final = "COORDINATOR_ENROLLMENT_CODES"
-AGENT_KEYS_VARIABLE: Final = "COORDINATOR_AGENT_KEYS"
 
 _EXIT_WRONG_SETTINGS: Final = 2
 _EXIT_FAILED: Final = 1
@@ -161,7 +162,8 @@ def command(
     """
     _start_logging(log_level)
     try:
-        _check_variables(os.environ)
+        options = {option for parameter in command.params for option in parameter.opts}
+        check_variables(os.environ, options)
         settings = CoordinatorSettings(
             host=host,
             port=port,
@@ -198,21 +200,6 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     except ImportError:
         return None
     return uvloop.new_event_loop
-
-
-def _check_variables(environ: Mapping[str, str]) -> None:
-    """Reject a misspelled variable: without its keys the coordinator would be open to everyone.
-
-    Other variables with the prefix are no mistake: Kubernetes sets some for a service of this name.
-
-    Raises:
-        SettingsError: the name of a variable resembles that of a setting.
-    """
-    known = (API_KEYS_VARIABLE, ENROLLMENT_CODES_VARIABLE, AGENT_KEYS_VARIABLE)
-    for name in environ:
-        close = get_close_matches(name, known, 1, cutoff=0.85)
-        if close and name not in known:
-            raise SettingsError(f"the variable {name} is not used; did you mean {close[0]}?")
 
 
 def _secrets(path: Path | None, variable: str) -> SecretSet | None:

@@ -214,18 +214,25 @@ class Coordinator:
         runner, self._runner = self._runner, None
         if runner is None:
             return
+        log.info(
+            "coordinator stopping",
+            requests=self._http_api.running,
+            agents=len(self._fleet),
+            drain_timeout_s=self.settings.drain_s,
+        )
         self._fleet.start_draining(_REASON)
         try:
             await self._http_api.stop(self.settings.drain_s)
         finally:  # also when a second signal cancels the wait
             if self._server is not None:
                 self._server.close()
+        interrupted = self._http_api.running
         self._fleet.close()
         await self._agent_endpoint.close(_REASON)
         for connection in self._connections:
             connection.abort_incomplete_request()
         await runner.cleanup()
-        log.info("coordinator stopped")
+        log.info("coordinator stopped", interrupted_requests=interrupted)
 
 
 async def run(
@@ -249,6 +256,7 @@ async def run(
 
     def on_signal() -> None:
         if stop_requested.is_set() and serving is not None:
+            log.warning("second signal, the stop does not wait any longer")
             serving.cancel()
         stop_requested.set()
 

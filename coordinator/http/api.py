@@ -86,6 +86,11 @@ class HttpApi:
         router.add_get(MODELS_PATH + "/{model_id:.+}", self._model)
         StatusRoutes(self._not_ready, self._deny_in_openai_format, self._metrics).add_to(router)
 
+    @property
+    def running(self) -> int:
+        """How many requests are being handled."""
+        return self._running
+
     async def stop(self, timeout_s: float) -> None:
         """Refuse new jobs with 503, and wait at most `timeout_s` for the running ones.
 

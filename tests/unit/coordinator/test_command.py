@@ -49,15 +49,6 @@ def test_empty_environment_variable_exits_with_2() -> None:
     assert "COORDINATOR_API_KEYS: contains no entry" in result.output
 
 
-@pytest.mark.parametrize("name", ["COORDINATOR_API_KEY", "COORDINATOR_ENROLMENT_CODES"])
-def test_misspelled_variable_exits_with_2(name: str) -> None:
-    result = CliRunner().invoke(command, env={name: "secret"})
-
-    assert result.exit_code == 2
-    assert f"the variable {name} is not used; did you mean COORDINATOR_" in result.output
-    assert "secret" not in result.output
-
-
 def test_unknown_value_of_a_log_field_is_written_as_none() -> None:
     record = logging.makeLogRecord({"msg": "job ended", "fields": {"code": "ok", "tokens": None}})
     assert FieldsFormatter("%(message)s").format(record) == "job ended code='ok' tokens=none"

@@ -1,4 +1,5 @@
 import asyncio
+import logging
 import os
 import signal
 
@@ -67,8 +68,9 @@ async def test_stop_waits_for_running_requests(settings: CoordinatorSettings) ->
 
 
 async def test_stop_ends_requests_with_an_error_after_drain_s(
-    settings: CoordinatorSettings,
+    settings: CoordinatorSettings, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     async with (
         aiohttp.ClientSession(headers=JSON_HEADERS) as http,
         Coordinator(settings) as coordinator,
@@ -80,6 +82,9 @@ async def test_stop_ends_requests_with_an_error_after_drain_s(
         response = await asking
         assert response.status == 503
         assert (await response.json())["error"]["message"] == "The coordinator is stopping."
+    fields = {record.message: getattr(record, "fields", {}) for record in caplog.records}
+    assert fields["coordinator stopping"] == {"requests": 1, "agents": 1, "drain_timeout_s": 0}
+    assert fields["coordinator stopped"] == {"interrupted_requests": 1}
 
 
 @in_virtual_time
