@@ -21,7 +21,7 @@ from provider_agent.coordinator.agents.close_reason import (
 from provider_agent.coordinator.agents.handshake import key_in_use, welcome
 from provider_agent.coordinator.agents.heartbeats import LatestHeartbeat
 from provider_agent.coordinator.agents.notices import REPLACED
-from provider_agent.coordinator.agents.offer_check import check_offers
+from provider_agent.coordinator.agents.offer_check import check_offers, log_unroutable
 from provider_agent.coordinator.agents.registry import AgentRegistry
 from provider_agent.coordinator.sessions.detached_session import DetachedSession
 from provider_agent.coordinator.sessions.end_log import log_end
@@ -131,6 +131,7 @@ class ConnectedAgent:
         self._wake = wake
         self._jobs = AgentJobs(protocol, clock, wake)
         self._detached = False
+        self._unroutable_logged = False
 
     def __repr__(self) -> str:
         name = self.name or "unauthenticated"
@@ -290,6 +291,9 @@ class ConnectedAgent:
                 limit = self._settings.max_price
                 self.offers, answer = check_offers(frame, max_price=limit, replaced=self.retired)
                 self._protocol.to_send += answer
+                if self.offers.unroutable and not (self.retired or self._unroutable_logged):
+                    self._unroutable_logged = True  # once, however often the offers change
+                    log_unroutable(self.name, self.offers)
                 self._registry.capacity_changed()
             case Draining() if not self.draining:  # the agent repeats it on each new connection
                 self.draining = True

@@ -12,6 +12,7 @@ from provider_agent.coordinator.agents.admission import Admission
 from provider_agent.coordinator.agents.close_reason import REPLACED_BY_NEWER
 from provider_agent.coordinator.agents.connected_agent import RECONNECT_AFTER_MS, ConnectedAgent
 from provider_agent.coordinator.agents.job_history import JobHistory, is_refusal
+from provider_agent.coordinator.agents.readiness import why_not_ready
 from provider_agent.coordinator.agents.routing import choose_agent
 from provider_agent.coordinator.agents.snapshots import AgentSnapshot, DetachedSnapshot
 from provider_agent.coordinator.reason import Reason
@@ -299,14 +300,9 @@ class Fleet:
                 found |= agent.offers.models_for(wire_format)
         return sorted(found)
 
-    def serves_a_model(self) -> bool:
-        """Whether a connected agent that accepts jobs, and is not overdue, offers a model."""
-        return any(
-            agent.offers is not None
-            and agent.offers.models
-            and not (agent.draining or agent.overdue)
-            for agent in self._agents.values()
-        )
+    def why_not_ready(self) -> str:
+        """Return why no agent can receive a job now; "" if one can, though it may have no room."""
+        return why_not_ready(self._agents.values())
 
     def snapshot(self) -> list[AgentSnapshot]:
         """Return the current state of every connected agent, sorted by public key."""

@@ -196,7 +196,7 @@ class HttpApi:
     def _not_ready(self) -> str:
         if self._stopping:
             return "the coordinator is stopping"
-        return "" if self._fleet.serves_a_model() else "no connected agent offers a model"
+        return self._fleet.why_not_ready()
 
     def _gauges(self) -> Gauges:
         agents, connections = self._fleet.snapshot(), self._connections

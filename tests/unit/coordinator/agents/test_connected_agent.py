@@ -196,13 +196,15 @@ def test_capabilities_heartbeat_and_draining_are_stored(harness: AgentHarness) -
 
 
 def test_capabilities_are_answered_with_the_models_that_receive_no_jobs(
-    harness: AgentHarness,
+    harness: AgentHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
     unsupported = offer("unsupported", operations=["unknown"])
-    for revision, models in enumerate([[offer(), unsupported], [offer()]]):
+    for revision, models in enumerate([[offer(), unsupported], [offer()], [unsupported]]):
         harness.receive(Capabilities(revision, models, AgentLimits(4)))
 
-    first, second = harness.take_frames()
+    (line,) = [line for line in caplog.records if line.message == "offered models receive no jobs"]
+    assert getattr(line, "fields", {})["first"] == "unsupported"
+    first, second, _ = harness.take_frames()
     assert isinstance(first, RoutingStatus)
     (unroutable,) = first.unroutable
     assert (unroutable.model_id, unroutable.code) == ("unsupported", "not_supported")

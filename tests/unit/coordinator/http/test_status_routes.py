@@ -8,7 +8,7 @@ from provider_agent.coordinator.access import SecretSet
 from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings
 from tests.kit.coordinator_harness import JSON_HEADERS
-from tests.kit.scripted_agent import ScriptedAgent
+from tests.kit.scripted_agent import ScriptedAgent, offer
 from tests.kit.virtual_time import in_virtual_time, now
 from tests.unit.coordinator.http.chat_requests import BODY, CHAT, post_chat
 
@@ -22,16 +22,22 @@ async def test_ready_while_an_agent_that_accepts_jobs_offers_a_model(
     settings: CoordinatorSettings,
 ) -> None:
     patient = replace(settings, drain_s=60.0)
-    no_model = (503, "no connected agent offers a model")
     async with (
         Coordinator(patient) as coordinator,
         aiohttp.ClientSession(coordinator.http_url, headers=JSON_HEADERS) as http,
     ):
-        assert await readiness(http) == no_model
-        async with ScriptedAgent(coordinator.connect_url, models=[]):
-            assert await readiness(http) == no_model
+        assert await readiness(http) == (503, "no agent is connected")
+        async with ScriptedAgent(coordinator.connect_url, models=[]) as agent:
+            assert await readiness(http) == (503, "no connected agent offers a model")
+            await agent.advertise(offer(operations=["unknown"]))
+            status, reason = await readiness(http)
+            assert (status, reason.partition(":")[0]) == (503, "the offered models receive no jobs")
         async with ScriptedAgent(coordinator.connect_url) as agent:
             assert await readiness(http) == (200, "")
+            await agent.start_draining()
+            stopping_agent = "every agent that offers a model is stopping or does not respond"
+            assert await readiness(http) == (503, stopping_agent)
+        async with ScriptedAgent(coordinator.connect_url) as agent:
             asking = asyncio.create_task(post_chat(http))
             job = await agent.next_job()
             stopping = asyncio.create_task(coordinator.stop())
