@@ -17,7 +17,8 @@ an error nor one of these ends is truncated: a killed runner of Ollama ends its 
 end of chat, completions or messages without any output before it does not complete a response.
 
 Only the last kilobytes of a stream may be known. A choice without an event in these is assumed to
-have finished earlier, and the unknown bytes before them count as output.
+have finished earlier, and the unknown bytes before them count as output. The usage of
+`message_start` is read by the validator, which keeps the first bytes.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -43,7 +44,8 @@ class StreamEnd(Struct, frozen=True):
     Attributes:
         reports: the counts that they report, in order; a later one overrides an earlier one.
         failure: why the response failed; None if it is complete.
-        error_relayed: whether a complete event reports the failure.
+        error_relayed: whether the failure is an error event that ends with a blank line. A client
+            ignores an event without one.
         choices: the number of choices of chat or completions; 1 for other operations.
         is_final: whether earlier events, if none of them is an error, could change only `choices`.
     """
@@ -137,7 +139,7 @@ def _choices_end(events: Sequence[ServerSentEvent], *, has_output: bool) -> tupl
 
 
 def _last_usage(events: Sequence[ServerSentEvent]) -> list[Counts]:
-    """Return the reports of chat or completions from the last one with prompt and output counts on.
+    """Return the usage reports, starting at the last one with both prompt and output counts.
 
     Ollama's chunks before the last one may report zeros.
     """

@@ -23,7 +23,7 @@ _WITHOUT_TOKEN: Final = {Operation.CHAT: 2, Operation.COMPLETIONS: 1}
 """Deltas of each choice without a token: those with the role and with the finish reason."""
 
 _SEARCHED_BYTES: Final = 256 * 1024
-"""How much of a JSON response is searched at once: about 3 ms."""
+"""How much of a JSON response is searched; this takes about 3 ms."""
 
 _TEXT: Final = re.compile(
     rb'"(?:content|text|arguments|reasoning|reasoning_content|thinking)" ?: ?"((?:[^"\\]++|\\.)*+)"'
@@ -31,17 +31,17 @@ _TEXT: Final = re.compile(
 
 
 def least_tokens_in_stream(
-    operation: Operation, head: bytes, middle_bytes: int, tail: bytes, choices: int
+    operation: Operation, head: bytes, bytes_before_tail: int, tail: bytes, choices: int
 ) -> int:
     """Return a lower bound of the output tokens of a stream.
 
-    A delta of the middle is assumed to have the bytes of a long one in head and tail (the third
-    quartile), or more tokens.
+    The bytes before the tail are counted as deltas of the third-quartile size in head and tail. A
+    larger delta probably has several tokens.
 
     Args:
         operation: the operation of the response.
         head: the first bytes.
-        middle_bytes: the number of unknown bytes before the tail.
+        bytes_before_tail: the number of all bytes before the tail, so it includes the head.
         tail: the last bytes.
         choices: the number of choices.
     """
@@ -52,7 +52,7 @@ def least_tokens_in_stream(
     sizes = sorted(after - start for part in starts for start, after in pairwise(part))
     deltas = len(starts[1])
     if sizes:
-        deltas += middle_bytes // sizes[len(sizes) * 3 // 4]
+        deltas += bytes_before_tail // sizes[len(sizes) * 3 // 4]
     return max(deltas - choices * _WITHOUT_TOKEN.get(operation, 0), 0)
 
 

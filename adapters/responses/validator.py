@@ -257,8 +257,8 @@ class StreamValidator:
             text = "the server sent an empty stream"
             return ValidationResult(failure=ResponseFailure(ErrorCode.INVALID_RESPONSE, text))
         tail = b"".join(self._tail)[-TAIL_BYTES:]
-        middle_bytes = self._dropped_bytes + self._tail_size - len(tail)
-        is_whole = middle_bytes == 0
+        bytes_before_tail = self._dropped_bytes + self._tail_size - len(tail)
+        is_whole = bytes_before_tail == 0
         end = self._quick_end(tail)
         if end is None:
             end = stream_end(self._operation, parse_events(tail), is_whole=is_whole)
@@ -268,7 +268,7 @@ class StreamValidator:
         least = 0
         if not is_certain:
             least = least_tokens_in_stream(
-                self._operation, self._head, middle_bytes, tail, end.choices
+                self._operation, self._head, bytes_before_tail, tail, end.choices
             )
         return ValidationResult(
             usage,

@@ -85,7 +85,7 @@ async def accepts_long_forms(agent: AgentUnderTest) -> str:
     await peer.send_encoded(message, header)
     await peer.send(job.piece(0, header.request_bytes))
     await peer.read_to_end(job)
-    return "a job with longer encodings than necessary was run, with its defaults"
+    return "a job with longer encodings than necessary and no optional fields was run"
 
 
 @CLOSING.must("integer-too-large", _ANCHOR, "An integer of 2^53 closes with 1002.")

@@ -40,7 +40,7 @@ async def server() -> AsyncIterator[FakeOpenAICompatible]:
         yield running
 
 
-async def test_cancelled_stream_used_at_least_its_deltas_and_the_words_of_the_prompt(
+async def test_lower_bounds_of_a_cancelled_stream_count_its_deltas_and_the_words_of_the_prompt(
     server: FakeOpenAICompatible, connect: Connect
 ) -> None:
     deltas = [chat_chunk(MODEL, {"content": "a"})] * 500
