@@ -18,7 +18,7 @@ from provider_agent.coordinator.connections.limits import GRACE_S
 from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.protocol.limits import CONNECT_PATH, MIB, SUBPROTOCOL
-from tests.kit.coordinator_harness import JSON_HEADERS, warning_events
+from tests.kit.coordinator_harness import JSON_HEADERS, wait_until, warning_events
 from tests.kit.scripted_agent import ScriptedAgent
 from tests.kit.virtual_time import in_virtual_time, now
 
@@ -178,6 +178,23 @@ async def test_malformed_request_is_answered_and_not_logged(
     ):
         assert (await reader.readline()).startswith(b"HTTP/1.0 400 ")
         await reader.read()
+    assert warning_events(caplog.records) == []
+
+
+async def test_peer_that_leaves_before_100_continue_is_not_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    # aiohttp logged a traceback for each, so that anyone could fill the log.
+    request = b"GET / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n\r\n"
+    async with Coordinator(SETTINGS) as coordinator:
+        host, _, port = coordinator.authority.rpartition(":")
+        for turns in range(30):
+            _, writer = await asyncio.open_connection(host, int(port))
+            writer.write(request)
+            for _ in range(turns % 6):  # the loss arrives in one of the first turns of the loop
+                await asyncio.sleep(0)
+            writer.transport.abort()
+            await wait_until(lambda: not coordinator.open_connections)
     assert warning_events(caplog.records) == []
 
 
