@@ -25,7 +25,6 @@ CHECK_TIMEOUT_S: Final = 60.0
 """The timeout of one whole health check. The adapters of this project have shorter timeouts, but a
 third party's adapter may have none."""
 
-
 ANSWER_S: Final = 5.0
 """The timeout of `answers`. The client of a failed job waits for it."""
 
@@ -53,8 +52,8 @@ class BackendState(Struct, frozen=True):
 
 
 Suspects = Mapping[str, bool]
-"""The models to test by generating a token, by id. An error always shows that the model does not
-work; a timeout only if the value is True."""
+"""The models to test by generating a token, by id. An error shows that the model does not work, but
+a timeout or `BACKEND_OVERLOADED` only if the value is True."""
 
 NO_SUSPECTS: Final[Suspects] = MappingProxyType({})
 

@@ -17,7 +17,7 @@ class AgentRegistry(Protocol):
         ...
 
     def key_holder(self, hello: Hello) -> "ConnectedAgent | None":
-        """Return the connected agent whose key `hello` has but may not take over."""
+        """Return the connected agent with the key of `hello`, unless `hello` may replace it."""
         ...
 
     def claim(self, hello: Hello) -> DetachedSession | None:

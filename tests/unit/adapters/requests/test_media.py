@@ -94,6 +94,25 @@ def test_data_is_not_a_url(data: str) -> None:
             body("vllm", request_with(operation, part), operation)
 
 
+@pytest.mark.parametrize("data", ["/9j/4AAQ", "A" * 59 + "/AAA"])
+def test_base64_with_escaped_slashes_passes(data: str) -> None:
+    # PHP escapes every slash. A JPEG from a PHP client was refused as "not base64".
+    source = {"type": "base64", "media_type": "image/jpeg", "data": data}
+    request = msgspec.json.encode(request_with(ANTHROPIC, {"type": "image", "source": source}))
+    escaped = data.replace("/", "\\/").encode()
+
+    assert escaped in raw_body("vllm", request.replace(data.encode(), escaped), ANTHROPIC)
+
+
+@pytest.mark.parametrize("data", [rb"http:\/\/10.0.0.1", rb"http\u003a\/\/10.0.0.1", rb"\\\/x"])
+def test_escaped_url_is_not_base64(data: bytes) -> None:
+    part = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}
+    request = msgspec.json.encode(request_with(CHAT, part)).replace(b"AAAA", data)
+
+    with pytest.raises(BadRequest, match="base64"):
+        raw_body("vllm", request)
+
+
 @pytest.mark.parametrize(("size", "passes"), [(10, True), (9_000, False)])
 def test_data_url_with_an_escaped_scheme_passes_if_it_is_short(size: int, passes: bool) -> None:
     part = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * size}}
