@@ -19,7 +19,7 @@ PROMPTS: Final = 16
 """Prompts of one completions request: each is a sequence of its own too."""
 
 INPUTS: Final = 2048
-"""Inputs of one embeddings request, OpenAI's own limit. An input has no output."""
+"""Inputs of one embeddings request, OpenAI's own limit. No tokens are generated for them."""
 
 LOGPROBS: Final = Number(0, 20)
 """Alternatives per token, OpenAI's own limit. llama.cpp reserves memory for each: 2,000,000,000

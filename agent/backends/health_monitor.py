@@ -1,10 +1,11 @@
 """Monitors one backend: its health, its models, its load and the jobs that it executes.
 
 The backend is checked periodically: every `interval_s` while it is healthy, and every 2 s while it
-may be loading. While it is down for another reason, the first wait is 1 to 2 s, and the waits grow
-to 30 to 60 s, whatever `interval_s` is. Some failures of jobs trigger a check
-(`AdmissionControl.failed`). A backend that the operator removed or changed is retired: it is no
-longer checked, its running jobs finish, and it is closed when the last of them has ended.
+may be loading. While it is down for another reason, or the last check found a model that fails to
+generate a token, the first wait is 1 to 2 s, and the waits grow to 30 to 60 s, whatever
+`interval_s` is. Some failures of jobs trigger a check (`AdmissionControl.failed`). A backend that
+the operator removed or changed is retired: it is no longer checked, its running jobs finish, and it
+is closed when the last of them has ended.
 """
 
 import asyncio
@@ -47,8 +48,8 @@ RECHECK_PAUSE_S: Final = 2.0
 """An unscheduled check starts at least this many seconds after the previous check ended."""
 
 MAX_RETRY_S: Final = 60.0
-"""The longest wait in seconds between checks of a server that is down and not loading; the first
-wait is 1 to 2."""
+"""The longest wait in seconds between checks of a server that is down and not loading, or one of
+whose models fails to generate a token; the first wait is 1 to 2."""
 
 LOAD_INTERVAL_S: Final = 10.0
 """Seconds between two reads of a server's load, about one heartbeat; also the timeout of a read."""
@@ -273,7 +274,7 @@ class HealthMonitor:
     def _update_suspects(self, checked: Suspects, current: BackendState) -> None:
         """Keep those of the checked suspects that still fail.
 
-        If no model fails, and the check tested one or ended an outage, forget the failed jobs.
+        If no model fails, and the check tested a model or ended an outage, reset the breakers.
         """
         for model_id in checked:
             if model_id in current.failing:

@@ -5,7 +5,7 @@ from provider_agent.conformance.report import Report
 
 
 def deviations(report: Report) -> dict[str, str]:
-    """Map the id of each rule that did not hold or was not tested to verdict and observation."""
+    """Return verdict and observation, by id, of each rule that did not hold or was not tested."""
     return {
         result.id: f"{result.verdict}: {result.observed}"
         for result in report.results
@@ -14,7 +14,7 @@ def deviations(report: Report) -> dict[str, str]:
 
 
 def broken(report: Report) -> dict[str, str]:
-    """Map the id of each rule that was tested and did not hold to what was observed."""
+    """Return the observation, by id, of each rule that was tested and did not hold."""
     return {
         result.id: result.observed
         for result in report.results

@@ -1,6 +1,7 @@
 """Models of native servers that fail jobs: checked, withheld and offered again."""
 
 import asyncio
+from itertools import pairwise
 from typing import ClassVar, Literal
 
 import pytest
@@ -74,6 +75,19 @@ async def test_model_that_generates_no_token_is_withheld_until_it_does(
         await harness.next_change()
         assert harness.models() == ["m", "n"]
         assert set(backend.generated) == {"m"}
+
+
+@in_virtual_time
+async def test_checks_back_off_while_a_model_fails_to_generate_a_token() -> None:
+    backend = NativeBackend("m", "n")
+    async with DiscoveryHarness(backend, jitter=1.0) as harness:
+        await asyncio.sleep(20)
+        backend.generation = BROKEN
+        harness.fail(backend, BROKEN, times=FAILURES)
+        await asyncio.sleep(30)
+        assert harness.discovery.states[0].health.reachable
+        times = backend.checked_at[1:]
+        assert [later - earlier for earlier, later in pairwise(times)] == pytest.approx([2, 4, 8])
 
 
 @in_virtual_time
