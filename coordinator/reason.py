@@ -4,7 +4,7 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """`reason` in the log line of a request; docs/coordinator.md lists the meanings."""
+    """`reason` in the log line of a request; docs/coordinator.md explains each."""
 
     # No job was sent.
     NOT_OFFERED = "not_offered"

@@ -181,8 +181,8 @@ class Fleet:
             self._detached.add(session)
             log.info("session detached", session=session.session_id.hex(), jobs=len(session.jobs))
         else:
-            stops = self._closed
-            session.end(Reason.COORDINATOR_STOPPING if stops else Reason.PROVIDER_LOST)
+            reason = Reason.COORDINATOR_STOPPING if self._closed else Reason.PROVIDER_LOST
+            session.end(reason)
 
     def _remove(self, agent: ConnectedAgent) -> bool:
         for agents in (self._agents, self._retired):

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from provider_agent.coordinator.agents.dispatcher import MAX_RETRY_S
 from provider_agent.coordinator.reason import Reason
+from provider_agent.coordinator.sessions.detached_session import LostJob
 from provider_agent.protocol.errors import REGISTRY, ErrorCode, known_code
 from provider_agent.protocol.formats import Operation
 from provider_agent.protocol.frames import JobError
@@ -40,7 +41,7 @@ _TEXTS: Final = {
     ErrorCode.MODEL_NOT_LOADED: "The provider does not serve the model at the moment.",
     ErrorCode.OUT_OF_CAPACITY: "The provider has no room for the request; try again soon.",
     ErrorCode.DRAINING: "The provider is stopping and did not complete the request.",
-    ErrorCode.SLOW_CONSUMER: "The response was not read for too long.",
+    ErrorCode.SLOW_CONSUMER: "The client did not read the response for too long.",
     ErrorCode.DEADLINE_EXCEEDED: "The time limit passed before the response was complete.",
     ErrorCode.BACKEND_ERROR: "The inference server failed while it processed the request.",
     ErrorCode.INTERNAL: "The provider failed because of a defect in its software.",
@@ -79,7 +80,7 @@ _BY_REASON: Final = {
     ),
     Reason.QUEUE_FULL: (
         *_NO_ROOM,
-        "Providers of the model `{model}` are busy, and too many requests wait; try again soon.",
+        "Too many requests already wait for a provider; try again soon.",
     ),
     Reason.QUEUE_TIMEOUT: (
         *_NO_ROOM,
@@ -135,9 +136,6 @@ _BY_REASON: Final = {
 }
 """Status, code and text of each error of the coordinator itself."""
 
-_ENDS: Final = frozenset({Reason.PROVIDER_LOST, Reason.COORDINATOR_STOPPING})
-"""Reasons that are the code of a `JobError` with which the coordinator itself ends a job."""
-
 
 class ClientError(Struct, frozen=True):
     """An error for a client, independent of the wire format.
@@ -149,7 +147,7 @@ class ClientError(Struct, frozen=True):
         retry_after_s: the `Retry-After` header; None for no header.
         upstream_body: the inference server's error body; sent instead of the coordinator's own
             if it is an error object of the wire format.
-        reason: why the coordinator itself answers with an error; None for an agent's error.
+        reason: the cause, for errors of the coordinator itself whose code does not tell it.
     """
 
     status: int
@@ -184,12 +182,12 @@ def error_of_reason(
 
 
 def error_of_job(error: JobError) -> ClientError:
-    """Return the error for the `JobError` of an agent, or of the coordinator for a lost session.
+    """Return the error for a `JobError` of an agent or, for a lost session, of the coordinator.
 
     If the inference server rejected the client's request, its 4xx status and body are forwarded.
     """
-    if error.code in _ENDS:
-        return error_of_reason(Reason(error.code))
+    if isinstance(error, LostJob):
+        return error_of_reason(error.reason)
     code = known_code(error.code)
     status, message = _STATUS[code], _text(code)
     if code in _ABOUT_THE_REQUEST:

@@ -41,7 +41,7 @@ async def render_http_errors(request: web.Request, handler: Handler) -> web.Stre
         if error.status == HTTPStatus.NOT_FOUND:
             code, message = "not_found", f"There is no such path. {_hint(request.path)}"
         elif allowed is not None:
-            message = f"This path does not support the method; use {allowed}."
+            message = f"This path does not support the method; use {allowed.replace(',', ' or ')}."
         client_error = ClientError(error.status, code, message)
         response = error_response(wire_format_of(request), client_error)
         if allowed is not None:

@@ -39,7 +39,7 @@ class RequestRecord(Struct):
         request_bytes: the size of its body.
         status: the HTTP status; None if none was sent.
         code: `OK`, `DISCONNECTED`, or the error's code.
-        reason: why the coordinator itself answered with an error; None for an agent's error.
+        reason: the cause behind the code, if the coordinator knows it.
         jobs: how many jobs were sent for it.
         job: the latest of them.
     """

@@ -27,6 +27,16 @@ _CONNECTION_LOST: Final = "The connection to the provider was lost."
 _JOB_MISSING: Final = "The provider reconnected without this job."
 
 
+class LostJob(JobError, frozen=True):
+    """The end of a job whose session has ended. No agent sends it, whatever the code of its error.
+
+    Attributes:
+        reason: why the session has ended.
+    """
+
+    reason: Reason = Reason.PROVIDER_LOST
+
+
 class ResumptionPlan(Struct, frozen=True):
     """What happens to the jobs of a detached session when its agent resumes it.
 
@@ -143,6 +153,6 @@ def fail_missing(jobs: Iterable[RunningJob]) -> None:
 
 def _fail(jobs: Iterable[RunningJob], reason: Reason, message: str) -> None:
     for job in jobs:
-        # Not a code of the protocol: no agent or server has failed for certain.
+        # Not a code of the protocol: what failed is neither the agent nor its server for certain.
         code = reason.value
-        job.on_end(JobError(job.job_id, 0, code=code, message=message, retryable=True))
+        job.on_end(LostJob(job.job_id, 0, code, message, retryable=True, reason=reason))

@@ -15,6 +15,7 @@ from tests.kit.coordinator_harness import (
     NO_HEARTBEATS,
     coordinator_harness,
     wait_until,
+    warning_events,
 )
 from tests.kit.scripted_agent import ScriptedAgent
 from tests.kit.virtual_time import in_virtual_time
@@ -135,7 +136,7 @@ async def test_run_calls_started_and_serves_until_a_signal(settings: Coordinator
 
 
 async def test_second_signal_cancels_the_wait_for_running_requests(
-    settings: CoordinatorSettings,
+    settings: CoordinatorSettings, caplog: pytest.LogCaptureFixture
 ) -> None:
     patient = msgspec.structs.replace(settings, drain_s=30.0)
     listening: asyncio.Future[Coordinator] = asyncio.get_running_loop().create_future()
@@ -154,3 +155,4 @@ async def test_second_signal_cancels_the_wait_for_running_requests(
         with pytest.raises(asyncio.CancelledError):
             await running
         asking.cancel()
+    assert "second signal, the stop does not wait any longer" in warning_events(caplog.records)

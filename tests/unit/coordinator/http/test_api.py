@@ -60,7 +60,7 @@ async def test_each_path_starts_a_job_with_its_operation_if_the_model_offers_it(
         ("GET", "/models/", 404, "Did you mean `/v1/models`?"),
         ("GET", CHAT, 405, "use POST"),
         ("GET", MESSAGES, 405, "use POST"),
-        ("POST", "/healthz", 405, "use GET,HEAD"),
+        ("POST", "/healthz", 405, "use GET or HEAD"),
     ],
 )
 async def test_unknown_path_or_method_returns_an_error_in_the_wire_format(

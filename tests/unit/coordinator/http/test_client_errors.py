@@ -70,6 +70,12 @@ def test_every_code_has_a_status_and_a_text_for_clients(code: ErrorCode) -> None
         assert not FOR_OPERATORS.search(failure.message)
 
 
+@pytest.mark.parametrize("reason", list(Reason))
+def test_agent_cannot_report_a_reason_of_the_coordinator(reason: Reason) -> None:
+    failure = error_of_job(job_error(reason.value))
+    assert (failure.status, failure.reason) == (500, None)
+
+
 def test_each_reason_has_its_own_text_for_clients() -> None:
     # Regression: a full queue, a timeout, a lost agent and a stopping agent had one text.
     failures = [error_of_reason(reason, "tiny", detail="why") for reason in Reason]

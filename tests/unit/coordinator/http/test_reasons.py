@@ -102,7 +102,7 @@ async def agent_lost(harness: CoordinatorHarness) -> aiohttp.ClientResponse:
     ("scenario", "status", "text", "logged"),
     [
         (full, 503, "busy for too long", ("out_of_capacity", "queue_timeout", 30_000)),
-        (full_queue, 503, "too many requests wait", ("out_of_capacity", "queue_full", 0)),
+        (full_queue, 503, "Too many requests already wait", ("out_of_capacity", "queue_full", 0)),
         (agent_gone, 503, "is connected", ("out_of_capacity", "provider_offline", 30_000)),
         (server_down, 503, "at the moment", ("out_of_capacity", "model_withdrawn", 0)),
         (agent_draining, 503, "`tiny` is stopping", ("draining", "provider_stopping", 0)),
