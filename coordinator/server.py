@@ -46,6 +46,10 @@ from provider_agent.protocol.limits import CONNECT_PATH
 
 log = EventLogger(__name__)
 
+LAST_WRITES_S: Final = 1.0
+"""Seconds that clients have to read the last bytes of their responses, after all jobs have ended.
+Others would delay the end of the process."""
+
 SHUTDOWN_S: Final = 5.0
 """Seconds that request handlers may still run after the agents have disconnected."""
 
@@ -229,8 +233,9 @@ class Coordinator:
         interrupted = self._http_api.running
         self._fleet.close()
         await self._agent_endpoint.close(_REASON)
+        await self._http_api.stop(LAST_WRITES_S)
         for connection in self._connections:
-            connection.abort_incomplete_request()
+            connection.abort_request()
         await runner.cleanup()
         log.info("coordinator stopped", interrupted_requests=interrupted)
 

@@ -123,12 +123,9 @@ class GuardedConnection(asyncio.Protocol):
         """
         return not self.is_authenticated or self._is_pipelined
 
-    def abort_incomplete_request(self) -> None:
-        """Close the connection if its request was answered before its body arrived completely.
-
-        aiohttp would wait for the rest.
-        """
-        if self._body is not None and not self._is_handling and not self._body.is_eof():
+    def abort_request(self) -> None:
+        """Close the connection if a request is handled, or its body has not arrived completely."""
+        if self._body is not None and (self._is_handling or not self._body.is_eof()):
             self.abort()
 
     def data_received(self, data: bytes) -> None:

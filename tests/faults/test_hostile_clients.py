@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from provider_agent.coordinator.access import SecretSet
-from provider_agent.coordinator.server import Coordinator
+from provider_agent.coordinator.server import LAST_WRITES_S, Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.protocol.limits import KIB, MIB
 from tests.kit.coordinator_harness import JSON_HEADERS
@@ -146,3 +146,25 @@ async def test_stalled_body_does_not_delay_a_stop(busy: bool) -> None:
             assert (await served.readline()).startswith(b"HTTP/1.1 200 ")
         await stopping
         assert now() - began < 1
+
+
+@in_virtual_time
+async def test_client_that_does_not_read_does_not_delay_a_stop() -> None:
+    # After the drain, aiohttp waited for its handler for 10 s.
+    coordinator = Coordinator(replace(SETTINGS, drain_s=1.0, resume_ms=0), clock=now)
+    async with (
+        coordinator,
+        ScriptedAgent(coordinator.connect_url) as agent,
+        connection(coordinator, WHOLE) as (_, writer),
+    ):
+        job = await agent.next_job()
+        transport = writer.transport
+        assert isinstance(transport, asyncio.Transport)
+        transport.pause_reading()
+        await job.start()
+        sending = asyncio.create_task(job.send(*[bytes(64 * KIB)] * 64))
+        await asyncio.sleep(1)
+        began = now()
+        await coordinator.stop()
+        assert now() - began < 1.0 + 2 * LAST_WRITES_S
+        sending.cancel()
