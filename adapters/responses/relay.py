@@ -36,7 +36,7 @@ from provider_agent.protocol.formats import Operation
 from provider_agent.protocol.limits import MAX_ERROR_BODY_BYTES
 
 _HELD_PIECE_BYTES: Final = 64 * 1024
-"""How much of the held start of a response is validated at once. It may have 2 MiB."""
+"""How much of the held start of a response, which may have 2 MiB, is validated at once."""
 
 
 class ReaderFlowControl:

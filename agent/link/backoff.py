@@ -4,8 +4,9 @@ Every wait has full jitter, also at the cap, so that a fleet never reconnects in
 the coordinator asks for takes precedence.
 
 The ceiling of a wait follows from the time already waited, not from the number of attempts, so that
-an agent that drew short waits is not the last of a fleet to reconnect. It stays below the usual
-`min(60 s, 1 s * 2^n)` after n attempts, and at most doubles from one attempt to the next.
+an agent that drew short waits is not the last of a fleet to reconnect. Without longer waits
+(`Disconnect.retry_after_s`, `UNAUTHORIZED_S`), it never exceeds the usual `min(60 s, 1 s * 2^n)`
+after n attempts, and at most doubles from one attempt to the next.
 """
 
 import math
@@ -34,7 +35,7 @@ MAX_RETRY_AFTER_S: Final = 3600.0
 """The longest wait that a coordinator can ask for; more may be a mistake of units."""
 
 UNAUTHORIZED_S: Final = 60.0
-"""The wait after `UNAUTHORIZED`, before jitter: only the operator can fix the cause."""
+"""The wait after `UNAUTHORIZED`, before jitter: its cause rarely ends within seconds."""
 
 HEALTHY_S: Final = 60.0
 """A session of this length was healthy: the time already waited is reset."""
@@ -156,7 +157,7 @@ def next_attempt(
         worked: the session served a job, as `is_healthy` explains.
         welcomed_before: an earlier link to the same address was welcomed.
         hello_unanswered: this process sent a `Hello` on an earlier connection and received no
-            answer; the `Hello` may have arrived late, and that connection have replaced this link.
+            answer. That `Hello` may have arrived late, so that its connection replaced this link.
     """
     if is_healthy(welcomed_s, worked=worked):
         waited_s = 0.0

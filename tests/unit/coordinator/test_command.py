@@ -37,7 +37,7 @@ def test_unreadable_file_exits_with_2(option: str, tmp_path: Path) -> None:
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_option_out_of_range_exits_with_2(arguments: list[str], error: str) -> None:
+def test_invalid_option_value_exits_with_2(arguments: list[str], error: str) -> None:
     result = CliRunner().invoke(command, arguments)
     assert result.exit_code == 2
     assert error in result.output

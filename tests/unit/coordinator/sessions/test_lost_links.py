@@ -1,4 +1,4 @@
-"""Which ways of losing a link end the session. Real sockets, virtual time."""
+"""What a lost link does to the session and its jobs. Real sockets, virtual time."""
 
 import asyncio
 import gc
