@@ -31,7 +31,7 @@ _AS_LISTS: Final = bytes.maketrans(b"({)}", b"[[]]")
 _NOT_BRACKETS: Final = bytes(code for code in range(256) if code not in b"()[]{}")
 
 _SHOWN: Final = 20
-"""Limit of the names in an error message."""
+"""Limit of the removed names in an error message or log record."""
 
 
 class Review:
@@ -307,7 +307,7 @@ def decode_string(value: Raw) -> str:
 
 
 def unescaped(value: Raw) -> bytes:
-    """Return the text of a JSON string without its escapes, which may hide brackets, or other JSON.
+    """Return the text of a JSON string, whose escapes may hide brackets; other JSON as it is.
 
     Raises:
         ValueError: a string is invalid.

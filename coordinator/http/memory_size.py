@@ -1,4 +1,4 @@
-"""How much memory this process may use, for the default of a limit."""
+"""The default memory for request bodies: a share of the memory that this process may use."""
 
 import contextlib
 import os

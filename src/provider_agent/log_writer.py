@@ -33,7 +33,7 @@ class ThreadedHandler(logging.Handler):
         self.dropped = 0
         self._fd = fd
         self._unreported = 0
-        """Lines dropped since the last `log lines dropped` line, which counts them."""
+        """Dropped lines that the next `log lines dropped` line will count."""
         self._lines: deque[bytes] = deque()
         self._queued_bytes = 0
         self._changed = threading.Condition()

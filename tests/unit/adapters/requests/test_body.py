@@ -106,7 +106,7 @@ def test_value_of_an_unrelated_field_keeps_its_bytes(value: bytes) -> None:
         ),
     ],
 )
-def test_usage_is_requested_for_a_stream_and_other_options_are_kept(
+def test_usage_is_requested_for_a_stream_and_other_known_options_are_kept(
     options: bytes, expected: bytes
 ) -> None:
     request = b'{"model":"m","stream":true' + options + b"}"
@@ -144,7 +144,7 @@ def test_request_is_unchanged_if_the_agent_does_not_ask_for_usage(
         b'{"stream_options":7,"stream":true}',
     ],
 )
-def test_request_that_is_not_one_json_object_is_a_bad_request(request_body: bytes) -> None:
+def test_malformed_request_is_a_bad_request(request_body: bytes) -> None:
     with pytest.raises(BadRequest):
         prepared(request_body)
 

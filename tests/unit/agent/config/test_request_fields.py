@@ -42,10 +42,10 @@ def test_field_in_both_lists_is_refused(tmp_path: Path) -> None:
         ("ollama", "min_temp", '; did you mean "min_p"?'),
     ],
 )
-def test_misspelled_field_that_would_still_be_sent_is_a_warning(
+def test_unknown_name_in_strip_fields_is_a_warning(
     tmp_path: Path, kind: str, name: str, question: str | None
 ) -> None:
-    # `question` is the end of the warning; None: the name is right, so there is no warning.
+    # `question` is the end of the warning; None: the name is known, so there is no warning.
     text = f'{MINIMAL}[[backends]]\nkind = "{kind}"\nstrip_fields = ["{name}"]\n'
     if kind == "venice":
         text += 'api_key_env = "K"\n'

@@ -65,7 +65,8 @@ def test_speed_is_measured_by_the_clock_of_the_coordinator() -> None:
     history = JobHistory(clock)
     history.job_ended(AGENT, MODEL, completed(199), 4.0)
     assert history.seen(AGENT, MODEL).job_s is None, "fewer tokens than MIN_MEASURED_TOKENS"
-    # A job of unknown usage does not count. The others: 400 tokens in 8 s.
+    # A job of unknown usage does not count. The others: 400 tokens in 8 s, so the reference job
+    # of 200 tokens takes 4 s.
     history.job_ended(AGENT, MODEL, completed(None), 60.0)
     history.job_ended(AGENT, MODEL, completed(201), 4.0)
     assert history.seen(AGENT, MODEL).job_s == pytest.approx(4.0)
