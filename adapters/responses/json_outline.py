@@ -133,7 +133,8 @@ class JsonOutline:
         """Read up to the end of the innermost open value, without a step for each bracket.
 
         Nothing inside a value at depth 4, or one that is left out, has a limit of its own, except
-        long strings. Return `at` if such a string or a closing bracket is next, or in other values.
+        long strings. Return `at` if such a string or a closing bracket is next, or if the innermost
+        open value is of another kind.
         """
         value = self._open[-1]
         if data[at : at + 1] in (b"}", b"]") or not (self._omitting or value.depth == 4):

@@ -33,6 +33,11 @@ MOST = {
 }
 URL_NAMES = {"url", "image_url", "audio_url", "video_url", "file_url"}
 CLIENT_TOOLS = {"function", "custom", None}
+# Fields that the agent checks inside: messages with their parts, tools, and small objects.
+CHECKED = (
+    *("messages", "input", "system", "tools", "tool_choice", "stream_options"),
+    "chat_template_kwargs",
+)
 FORBIDDEN_ANYWHERE = {"file_id", "ttl", "chat_template"}
 
 
@@ -44,9 +49,8 @@ def unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def checked_values(sent: dict[str, Any]) -> list[Any]:
-    """Return what the agent looks into: messages with their parts, tools, and small objects."""
-    names = ("messages", "input", "system", "tools", "tool_choice", "stream_options")
-    return [sent[name] for name in (*names, "chat_template_kwargs") if name in sent]
+    """Return the values of the `CHECKED` fields."""
+    return [sent[name] for name in CHECKED if name in sent]
 
 
 def assert_harmless(value: object, schemes: tuple[str, ...]) -> None:
@@ -101,11 +105,11 @@ def test_server_receives_only_what_the_policy_allows(
 
 
 def assert_read_alike(sent_bytes: bytes, sent: dict[str, Any]) -> None:
-    """Assert that every parser reads the same from what the agent looked into."""
+    """Assert that no name occurs twice in the request, or in a checked object in any spelling."""
     by_name = json.loads(sent_bytes, object_pairs_hook=list)
     assert len(by_name) == len(sent)
     for name, value in by_name:
-        if name in ("messages", "input", "tools", "stream_options", "chat_template_kwargs"):
+        if name in CHECKED:
             _assert_no_other_spelling(value, depth=3)
 
 

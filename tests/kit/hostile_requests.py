@@ -85,7 +85,7 @@ def spelled(draw: st.DrawFn, name: str) -> str:
 
 @st.composite
 def objects(draw: st.DrawFn, fields: list[tuple[str, st.SearchStrategy[str]]]) -> str:
-    """Write an object with some of these fields, of which one may occur twice."""
+    """Write an object with some of these fields, possibly repeated."""
     chosen = draw(st.lists(st.sampled_from(fields), max_size=len(fields) + 1)) if fields else []
     pairs = [f"{draw(spelled(name))}:{draw(values)}" for name, values in chosen]
     space = draw(st.sampled_from(["", "", " ", "\n\t"]))
