@@ -49,7 +49,7 @@ class ApiKeyCheck:
         return f"<ApiKeyCheck {self._keys!r} {self._failures!r} valid={len(self._valid)}>"
 
     def refusal(self, request: web.Request) -> ClientError | None:
-        """Return why a request is refused, or None; then its connection has authenticated."""
+        """Return why a request is refused, or mark its connection as authenticated."""
         refusal = None if self._keys is None else self._check(self._keys, request)
         connection = connection_of(request)
         if refusal is None and connection is not None:

@@ -107,7 +107,7 @@ async def test_price_of_what_the_model_does_not_accept_is_ignored(
         ("acme/odd-tiers", "its long-context prices are unknown"),
     ],
 )
-async def test_price_that_no_price_per_token_covers_is_unknown(
+async def test_price_is_unknown_if_a_price_per_token_might_not_cover_the_cost(
     server: FakeOpenRouter, connect: Connect, model_id: str, reason: str
 ) -> None:
     models = {model.model_id: model for model in await connect(server).list_models()}
