@@ -124,26 +124,33 @@ class GuardedConnection(asyncio.Protocol):
         return not self.is_authenticated or self._is_pipelined
 
     def abort_request(self) -> None:
-        """Close the connection if a request is handled, or its body has not arrived completely."""
+        """Close the connection if its request is being handled, or has an incomplete body.
+
+        aiohttp would wait for both.
+        """
         if self._body is not None and (self._is_handling or not self._body.is_eof()):
             self.abort()
 
     def data_received(self, data: bytes) -> None:
         """Forward received bytes, unless the peer sends too many that stay in memory."""
-        if self._counts_all or self._body is None or not self.is_authenticated:
-            if self.is_authenticated or self._may_receive(data):
+        if not self.is_authenticated:
+            if self._may_receive(data):
                 self._protocol.data_received(data)
             else:
                 self.abort()
-            return
-        if self._is_handling and self._body.is_eof() and data.strip(b"\r\n"):
+        elif self._counts_all or self._body is None:  # an agent, whose messages have a limit
+            self._protocol.data_received(data)
+        else:
+            self._receive_from_client(data, self._body)
+
+    def _receive_from_client(self, data: bytes, body: StreamReader) -> None:
+        if self._is_handling and body.is_eof() and data.strip(b"\r\n"):
             self._is_pipelined = True
         self._protocol.data_received(data)
-        body_bytes, self._body_bytes = self._body_bytes, self._body.total_bytes
-        # Progress of the body shows that earlier bytes were chunk headers, which are not kept.
-        self._set_extra_bytes(
-            self._extra_bytes + len(data) if body_bytes == self._body_bytes else 0
-        )
+        has_progress = body.total_bytes > self._body_bytes
+        self._body_bytes = body.total_bytes
+        # If the body goes on, the bytes before were chunk headers, which are not kept.
+        self._set_extra_bytes(0 if has_progress else self._extra_bytes + len(data))
 
     def _set_extra_bytes(self, size: int) -> None:
         """Count the bytes that aiohttp may keep beside the body.

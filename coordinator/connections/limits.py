@@ -29,7 +29,8 @@ MAX_BYTES: Final = MIN_MESSAGE_TO_COORDINATOR_BYTES + 64 * KIB
 
 MAX_EXTRA_BYTES: Final = MIB + 64 * KIB
 """The most bytes beside the body of a request that a connection may hold after its peer has
-authenticated. aiohttp may read up to 768 KiB of a request before its handler starts."""
+authenticated. Up to 768 KiB of the next request count too: aiohttp reads them before it calls the
+handler."""
 
 SHARED_BYTES: Final = 64 * MIB
 """More than `FREE_BYTES` is allowed only while all these connections together hold less."""

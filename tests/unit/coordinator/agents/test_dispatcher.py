@@ -204,6 +204,19 @@ async def test_refusals_of_many_agents_do_not_end_the_wait() -> None:
 
 
 @in_virtual_time
+async def test_refusals_of_each_agent_are_limited() -> None:
+    async with coordinator_harness(replace(NO_HEARTBEATS, queue_s=600.0)) as harness:
+        first, _ = await fill(harness)
+        async with ScriptedAgent(harness.coordinator.connect_url, answer=refuse) as refusing:
+            waiting = harness.ask()
+            await asyncio.sleep(500)
+            assert len(refusing.jobs) == MAX_REFUSALS
+            await first.answer(b"1")
+            await (await harness.agent.next_job()).answer(b"2")
+            assert await (await waiting).read() == b"2"
+
+
+@in_virtual_time
 async def test_agent_that_refuses_after_the_wait_is_not_asked_again() -> None:
     async with coordinator_harness(replace(NO_HEARTBEATS, queue_s=0)) as harness:
         await harness.agent.advertise()
