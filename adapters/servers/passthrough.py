@@ -37,7 +37,7 @@ class PassthroughBackend(HttpBackend):
     """
 
     native: ClassVar[bool] = False
-    # The operator pays for every token, also for that of `generate_token`.
+    # To confirm a failure, `generate_token` would spend the operator's money.
     confirms_failures: ClassVar[bool] = False
     default_timeouts: ClassVar[BackendTimeouts] = REMOTE_TIMEOUTS
     service: ClassVar[str]

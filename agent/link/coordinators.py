@@ -19,7 +19,8 @@ class Coordinators:
     a row that was not healthy, or if the wait would be longer than `CAP_S`. A wait that one
     coordinator asked for does not apply to another. An address with a fatal failure is removed.
 
-    The next address is the one that may be dialed soonest, or the first of these in cyclic order.
+    The next address is the one that may be dialed soonest; if several may, the first of them in
+    cyclic order.
 
     Args:
         urls: the addresses, at least one; the first is dialed first.

@@ -64,7 +64,7 @@ async def test_no_request_is_sent_to_an_unreachable_backend() -> None:
     ],
 )
 async def test_advice_depends_on_the_cause(health: BackendHealth, advice: str) -> None:
-    # In an earlier version, a server that answered 404 was to be started.
+    # In an earlier version, the advice for a server that answered 404 was to start it.
     (finding,) = await check_backend_state(
         BackendState(ScriptedBackend(), health), request_completions=True
     )
@@ -88,7 +88,7 @@ async def test_advice_for_a_passthrough_does_not_suggest_starting_a_server() -> 
     ("native", "price", "fails"),
     [(True, None, False), (False, Price(1, 2), False), (False, None, True)],
 )
-def test_models_of_which_none_would_be_offered_fail(
+def test_check_fails_if_there_are_models_but_none_would_be_offered(
     native: bool, price: Price | None, fails: bool
 ) -> None:
     served = ServedModel(ScriptedBackend(), model("m", native=native), price)
