@@ -87,8 +87,9 @@ _FEES: Final = {"request": "text", "image": "image"}
 _NOT_CHARGED: Final = frozenset(
     {"input_cache_write_1h", "web_search", "image_output", "audio_output", "discount", "overrides"}
 )
-"""Prices of what the request policy removes (caches of one hour, searches) and of output other than
-text; a discount; and a list that `price_of` reads."""
+"""Fields of `pricing` that are not part of the price per token: prices of what the request policy
+removes (caches of one hour, searches) and of output other than text; the discount; and `overrides`,
+whose rows `price_of` reads."""
 
 
 def price_of(model: CatalogModel) -> CatalogPrice:

@@ -131,7 +131,7 @@ async def test_hung_engine_is_down_until_it_continues(server: VllmServer) -> Non
     changed = asyncio.Event()
     discovery = Discovery(Backends([backend], {}, []), changed.set)
     running = asyncio.create_task(discovery.run())
-    await changed.wait()  # after the first check, which also reads the progress
+    await changed.wait()  # after the first check, which also reads the engine's progress metrics
     started, waiting = CollectingSink(), CollectingSink()
     attempts = [discovery.start(discovery.routes(MODEL)[0]) for _ in range(2)]
     stream = asyncio.create_task(backend.execute(stream_job(Operation.CHAT), started))
