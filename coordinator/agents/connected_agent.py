@@ -81,7 +81,7 @@ class ConnectedAgent:
         public_key: the agent's identity; empty before its signature is verified.
         session_id: stays the same across connections.
         admitted: whether `Welcome` was sent.
-        rejection: the code of the `Rejected` that was sent; empty if none was.
+        rejection: the `Rejected` that was sent; None if none was.
         instance_id: the id of the agent's process, from `Hello`.
         agent_version: the version of the agent's software, from `Hello`.
         connected_at: when the connection opened, in seconds of `clock`.
@@ -110,7 +110,7 @@ class ConnectedAgent:
         self.public_key = b""
         self.session_id = session_id
         self.admitted = False
-        self.rejection = ""
+        self.rejection: Rejected | None = None
         self.instance_id = ""
         self.resumed = False
         self.retired = False
@@ -270,7 +270,7 @@ class ConnectedAgent:
     def _note_rejection(self) -> None:
         for frame in self._protocol.to_send:
             if isinstance(frame, Rejected):
-                self.rejection = frame.code
+                self.rejection = frame
 
     def _count_unknown(self, types: list[int]) -> None:
         if self.admitted and not self.unknown_frames:  # other peers could fill the log

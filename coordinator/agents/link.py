@@ -157,8 +157,14 @@ class AgentLink:
             self._agent.leave(keep_session=close_reason.keep_session)
 
     def _log_end(self, close_reason: CloseReason) -> None:
-        if self._agent.rejection:
-            self._log(logging.WARNING, "agent rejected", code=self._agent.rejection)
+        if (rejection := self._agent.rejection) is not None:
+            self._log(
+                logging.WARNING,
+                "agent rejected",
+                code=rejection.code,
+                reason=rejection.message,
+                address=self._agent.remote,
+            )
         code, reason = int(close_reason.close_code), close_reason.reason
         self._log(logging.INFO, "agent link closed", code=code, reason=reason)
 

@@ -170,7 +170,9 @@ def test_signature_for_another_address_is_rejected() -> None:
 def test_rejection_by_the_registry_is_sent_and_noted() -> None:
     harness = AgentHarness(rejected=Rejected("not_enrolled", "no"))
     harness.receive_hello()
-    assert (harness.agent.admitted, harness.agent.rejection) == (False, "not_enrolled")
+    assert not harness.agent.admitted
+    assert harness.agent.rejection is not None
+    assert harness.agent.rejection.code == "not_enrolled"
     assert harness.agent.state is State.CLOSED
     assert harness.take_frames()[-1] == harness.registry.rejected
 

@@ -154,12 +154,18 @@ async def test_end_of_each_connection_is_logged_once(
     ]
 
 
-async def test_rejected_is_sent_before_the_close_frame(coordinator: Coordinator) -> None:
+async def test_rejected_is_sent_before_the_close_frame_and_logged_with_its_reason(
+    coordinator: Coordinator, caplog: pytest.LogCaptureFixture
+) -> None:
     async with ScriptedAgent(coordinator.connect_url, authority="evil.example:443") as agent:
         assert agent.rejected is not None
         assert agent.rejected.code == "bad_signature"
         assert await close_code(agent) == 1008
         assert coordinator.agents() == []
+    (line,) = [record for record in caplog.records if record.message == "agent rejected"]
+    fields = vars(line)["fields"]
+    assert (fields["code"], fields["address"]) == ("bad_signature", "127.0.0.1")
+    assert "dialed an address that is not in this coordinator's list" in fields["reason"]
 
 
 @pytest.mark.parametrize(
