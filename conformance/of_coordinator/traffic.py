@@ -116,7 +116,9 @@ async def sends_requests_in_order(peers: Sequence[AgentPeer]) -> str:
     return f"{pieces} pieces"
 
 
-@CASES.must("traffic-acks", "flow-control", "An `Ack` covers only what was sent; offsets increase.")
+@CASES.must(
+    "traffic-acks", "flow-control", "An `Ack` covers only what was sent; offsets never decrease."
+)
 async def acknowledges_what_was_sent(peers: Sequence[AgentPeer]) -> str:
     count = 0
     for peer in peers:
@@ -147,7 +149,7 @@ def _check_ack(
         total = ends[ack.job_id]
         require(ack.offset == total, f"a final Ack of {ack.offset}, total_bytes is {total}")
         return
-    require(ack.offset <= sent.get(ack.job_id, 0), f"an Ack of {ack.offset} that was not sent")
+    require(ack.offset <= sent.get(ack.job_id, 0), f"an Ack of {ack.offset}, more than was sent")
     require(ack.offset >= acked.get(ack.job_id, 0), "an Ack below an earlier one")
     acked[ack.job_id] = ack.offset
 

@@ -4,13 +4,13 @@ import pytest
 from msgspec.structs import replace
 
 from provider_agent.adapters.base import BackendModel, BadStatus, Operation
+from provider_agent.adapters.registry import backend_class
 from provider_agent.adapters.requests.token_probe import token_probe
-from provider_agent.adapters.servers.http_backend import HttpBackend
-from provider_agent.adapters.servers.venice import VeniceBackend
 from provider_agent.protocol.errors import ErrorCode
 from tests.kit.fakes import FakeOpenAICompatible, FakeResponse, json_response
 from tests.kit.fakes.openai_compatible import MODEL
 from tests.unit.adapters.conftest import Connect
+from tests.unit.adapters.requests.prepared import HTTP_KINDS
 
 
 @pytest.fixture
@@ -68,6 +68,7 @@ def test_every_generating_operation_has_a_request_for_one_token(operation: Opera
     assert list(limits.values()) == ([] if operation is Operation.EMBEDDINGS else [1])
 
 
-def test_passthrough_is_never_asked_because_a_token_costs_money() -> None:
-    assert HttpBackend.confirms_failures
-    assert not VeniceBackend.confirms_failures
+@pytest.mark.parametrize("kind", HTTP_KINDS)
+def test_only_native_backends_confirm_failures_because_a_token_costs_money(kind: str) -> None:
+    adapter = backend_class(kind)
+    assert adapter.confirms_failures is adapter.native

@@ -199,7 +199,7 @@ async def test_operations_without_a_route_are_not_offered(
         ("0.5", set()),
     ],
 )
-async def test_version_number_decides_if_routes_answer_404_to_get(
+async def test_version_decides_which_operations_exist_if_get_requests_return_404(
     server: FakeOllama, connect: Connect, version: str, newer_operations: set[Operation]
 ) -> None:
     server.old, server.version = True, version
