@@ -216,7 +216,7 @@ class JobSink(Protocol):
 
         If `started` was called, this is called whether the response succeeds, fails or is
         cancelled, before `Backend.execute` returns or raises. Without `started`, it may be called
-        with what a response that failed, or a job that was cancelled, used.
+        with the tokens that a failed response or a cancelled job used.
         """
         ...
 

@@ -21,9 +21,9 @@ REFUSAL_S: Final = 1.0
 duration of a short job: after it, the agent may have room again."""
 
 MIN_REFUSAL_S: Final = 0.1
-"""The shortest, so that a request is not sent again and again without a pause. It doubles with each
-further refusal until `REFUSAL_S`: otherwise one agent could refuse a waiting request until no more
-refusals are allowed, long before other agents have room."""
+"""The shortest time after the first refusal, so that a request is not sent again without a pause.
+Each further refusal doubles it, up to `REFUSAL_S`: otherwise one agent would soon refuse a waiting
+request as often as it may (`MAX_REFUSALS` in `coordinator.http.job_attempts`)."""
 
 MAX_REFUSAL_S: Final = 30.0
 """The longest time that an agent's `retry_after_ms` is honored: its heartbeats and offers report a
@@ -182,7 +182,7 @@ class JobHistory:
 
 
 def is_refusal(end: JobEnd) -> bool:
-    """Whether the agent did not run the job, so that its end made no room."""
+    """Whether the agent refused the job. Such an end frees no capacity."""
     return isinstance(end, JobError) and end.code in _REFUSED
 
 
