@@ -32,12 +32,11 @@ MAX_OTHER_VALUES: Final = 100_000
 MAX_BACKSLASHES: Final = 2_000_000
 """Escapes in strings, which decoders handle one by one: more than any context window holds."""
 
-_LARGE_NUMBER: Final = re.compile(
-    rb"(?<![\d.])(?:[\d.]++[eE]\+?\d{3,}+|[\d.]{309,}+)"  # linear: no second try on a digit
-)
+# Linear: a match begins only where a number begins, and `++` does not backtrack.
+_LARGE_NUMBER: Final = re.compile(rb"(?<![\d.])(?:[\d.]++[eE]\+?\d{3,}+|[\d.]{309,}+)")
 """A number that may exceed every floating-point type."""
 _NUMBER_BYTES: Final = 1024
-"""Longer than such a number needs to be."""
+"""How much of one slice is searched again with the next: a large number may span both."""
 
 _UTF8: Final = codecs.getincrementaldecoder("utf-8")
 _SLICE_BYTES: Final = 64 * KIB

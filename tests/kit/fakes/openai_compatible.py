@@ -34,6 +34,6 @@ class FakeOpenAICompatible(FakeServer):
 
 
 class FakeOpenAIPassthrough(FakeOpenAICompatible):
-    """The same as a remote service."""
+    """The same server, as the remote service of a passthrough."""
 
     kind: ClassVar[str] = "openai_passthrough"
