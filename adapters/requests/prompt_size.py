@@ -109,25 +109,25 @@ def least_prompt_tokens(request: bytes, operation: Operation, enough: int) -> in
 def _least_tokens(values: Iterable[Raw], enough: int) -> int:
     words = chars = 0
     for text in _strings(values, _DEEPEST):
-        for piece, split in _pieces(text):
+        for piece, splits in _pieces(text):
             piece_words, piece_chars = _count(piece)
-            # A word that the cut splits counts twice; half an escape may look like another word.
-            words += max(0, piece_words - 2 * split)
-            chars += piece_chars
+            # Next to a split there may be only a part of a word or escape.
+            words += max(0, piece_words - splits)
+            chars += max(0, piece_chars - _ESCAPE_CHARS * splits)
             if max(words, chars // CHARS_PER_TOKEN) > enough:
                 return max(words, chars // CHARS_PER_TOKEN)
     return max(words, chars // CHARS_PER_TOKEN)
 
 
-def _pieces(text: memoryview) -> Iterator[tuple[bytes, bool]]:
-    """Yield the slices of a text, and whether the cut before one may be in a word or an escape."""
+def _pieces(text: memoryview) -> Iterator[tuple[bytes, int]]:
+    """Yield the slices of a text, each with how many of its ends may split a word or an escape."""
     begin, split = 0, False
     while begin < text.nbytes:
         piece = bytes(text[begin : begin + _SLICE_BYTES])
         is_last = begin + len(piece) == text.nbytes
         cut = len(piece) if is_last else piece.rfind(b" ") + 1
         piece = piece[:cut] if cut else piece
-        yield piece, split
+        yield piece, split + (not cut)
         begin += len(piece)
         split = not cut
 

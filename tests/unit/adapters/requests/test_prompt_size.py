@@ -2,7 +2,7 @@ import json
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from provider_agent.adapters.requests import prompt_size
@@ -108,6 +108,8 @@ TEXTS = st.text(st.sampled_from('ab é海🌊 \n\t\\"n\u0001'), max_size=200)
 
 
 @given(st.lists(TEXTS, max_size=5), st.integers(4, 40), st.booleans())
+@example(texts=["a\n\n"], slice_bytes=4, ascii_only=False)
+@example(texts=["海" * 8], slice_bytes=4, ascii_only=True)
 def test_count_is_never_above_that_of_the_decoded_texts(
     texts: list[str], slice_bytes: int, ascii_only: bool
 ) -> None:
