@@ -63,6 +63,7 @@ async def _read_body(request: web.Request, memory: MemoryShare) -> bytes | Clien
     limit, announced = request.client_max_size, request.content_length or 0
     if announced > limit:
         return error_of_reason(Reason.BODY_TOO_LARGE)
+    # Not reserved: a few clients that announce large bodies but send nothing could exclude others.
     if not memory.fits(announced):
         return error_of_reason(Reason.NO_MEMORY)
     body = bytearray()
