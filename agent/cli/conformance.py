@@ -199,7 +199,7 @@ def _usable_urls(url: str, submit_url: str) -> tuple[str, str]:
     try:
         submit_url = submit_url and backend_url(submit_url)
     except ValueError as error:
-        _exit_not_run(f"cannot reach --submit-url {_shown(submit_url)}: {error}")
+        _exit_not_run(f"--submit-url {_shown(submit_url)} is not valid: {error}")
     return url, submit_url
 
 

@@ -1,7 +1,8 @@
 """An accepted TCP connection, closed if its peer does not authenticate in time.
 
-The class stands between asyncio's transport and aiohttp's protocol, because aiohttp limits neither
-the number of connections nor, with less than its keep-alive timeout, the time before a request.
+The class stands between asyncio's transport and aiohttp's protocol, because aiohttp does
+not limit the number of connections, and limits the time before a request only by its keep-alive
+timeout.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from provider_agent.coordinator.connections.limits import ConnectionLimits
 
 UNAUTHENTICATED_S: Final = 10.0
 """How long a connection may stay open before a request with a valid key or an upgrade. Headers fit
-one packet, so that this is long on every network."""
+in one packet, so this is enough on a slow network too."""
 
 
 class GuardedConnection(asyncio.Protocol):
@@ -78,7 +79,7 @@ class GuardedConnection(asyncio.Protocol):
             self._transport.abort()
 
     def begin_handshake(self) -> None:
-        """Leave the timeout of an agent's handshake to the caller, and count what it sends."""
+        """Stop the timer, because the caller limits the agent's handshake; count all bytes."""
         self._stop_timer()
         self.count_all_bytes()
 
@@ -86,7 +87,7 @@ class GuardedConnection(asyncio.Protocol):
         """Count all bytes after the headers too, until the peer has authenticated.
 
         For bytes that aiohttp keeps in memory: incomplete WebSocket messages, and what follows the
-        last chunk of a body. It does not read the bodies themselves faster than they are used.
+        last chunk of a body. aiohttp reads a body itself only as fast as the handler consumes it.
         """
         self._counts_all = True
         if not self._limits.may_hold(self, self._bytes_after_head):
@@ -149,7 +150,8 @@ class GuardedConnection(asyncio.Protocol):
         self._protocol.data_received(data)
         has_progress = body.total_bytes > self._body_bytes
         self._body_bytes = body.total_bytes
-        # If the body goes on, the bytes before were chunk headers, which are not kept.
+        # If the body goes on, the bytes before were headers of its chunks (chunked encoding), which
+        # aiohttp does not keep.
         self._set_extra_bytes(0 if has_progress else self._extra_bytes + len(data))
 
     def _set_extra_bytes(self, size: int) -> None:
@@ -200,7 +202,7 @@ def connection_factory(
     limits: ConnectionLimits[GuardedConnection],
     exempt: ProxyNetworks,
 ) -> Callable[[], GuardedConnection]:
-    """Return a factory for `loop.create_server` that guards the connections of another one."""
+    """Return a factory for `loop.create_server` that wraps each protocol made by `serve`."""
     return lambda: GuardedConnection(serve(), limits, exempt)
 
 

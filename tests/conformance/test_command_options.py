@@ -59,7 +59,7 @@ def test_an_unusable_submit_url_is_explained(url: str) -> None:
     result = run("coordinator", URL, "--submit-url", url)
 
     assert exits_with_one_line(result)
-    assert f"cannot reach --submit-url {url}: " in result.output
+    assert f"--submit-url {url} is not valid: " in result.output
     assert "http://" in result.output
 
 

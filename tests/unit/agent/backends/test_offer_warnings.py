@@ -105,7 +105,7 @@ def test_model_that_is_not_offered_because_its_price_is_unknown_is_reported() ->
         ("qwen", LISTED),
     ],
 )
-def test_price_of_no_model_is_reported_with_the_closest_id(name: str, advice: str) -> None:
+def test_price_for_an_unknown_model_is_reported_with_the_closest_id(name: str, advice: str) -> None:
     pricing = PricingConfig(
         models={name: Price(1, 2), "llama3.1:8b": Price(1, 2), "unloaded": Price(1, 2)}
     )
@@ -137,7 +137,7 @@ def test_price_is_not_reported_while_a_backend_that_may_have_the_model_is_missin
 ) -> None:
     up = state_of(model("other"))
     if reason == "skipped":
-        # The price of "m" is not reported, only the missing one of "other".
+        # "m" may be a model of the skipped backend; only "other", without a price, is reported.
         assert warnings_of(up, pricing=PricingConfig(models={"m": Price(1, 2)}), skipped=1) == [
             OfferWarning(
                 "other",
@@ -150,7 +150,7 @@ def test_price_is_not_reported_while_a_backend_that_may_have_the_model_is_missin
         assert warnings_of(up, state_of(reachable=False), pricing=pricing) == []
 
 
-def test_alias_and_listed_name_of_no_model_are_reported() -> None:
+def test_alias_and_listed_name_that_match_no_model_are_reported() -> None:
     settings = BackendSettings(
         kind="scripted",
         models=("elsewhere/x", "acme/*", "acme/8b", "acme/70b"),
@@ -196,7 +196,7 @@ def test_remote_service_that_is_offered_as_own_hardware_is_reported(
     assert all("openai_passthrough" in one.what_to_do for one in found)
 
 
-def test_each_warning_is_logged_once_until_the_settings_change(
+def test_each_warning_is_logged_at_most_once_until_the_settings_change(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     log = OfferWarningLog()
@@ -204,6 +204,7 @@ def test_each_warning_is_logged_once_until_the_settings_change(
     log.report(warnings[:1])
     log.report([*warnings, *warnings])
     log.report(warnings)
+    # The first, then the most of one report (20). The last one is only counted.
     assert caplog.messages == ["offer warning"] * 21 + ["offer warnings not logged"]
     log.reset()
     log.report(warnings[:1])
