@@ -301,7 +301,7 @@ class Fleet:
         return sorted(found)
 
     def why_not_ready(self) -> str:
-        """Return why no agent can receive a job now; "" if one can, though it may have no room."""
+        """Return why no agent can receive a job now; "" if one can, even if all are busy."""
         return why_not_ready(self._agents.values())
 
     def snapshot(self) -> list[AgentSnapshot]:

@@ -6,7 +6,7 @@ from provider_agent.coordinator.agents.routing import Candidate
 
 
 def why_not_ready(agents: Iterable[Candidate]) -> str:
-    """Return why no agent can receive a job now; "" if one can, though it may have no room."""
+    """Return why no agent can receive a job now; "" if one can, even if all are busy."""
     agents = list(agents)
     if not agents:
         return "no agent is connected"

@@ -50,7 +50,7 @@ async def render_http_errors(request: web.Request, handler: Handler) -> web.Stre
 
 
 def _hint(path: str) -> str:
-    """Return the path that was probably meant: with a base URL without `/v1`, or with it twice."""
+    """Return a hint about a wrong path; often the client's base URL lacks `/v1` or has it twice."""
     path = path.rstrip("/")
     meant = [known for known in _PATHS if path.endswith(known.removeprefix(_PREFIX))]
     if meant:
