@@ -135,7 +135,9 @@ async def continues_request(coordinator: CoordinatorUnderTest) -> str:
 
 
 @CASES.should(
-    "resume-nothing-unknown", _RESUMPTION, "A job that the agent does not know is sent again."
+    "resume-nothing-unknown",
+    _RESUMPTION,
+    "An unstarted job that the agent does not know is sent again.",
 )
 async def sends_lost_job_again(coordinator: CoordinatorUnderTest) -> str:
     job = await coordinator.submit(await coordinator.connect(), pad_bytes=10_000)
@@ -150,7 +152,11 @@ async def sends_lost_job_again(coordinator: CoordinatorUnderTest) -> str:
     return "the same header and request"
 
 
-@CASES.must("resume-part-unknown", _RESUMPTION, "A job of which a part is lost has failed.")
+@CASES.must(
+    "resume-part-unknown",
+    _RESUMPTION,
+    "A partly received job that the agent does not know has failed.",
+)
 async def fails_lost_part(coordinator: CoordinatorUnderTest) -> str:
     job = await _started_job(coordinator)
     agent = await coordinator.reconnect(job.agent)

@@ -79,8 +79,8 @@ class ConnectionLimits(Generic[ConnectionT]):
 
     Args:
         caps: the most connections.
-        extra_bytes: the most bytes beside the bodies of requests that the connections with more
-            than `FREE_BYTES` of them hold together, after their peers have authenticated.
+        extra_bytes: the most bytes beside the bodies of requests that connections of authenticated
+            peers hold together; a connection with at most `FREE_BYTES` of them is not counted.
 
     Attributes:
         evicted: connections that were closed to make room.
@@ -155,7 +155,7 @@ class ConnectionLimits(Generic[ConnectionT]):
     def _evict(
         self, connections: dict[ConnectionT, _Entry], cap: int, opened_until: float
     ) -> list[ConnectionT]:
-        """Remove and return the oldest connections above a cap, except for younger ones."""
+        """Remove and return the oldest connections above a cap that opened by `opened_until`."""
         excess = itertools.islice(connections.items(), max(0, len(connections) - cap))
         old = [connection for connection, entry in excess if entry.opened_at <= opened_until]
         for connection in old:

@@ -75,8 +75,10 @@ class RelayedEvents:
                 self._has_error = any(map(_is_error, events.split(b"\n\n")))
             self._last = events[events.rfind(b"\n\n") + 1 :].lstrip(b"\n")
             data = data[start:]
-        if len(data) > MAX_EVENT_BYTES:  # the last byte decides whether the next one ends the event
-            data = data[: MAX_EVENT_BYTES - 1] + data[-1:]
+        if len(data) > MAX_EVENT_BYTES:
+            # The last two bytes, such as LF CR, decide whether the next byte ends the event. The
+            # start before them must not end in LF: LF LF would end the event here.
+            data = data[: MAX_EVENT_BYTES - 2].rstrip(b"\n") + data[-2:]
         self._partial = data
 
 

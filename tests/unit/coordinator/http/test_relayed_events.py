@@ -60,6 +60,22 @@ def test_errors_of_servers_are_recognized(event: bytes, piece_bytes: int) -> Non
     assert read(stream, list(range(0, len(stream), piece_bytes))).error_relayed()
 
 
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"])
+def test_error_after_a_long_event_is_recognized_wherever_the_stream_is_cut(line_end: bytes) -> None:
+    # In an earlier version, a cut before the last LF of a long event with CRLF hid the next event.
+    long = (b'data: {"text":"' + b"x" * MAX_EVENT_BYTES + b'"}\n\n').replace(b"\n", line_end)
+    stream = long + ERRORS[0].replace(b"\n", line_end)
+    for cut in range(len(long) - 5, len(long) + 2):
+        assert read(stream, [cut]).error_relayed(), cut
+
+
+def test_long_event_does_not_end_at_a_line_end_where_it_is_shortened() -> None:
+    for line_bytes in range(MAX_EVENT_BYTES - 4, MAX_EVENT_BYTES + 1):
+        start = b"data: ".ljust(line_bytes, b"x") + b"\n: comment\n"
+        stream = start + b'data: {"error":1}\n\n'
+        assert not read(stream, [len(start)]).error_relayed(), line_bytes
+
+
 @pytest.mark.parametrize("event", NO_ERRORS)
 def test_other_events_are_no_errors(event: bytes) -> None:
     stream = event + CHAT_CHUNK
