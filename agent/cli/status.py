@@ -80,7 +80,7 @@ def _routing(state: StatusSnapshot) -> str:
     if state.routing is None:
         return "not reported by the coordinator yet"
     count = state.routing.unroutable_count
-    return f"{count} without jobs" if count else "all can receive jobs"
+    return f"{count} cannot receive jobs" if count else "all can receive jobs"
 
 
 def _duration(seconds: float) -> str:

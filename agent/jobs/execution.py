@@ -135,7 +135,7 @@ class JobExecution:
 
     @property
     def used_tokens(self) -> int:
-        """The tokens that all attempts used so far, at least."""
+        """A lower bound of the tokens that all attempts together used so far."""
         return self._attempts.used_tokens
 
     def receive_request(self, chunk: RequestChunk) -> None:

@@ -12,6 +12,8 @@ and share the jobs in proportion to their speed:
     competitors: load < lowest load + 1/4
     chosen:      the competitor with the smallest (recent_jobs + 1) / speed
 
+The reference job is about one chat turn (`model_report.REFERENCE_PROMPT_TOKENS`).
+
 The counts of jobs, failures and refusals and, after some jobs, the speed are the coordinator's own.
 The rest are claims of agents, which profit from jobs. Therefore a heartbeat can raise an agent's
 load, never lower it; a claimed speed changes an agent's share of the jobs by a factor of two at
@@ -34,7 +36,8 @@ LOAD_MARGIN: Final = 0.25
 """Agents whose loads differ by less than a quarter of their capacity count as equally loaded."""
 
 COLD_PENALTY: Final = 1.0
-"""An idle agent that has to load the model ranks like a fully loaded one that does not."""
+"""An idle agent whose server first has to load the model ranks like a full one that has it in
+memory."""
 
 DOWN_PENALTY: Final = 2.0
 """An agent that offers the model, and reports that it cannot run it, is the last choice."""
@@ -227,7 +230,7 @@ def relative_speed(job_s: float | None, typical_s: float) -> float:
     """Return how fast an agent is, compared with a typical one and within the bounds.
 
     Args:
-        job_s: seconds that the agent takes for the reference job; None if it does not report it.
+        job_s: seconds that the agent takes for the reference job; None if unknown.
         typical_s: the same for a typical agent.
     """
     if job_s is None:

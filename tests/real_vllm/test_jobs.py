@@ -95,28 +95,7 @@ async def test_invalid_request_is_the_clients_error_whatever_its_status(
     assert code_for_status(status, body) is ErrorCode.BAD_REQUEST
 
 
-@in_both_formats
-async def test_cancelled_stream_counts_the_tokens_that_it_relayed(
-    adapter: AdapterUnderTest, wire_format: WireFormat
-) -> None:
-    sink = CollectingSink(pause_at=20_000)
-    job = adapter.job(wire_format, max_tokens=await window_of(adapter) - 200)
-    before = await tokens_generated(adapter.backend.settings.url)
-    streaming = asyncio.create_task(adapter.backend.execute(job, sink))
-    await sink.paused.wait()
-
-    streaming.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await streaming
-
-    await wait_for_load(adapter.backend, lambda load: load.running == 0)
-    generated = await tokens_generated(adapter.backend.settings.url) - before
-    assert sink.outcome is not None
-    assert 50 <= sink.outcome.least_output_tokens <= generated
-    assert sink.usage.input_tokens or sink.outcome.least_input_tokens
-
-
-# --- load -------------------------------------------------------------------------------------
+# --- load and cancellation ------------------------------------------------------------------------
 
 
 @in_both_formats
@@ -142,3 +121,24 @@ async def test_a_stream_counts_as_load_and_cancelling_it_frees_the_engine(
     assert load.waiting == 0
     assert load.cache_used is not None
     assert 0 < load.cache_used < 1
+
+
+@in_both_formats
+async def test_cancelled_stream_counts_the_tokens_that_it_relayed(
+    adapter: AdapterUnderTest, wire_format: WireFormat
+) -> None:
+    sink = CollectingSink(pause_at=20_000)
+    job = adapter.job(wire_format, max_tokens=await window_of(adapter) - 200)
+    before = await tokens_generated(adapter.backend.settings.url)
+    streaming = asyncio.create_task(adapter.backend.execute(job, sink))
+    await sink.paused.wait()
+
+    streaming.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await streaming
+
+    await wait_for_load(adapter.backend, lambda load: load.running == 0)
+    generated = await tokens_generated(adapter.backend.settings.url) - before
+    assert sink.outcome is not None
+    assert 50 <= sink.outcome.least_output_tokens <= generated
+    assert sink.usage.input_tokens or sink.outcome.least_input_tokens

@@ -19,7 +19,7 @@ DEADLINE_S = 600.0
 """The deadline of the jobs. Only the deadline detects that the job id of an end was corrupted."""
 
 SETTLED_WITHIN_S = 5.0
-"""An agent that a damaged byte stops exits within this time after its last job has ended."""
+"""If a damaged byte stops an agent, it exits within this time after its last job has ended."""
 
 RESERVED_BITS = 0x70
 """The reserved bits in the first byte of a WebSocket frame; they must be zero (RFC 6455, 5.2)."""

@@ -61,5 +61,11 @@ def test_a_large_catalog_fits_into_the_smallest_message_limit() -> None:
 
 def test_the_smallest_window_is_acknowledged_in_steps_of_at_least_4_kib() -> None:
     assert limits.MIN_WINDOW_BYTES // 4 >= 4 * limits.KIB
+
+
+def test_the_default_window_is_not_below_the_smallest() -> None:
     assert limits.MIN_WINDOW_BYTES <= limits.WINDOW_BYTES
+
+
+def test_a_chunk_fits_into_a_batch() -> None:
     assert limits.CHUNK_BYTES <= limits.BATCH_BYTES

@@ -59,7 +59,7 @@ async def test_status_shows_why_models_receive_no_jobs(runner: CliRunner) -> Non
         printed = await invoke_with_status_server(runner, address, "status", "--json")
 
     lines = [" ".join(line.split()) for line in text.output.splitlines()]
-    assert "offered models 1 without jobs" in lines
+    assert "offered models 1 cannot receive jobs" in lines
     assert "no jobs for m: above the limit\ufffd[2J (price)" in lines
     assert "warning from the coordinator 1 min 30 s ago about m: used up (quota)" in lines
     found = json.loads(printed.output)
