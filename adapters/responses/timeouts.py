@@ -12,8 +12,8 @@ from typing import Final, Self
 from provider_agent.adapters.base import BackendError, BackendTimeout, BackendTimeouts
 
 LATE_S: Final = 0.1
-"""A timer that runs this long after its deadline was delayed: the process was suspended, or the
-event loop blocked."""
+"""If a timer runs this long after its deadline, the process was suspended, or the event loop was
+blocked."""
 
 UNREAD_S: Final = 0.1
 """After such a delay, how long the job may read what arrived meanwhile, before it fails with

@@ -125,7 +125,7 @@ def test_identify_tags_finds_ollama(response: ProbeResponse, kind: str | None) -
         (respond(UNKNOWN_ROUTE), None),
     ],
 )
-def test_identify_lmstudio_models_reads_the_keys_of_models(
+def test_identify_lmstudio_models_checks_the_field_names_of_models(
     response: ProbeResponse, kind: str | None
 ) -> None:
     assert identify_lmstudio_models(response) == kind

@@ -35,7 +35,7 @@ def test_oldest_unauthenticated_connection_of_an_address_is_closed_for_its_next_
     assert (len(limits), limits.evicted, limits.refused) == (4, 1, 0)
 
 
-def test_oldest_unauthenticated_connection_of_all_is_closed_at_the_cap_of_all() -> None:
+def test_oldest_unauthenticated_connection_is_closed_at_the_cap_for_all_addresses() -> None:
     limits = ConnectionLimits[str](CAPS)
     assert add_all(limits, "abcde", None, GRACE_S) == ["", "", "", "a", "b"]
 

@@ -80,7 +80,8 @@ async def test_oldest_session_ends_when_the_capacity_is_exceeded() -> None:
 
 @in_virtual_time
 async def test_sessions_without_jobs_do_not_evict_sessions_with_jobs() -> None:
-    # An enrollment code admits any number of keys, whose sessions ended the jobs of other agents.
+    # In an earlier version they did. One enrollment code admits any number of keys, whose idle
+    # sessions could end the jobs of other agents.
     store, busy = DetachedSessions(2, 60.0), new_session(b"busy")
     busy.jobs[b"job"] = RunningJob(Job(b"job", "tiny", "openai", b"", 1), busy, 0.0)
     store.add(busy)
