@@ -1,10 +1,12 @@
 """`provider-agent config`."""
 
+import json
+
 import click
-import msgspec
 
 from provider_agent.agent.cli.settings import with_config
 from provider_agent.agent.config import LoadedConfig, masked
+from provider_agent.protocol.field_values import to_text
 
 
 @click.group()
@@ -20,7 +22,7 @@ def show(loaded: LoadedConfig, as_json: bool) -> None:
     settings = masked(loaded.config)
     if as_json:
         document = {"settings": settings, "origins": loaded.origins, "warnings": loaded.warnings}
-        click.echo(msgspec.json.format(msgspec.json.encode(document, enc_hook=str)).decode())
+        click.echo(_json(document, indent=2))
         return
     for warning in loaded.warnings:
         click.echo(f"warning: {warning}", err=True)
@@ -34,5 +36,11 @@ def show(loaded: LoadedConfig, as_json: bool) -> None:
 
 
 def _print_setting(key: str, value: object, origin: str) -> None:
-    text = msgspec.json.encode(value, enc_hook=str).decode()
-    click.echo(f"{key} = {text}" + (f"   ({origin})" if origin else ""))
+    click.echo(f"{key} = {_json(value)}" + (f"   ({origin})" if origin else ""))
+
+
+def _json(value: object, indent: int | None = None) -> str:
+    """Encode plain values; msgspec refuses the surrogates of a variable that is not UTF-8."""
+    separators = None if indent else (",", ":")
+    text = json.dumps(value, ensure_ascii=False, indent=indent, separators=separators)
+    return to_text(text, len(text))

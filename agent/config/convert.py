@@ -94,9 +94,9 @@ def _unquoted(origin: str, key: str, name: str, value: object) -> ConfigError:
 
     Args:
         origin: the origin of the value.
-        key: the dotted key of the outermost of these tables; ends with its name in quotes.
-        name: the key of the next table; "" for the first in `value`.
-        value: the content of the next table.
+        key: the dotted key of the outermost table; ends with the table's name in quotes.
+        name: the key in that table whose value is `value`; "" if `value` is that table.
+        value: the table that contains the rest of the model name, if any.
     """
     parts = [key.split('"')[-2], *([name] if name else [])]
     while isinstance(value, dict) and value and not set(value) & set(field_names(Price)):
@@ -146,7 +146,7 @@ def parse_variable(text: str, origin: str, key: str) -> object:
     """
     try:
         return msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError) as error:
         raise bad_value(origin, key, f"expected JSON, such as {_JSON_SAMPLES[key]}") from error
 
 
@@ -178,7 +178,7 @@ def _explain(message: str, target: object) -> tuple[str, str]:
 def _without_quotes(reason: str) -> str:
     """Adapt the reason to a variable or a flag, where a string has no quotes.
 
-    The value is not shown: it may be a secret in the wrong variable.
+    It says `got text` instead of the value, which may be a secret in the wrong variable.
     """
     reason = reason.removesuffix(f", as {_NAMES['str']}")
     return reason.replace(f"got {_NAMES['str']}", "got text")

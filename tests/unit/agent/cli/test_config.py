@@ -1,5 +1,6 @@
 import json
 
+import pytest
 from click.testing import CliRunner
 
 from tests.unit.agent.cli.calls import COORDINATOR, invoke
@@ -26,3 +27,14 @@ def test_config_show_json_masks_secrets_and_names_origins(runner: CliRunner) -> 
     assert shown["settings"]["coordinator"]["enrollment_code"] == "[set]"
     assert shown["origins"]["coordinator.url"] == "agent.toml"
     assert shown["warnings"] == []
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_config_show_replaces_bytes_of_a_variable_that_are_not_utf8(
+    options: tuple[str, ...], runner: CliRunner
+) -> None:
+    env = {"PROVIDER_AGENT_OPERATOR_DISPLAY_NAME": "M\udcfcller"}  # as Python decodes such a byte
+
+    result = invoke(runner, "config", "show", *options, config=COORDINATOR, **env)
+
+    assert "M\N{REPLACEMENT CHARACTER}ller" in result.output

@@ -264,8 +264,9 @@ def test_error_starts_with_the_variable_or_flag_of_the_value(tmp_path: Path) -> 
     assert load_error(tmp_path, MINIMAL, limits__max_concurrent=0).startswith(
         "flag --max-concurrent: limits.max_concurrent: expected"
     )
-    backends = {"PROVIDER_AGENT_BACKENDS": "ollama"}
-    assert "expected JSON" in load_error(tmp_path, MINIMAL, backends)
+    for text in ("ollama", '["\udcff"]'):  # Python decodes bytes that are not UTF-8 to surrogates.
+        backends = {"PROVIDER_AGENT_BACKENDS": text}
+        assert "expected JSON" in load_error(tmp_path, MINIMAL, backends)
     prices = {"PROVIDER_AGENT_PRICING_MODELS": '{"m": [1]}'}
     assert 'pricing.models."m": expected a table' in load_error(tmp_path, MINIMAL, prices)
 
