@@ -99,8 +99,23 @@ REQUESTS: Final = [
         Operation.COMPLETIONS,
     ),
     Hostile(
-        "32 KiB of messages (prepared in the event loop)",
-        _repeated(b'{"messages":[', b"{},", b"{}]}", 32 * KIB),
+        "4 KiB of messages (prepared in the event loop)",
+        _repeated(b'{"messages":[', b"{},", b"{}]}", 4 * KIB),
+    ),
+    Hostile(
+        "4 KiB of a grammar (prepared in the event loop)",
+        _repeated(
+            b'{"grammar":"root ::=', b" (b | b | c)?", b'\\nb ::= c\\nc ::= [a-z]"}', 4 * KIB
+        ),
+    ),
+    Hostile(
+        "64 KiB of a schema",
+        _repeated(
+            b'{"json_schema":{"anyOf":[',
+            b'{"properties":{"a":{"anyOf":[{"$ref":"#"},{"items":{}}]},"b":{"$ref":"#"}}},',
+            b"{}]}}",
+            64 * KIB,
+        ),
     ),
 ]
 

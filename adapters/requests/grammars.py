@@ -7,14 +7,30 @@ that grows with the square of their number, and meanwhile the server processes n
 tokens; 500 properties took half a second (measured with a tiny model).
 """
 
+from collections.abc import Iterator
 from typing import Final
 
 import msgspec
 from msgspec import Raw
 
 from provider_agent.adapters.errors import BadRequest
+from provider_agent.adapters.requests.gbnf import NotGbnfError, read_gbnf
+from provider_agent.adapters.requests.grammar_rules import Rules
+from provider_agent.adapters.requests.parse_stacks import (
+    MAX_STACKS,
+    StackBudget,
+    TooManyStacksError,
+)
 from provider_agent.adapters.requests.repetition import MAX_PARTS, grammar_parts, regex_parts
-from provider_agent.adapters.requests.rules import Review, Shapes, Size, unescaped
+from provider_agent.adapters.requests.rules import (
+    Review,
+    Shapes,
+    Size,
+    Typed,
+    decode_string,
+    unescaped,
+)
+from provider_agent.adapters.requests.schema_rules import ROOT, schema_rules
 from provider_agent.adapters.requests.structure import check_structure
 from provider_agent.protocol.limits import KIB
 
@@ -46,7 +62,14 @@ class Grammar(Size, frozen=True):
     def check(self, value: Raw, name: str, review: Review) -> object:
         """See `Rule.check`."""
         super().check(value, name, review)
-        _check_parts(grammar_parts(unescaped(value)), name)
+        text = unescaped(value)
+        _check_parts(grammar_parts(text), name)
+        if review.stack_budget and b"::=" in text:
+            try:
+                rules = read_gbnf(text.decode())
+            except NotGbnfError:
+                raise BadRequest(f"{name} is not a grammar in GBNF") from None
+            _check_stacks(rules, "root", name, review.stack_budget)
         return value
 
 
@@ -84,10 +107,45 @@ class Schema(msgspec.Struct, frozen=True):
         schema = _JSON.decode(text)
         inner = _in_string(schema, name) if isinstance(schema, str) else schema
         _check_levels(inner, name, review)
+        if review.stack_budget:
+            for one in _schemas(inner):
+                _check_stacks(schema_rules(one), ROOT, name, review.stack_budget)
         return Raw(_ENCODER.encode(schema))
 
 
 SCHEMA: Final = Schema()
+
+
+class Tool(Typed, frozen=True):
+    """A tool. Servers match its name before its arguments, so only tools of one name add up."""
+
+    def check(self, value: Raw, name: str, review: Review) -> object:
+        """See `Rule.check`."""
+        budget = review.stack_budget
+        before = budget.stacks if budget else 0
+        checked = super().check(value, name, review)
+        if budget and isinstance(checked, dict):
+            inner = next((one for one in checked.values() if isinstance(one, dict)), checked)
+            called = inner.get("name")
+            budget.assign_to_tool(decode_string(called) if isinstance(called, Raw) else "", before)
+        return checked
+
+
+def _check_stacks(rules: Rules, root: str, name: str, budget: StackBudget) -> None:
+    try:
+        budget.add(rules, root)
+    except TooManyStacksError:
+        reason = f"over {MAX_STACKS} optional parts or alternatives at one point"
+        recursive = "alternatives that begin alike and contain each other"
+        raise BadRequest(f"{name} has {reason}, or {recursive}") from None
+
+
+def _schemas(value: object) -> Iterator[dict[str, object]]:
+    """Yield an object, and the schema inside, if it is a `response_format` or part of one."""
+    if isinstance(value, dict):
+        yield value
+        for field in ("json_schema", "schema"):
+            yield from _schemas(value.get(field))
 
 
 def _in_string(schema: str, name: str) -> object:

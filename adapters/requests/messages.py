@@ -13,7 +13,7 @@ operator's account (`file_id`, `audio.id`, `item_reference`), the lifetime of a 
 from typing import Final
 
 from provider_agent.adapters.requests.bounds import IDENTIFIER, MESSAGES, TOOLS
-from provider_agent.adapters.requests.grammars import SCHEMA
+from provider_agent.adapters.requests.grammars import SCHEMA, Tool
 from provider_agent.adapters.requests.media import DATA, URL, URL_OBJECT
 from provider_agent.adapters.requests.rules import Anything, Fields, Items, Object, Shapes, Typed
 
@@ -76,7 +76,7 @@ _FUNCTION: Final = Object(
 )
 _CUSTOM: Final = Object({"name": _TEXT, "description": _TEXT, "format": SCHEMA}, needed=("name",))
 CHAT_TOOLS: Final = Items(
-    Typed(
+    Tool(
         {
             "function": {
                 "type": None,
@@ -138,7 +138,7 @@ RESPONSES_INPUT: Final = Shapes(
     string=_ANY, items=Items(Typed(_RESPONSES_ITEMS, required=True), MESSAGES)
 )
 RESPONSES_TOOLS: Final = Items(
-    Typed(
+    Tool(
         {
             "function": {
                 "type": None,
@@ -219,7 +219,7 @@ _MESSAGES_TOOL: Final[Fields] = {
     "cache_control": CACHE_CONTROL,
 }
 MESSAGES_TOOLS: Final = Items(
-    Typed(
+    Tool(
         {"": _MESSAGES_TOOL, "custom": _MESSAGES_TOOL},
         needed=dict.fromkeys(("", "custom"), ("name", "input_schema")),
     ),

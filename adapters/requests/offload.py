@@ -12,8 +12,8 @@ from typing import Final, TypeVar
 
 from provider_agent.protocol.limits import KIB
 
-INLINE_BYTES: Final = 32 * KIB
-"""A request of this size takes at most a few milliseconds, whatever it contains."""
+INLINE_BYTES: Final = 4 * KIB
+"""A request of this size takes less than 20 ms, whatever it contains; most take less than 1 ms."""
 
 _WORKER: Final = ThreadPoolExecutor(max_workers=1, thread_name_prefix="large requests")
 

@@ -21,6 +21,7 @@ from provider_agent.adapters.requests.fields import (
     STANDARD,
     FieldTable,
 )
+from provider_agent.adapters.requests.parse_stacks import MAX_STACKS, StackBudget
 from provider_agent.adapters.requests.rules import Fields, Review, Rule, check_fields
 from provider_agent.adapters.settings import BackendSettings, MediaUrls, PolicyMode
 from provider_agent.protocol.formats import Operation
@@ -33,11 +34,13 @@ class RequestPolicy(Struct, frozen=True):
         fields: for each operation, the rule of each field; None sends any value.
         media_urls: which URLs messages may contain, unless the operator sets it.
         without: dotted names of fields and types that are not sent although `fields` has them.
+        bounds_stacks: whether the server may keep a parse stack for each way to match a grammar.
     """
 
     fields: FieldTable
     media_urls: MediaUrls = MediaUrls.DATA
     without: frozenset[str] = frozenset()
+    bounds_stacks: bool = True
 
     def allowing(
         self,
@@ -65,7 +68,7 @@ class RequestPolicy(Struct, frozen=True):
 NATIVE_POLICY: Final = RequestPolicy(STANDARD).extended(NATIVE)
 """For servers on the operator's machines: the standard fields, and those of native servers."""
 
-PASSTHROUGH_POLICY: Final = RequestPolicy(STANDARD, MediaUrls.ANY)
+PASSTHROUGH_POLICY: Final = RequestPolicy(STANDARD, MediaUrls.ANY, bounds_stacks=False)
 """For remote services: only the standard fields."""
 
 
@@ -107,8 +110,13 @@ def apply_policy(
         passed=frozenset(settings.pass_fields) - _ALWAYS_CHECKED,
         stripped=policy.without.union(settings.strip_fields).difference(settings.pass_fields),
         refused=MEANINGFUL,
+        stack_budget=StackBudget(sum(memoryview(value).nbytes for value in found.values()))
+        if policy.bounds_stacks
+        else None,
     )
     sent = check_fields(found, fields, "", review)
+    if review.stack_budget and review.stack_budget.is_exceeded:
+        raise BadRequest(f"the tools and schemas together have over {MAX_STACKS} optional parts")
     if review.removed and settings.request_policy is PolicyMode.REFUSE:
         raise BadRequest(f"this provider does not accept: {', '.join(sorted(review.removed))}")
     if sent.get("tools") == []:

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Raw
 
 from provider_agent.adapters.errors import BadRequest
+from provider_agent.adapters.requests.parse_stacks import StackBudget
 from provider_agent.adapters.requests.structure import nesting_exceeds
 
 FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
@@ -45,9 +46,10 @@ class Review:
         passed: dotted names that the operator allows; their values are not checked.
         stripped: dotted names that are not sent although a rule allows them.
         refused: dotted names whose removal would change what the client asked for.
+        stack_budget: bounds the grammars of the request; None for no bound.
     """
 
-    __slots__ = ("_refused", "passed", "removed", "stripped", "url_schemes")
+    __slots__ = ("_refused", "passed", "removed", "stack_budget", "stripped", "url_schemes")
 
     def __init__(
         self,
@@ -55,12 +57,14 @@ class Review:
         passed: frozenset[str] = frozenset(),
         stripped: frozenset[str] = frozenset(),
         refused: frozenset[str] = frozenset(),
+        stack_budget: StackBudget | None = None,
     ) -> None:
         self.removed: dict[str, None] = {}
         self.url_schemes = url_schemes
         self.passed = passed
         self.stripped = stripped
         self._refused = refused
+        self.stack_budget = stack_budget
 
     def remove(self, name: str) -> None:
         """Note that a field or a type is not sent.

@@ -1,0 +1,159 @@
+"""Writes a JSON schema as the rules of a grammar, as llama.cpp does.
+
+Source: `common/json-schema-to-grammar.cpp`. Only what can cause parse stacks is written: white
+space is left out, a number is one terminal, and properties that are not required are a repetition.
+"""
+
+import json
+from collections.abc import Iterable
+from typing import Final
+
+from provider_agent.adapters.requests.grammar_rules import (
+    Alternative,
+    Symbol,
+    Terminal,
+    literal,
+    mask,
+)
+from provider_agent.adapters.requests.repetition import regex_parts
+
+ROOT: Final = "0"
+"""The rule of the schema."""
+
+Schema = dict[str, object]
+
+_STARTS: Final = {
+    "string": '"',
+    "object": "{",
+    "array": "[",
+    "boolean": "tf",
+    "null": "n",
+    "number": "-0123456789",
+    "integer": "-0123456789",
+}
+_VALUE: Final = Terminal(sum(map(mask, '"{[tfn-0123456789')), stacks=4)
+"""Any JSON value."""
+
+
+def schema_rules(schema: Schema) -> dict[str, list[Alternative]]:
+    """Return the rules of a schema; their first one is `ROOT`."""
+    writer = _Writer(schema)
+    writer.value(schema)
+    return writer.rules
+
+
+class _Writer:
+    """Writes one rule for each schema inside a schema."""
+
+    def __init__(self, root: Schema) -> None:
+        self.rules: dict[str, list[Alternative]] = {}
+        self._root = root
+        self._names: dict[int, str] = {}
+
+    def value(self, schema: object) -> Symbol:
+        """Return the rule of a schema."""
+        if not isinstance(schema, dict):
+            return _VALUE
+        name = self._names.get(id(schema))
+        if name is None:
+            name = self._names[id(schema)] = self._rule([])
+            self.rules[name] = self._alternatives(schema)
+        return name
+
+    def _rule(self, alternatives: list[Alternative]) -> str:
+        name = str(len(self.rules))
+        self.rules[name] = alternatives
+        return name
+
+    def _alternatives(self, schema: Schema) -> list[Alternative]:
+        if isinstance(reference := schema.get("$ref"), str):
+            return [(self.value(self._resolve(reference)),)]
+        for key in ("oneOf", "anyOf"):
+            if isinstance(choices := schema.get(key), list):
+                return [(self.value(choice),) for choice in choices]
+        if "const" in schema:
+            return [(literal(json.dumps(schema["const"])),)]
+        if isinstance(choices := schema.get("enum"), list):
+            return [(literal(json.dumps(choice)),) for choice in choices]
+        kinds = schema.get("type")
+        if isinstance(kinds, list):
+            return [one for kind in kinds for one in self._of_type(schema, kind)]
+        return self._of_type(schema, kinds)
+
+    def _of_type(self, schema: Schema, kind: object) -> list[Alternative]:
+        if kind in ("object", None) and schema.keys() & _OBJECT_WORDS:
+            return [self._object(schema)]
+        if kind in ("array", None) and schema.keys() & {"items", "prefixItems"}:
+            return [self._array(schema)]
+        pattern = schema.get("pattern")
+        if kind in ("string", None) and isinstance(pattern, str):
+            return [(Terminal(mask('"'), stacks=_pattern_stacks(pattern)),)]
+        starts = _STARTS.get(kind) if isinstance(kind, str) else None
+        return [(Terminal(sum(map(mask, starts))) if starts else _VALUE,)]
+
+    def _object(self, schema: Schema) -> Alternative:
+        required: list[Symbol] = []
+        optional: list[Alternative] = []
+        for name, value, is_required in self._properties(schema, frozenset()):
+            member = (name, self.value(value))
+            if is_required:
+                required += member
+            else:
+                optional.append(member)
+        return (literal("{"), *required, self._repeated(self._rule(optional)), literal("}"))
+
+    def _properties(
+        self, schema: Schema, seen: frozenset[int]
+    ) -> Iterable[tuple[Terminal, object, bool]]:
+        """Yield the properties, also those that `allOf` combines, and whether they are required."""
+        names = schema.get("required")
+        required = {name for name in names if type(name) is str} if type(names) is list else set()
+        if isinstance(properties := schema.get("properties"), dict):
+            for name, value in properties.items():
+                yield literal(json.dumps(name) + ":"), value, name in required
+        if isinstance(patterns := schema.get("patternProperties"), dict):
+            for pattern, value in patterns.items():
+                yield Terminal(mask('"'), pattern, _pattern_stacks(pattern)), value, False
+        if schema.get("additionalProperties", False) is not False:
+            yield literal('"*":'), schema["additionalProperties"], False
+        for key in ("allOf", "anyOf", "oneOf") if seen or "allOf" in schema else ():
+            parts = schema.get(key)
+            for part in parts if isinstance(parts, list) else ():
+                inner = part
+                if isinstance(part, dict) and isinstance(reference := part.get("$ref"), str):
+                    inner = self._resolve(reference)
+                if isinstance(inner, dict) and id(inner) not in seen:
+                    yield from self._properties(inner, seen | {id(schema), id(inner)})
+
+    def _array(self, schema: Schema) -> Alternative:
+        items = schema.get("prefixItems", schema.get("items"))
+        if isinstance(items, list):
+            return (literal("["), *map(self.value, items), literal("]"))
+        item = self.value(items)
+        more = self._repeated(literal(","), item)
+        return (literal("["), self._rule([(item, more), ()]), literal("]"))
+
+    def _repeated(self, *symbols: Symbol) -> Symbol:
+        more = self._rule([()])
+        self.rules[more].append((*symbols, more))
+        return more
+
+    def _resolve(self, reference: str) -> object:
+        """Return the schema that a reference names; None for an unknown one."""
+        found: object = self._root
+        for step in reference.removeprefix("#").split("/")[1:]:
+            key = step.replace("~1", "/").replace("~0", "~")
+            if isinstance(found, dict):
+                found = found.get(key)
+            elif isinstance(found, list) and key.isdecimal() and int(key[:5]) < len(found):
+                found = found[int(key[:5])]
+            else:
+                return None
+        return found
+
+
+def _pattern_stacks(pattern: str) -> int:
+    return max(regex_parts(pattern.encode()), 1)
+
+
+_OBJECT_WORDS: Final = {"properties", "additionalProperties", "allOf", "patternProperties"}

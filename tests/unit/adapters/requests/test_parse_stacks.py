@@ -1,0 +1,209 @@
+"""Grammars and schemas that can match an output in many ways at once, which stalls llama.cpp."""
+
+import json
+from typing import Any
+
+import pytest
+
+from provider_agent.adapters.base import BadRequest
+from provider_agent.protocol.formats import Operation
+from tests.unit.adapters.requests.prepared import HTTP_KINDS, NATIVE_KINDS, raw_body
+
+Schema = dict[str, Any]
+STRING: Schema = {"type": "string"}
+
+SLOW_GRAMMARS = {
+    # Stalled a real llama.cpp for 8 to 25 s, where it was tried.
+    "nested names": f"root ::= {'b ' * 20}\nb ::= {'c ' * 20}\n" + 'c ::= "x"? "y"? "z"?',
+    "nested counts": 'root ::= b{20}\nb ::= c{20}\nc ::= "x"? "y"? "z"?',
+    "two endings": 'root ::= "x" root "a" | "x" root "b"',
+    "two names": 'root ::= a | b\na ::= [x-z] root "a"\nb ::= "x" root "b"',
+    "optional end": 'root ::= "x" root? "y"?',
+    "space at the end": 'root ::= "-" root ws | [0-9]+\nws ::= [ ]*',
+    "list in a list": 'root ::= "x" ("," root)? | "(" root "," root ")"',
+    "copies": "".join(f'a{n} ::= "x" a{n + 1} "p" | "x" a{n + 1} "q"\n' for n in range(12))
+    + 'a12 ::= "z"\nroot ::= a0',
+    "parts behind names": "".join(f'a{n} ::= "x" a{n + 1} o\n' for n in range(30))
+    + f'a30 ::= "z"\nroot ::= a0\no ::= {chr(34)}a{chr(34)}? {"p? " * 60}\np ::= "b"',
+}
+FAST_GRAMMARS = {
+    "json": r"""
+root   ::= object
+value  ::= object | array | string | number | ("true" | "false" | "null") ws
+object ::= "{" ws ( string ":" ws value ("," ws string ":" ws value)* )? "}" ws
+array  ::= "[" ws ( value ("," ws value)* )? "]" ws
+string ::= "\"" ( [^"\\\x7F\x00-\x1F] | "\\" (["\\bfnrt] | "u" [0-9a-fA-F]{4}) )* "\"" ws
+number ::= ("-"? ([0-9] | [1-9] [0-9]{0,15})) ("." [0-9]+)? ([eE] [-+]? [0-9]{1,3})? ws
+ws     ::= | " " | "\n" [ \t]{0,20}""",
+    "arithmetic": r"""
+root ::= (expr "=" ws term "\n")+
+expr ::= term ([-+*/] term)*
+term ::= name | num | call | "(" ws expr ")" ws
+call ::= name "(" (expr ("," ws expr)*)? ")" ws
+name ::= [a-z] [a-z0-9_]* ws
+num  ::= [0-9]+ ws
+ws   ::= [ \t\n]*""",
+    "program": r"""
+root      ::= statement*
+statement ::= "int " name "=" sum ";" | name "=" sum ";" | "while" "(" sum ")" block
+            | "if" "(" sum ")" block ("else" block)? | "return" sum ";"
+block     ::= "{" statement* "}"
+sum       ::= product (("+" | "-") product)*
+product   ::= factor (("*" | "/") factor)*
+factor    ::= name | [0-9]+ | "-" factor | name "(" (sum ("," sum)*)? ")" | "(" sum ")"
+name      ::= [a-zA-Z_] [a-zA-Z_0-9]*""",
+    "chess": r"""
+root    ::= "1. " move " " move "\n" ([1-9] [0-9]? ". " move " " move "\n")+
+move    ::= (pawn | nonpawn | "O-O" "-O"?) [+#]?
+nonpawn ::= [NBKQR] [a-h]? [1-8]? "x"? [a-h] [1-8]
+pawn    ::= ([a-h] "x")? [a-h] [1-8] ("=" [NBKQR])?""",
+    "right recursion": 'root ::= item | item "," root\nitem ::= [a-z]+ # a comment',
+    "60 optional fields": "root ::= "
+    + " ".join(f'("f{n}=" v ";")?' for n in range(60))
+    + "\nv ::= [^;]+",
+}
+
+
+def ref(name: str) -> Schema:
+    return {"$ref": f"#/$defs/{name}"}
+
+
+def optional(number: int, value: Schema, **more: object) -> Schema:
+    """An object whose properties may all be left out."""
+    return {"type": "object", "properties": {f"p{n}": value for n in range(number)}, **more}
+
+
+def recursive(schema: Schema) -> Schema:
+    """A schema that other schemas inside it name `n`."""
+    return {"$defs": {"n": schema}, **ref("n")}
+
+
+def operation(kind: str) -> Schema:
+    properties = {"kind": {"const": kind}, "left": ref("n"), "right": ref("n")}
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+SLOW_SCHEMAS = {
+    "alternatives of objects": {"anyOf": [optional(100, STRING)] * 19},
+    "properties of allOf": {"allOf": [{"anyOf": [optional(100, STRING)]}] * 19},
+    "alternatives of enums": {"anyOf": [{"enum": [f"x{n}" for n in range(500)]}] * 3},
+    "recursive lists": recursive(
+        {"anyOf": [{"type": "array", "items": ref("n"), "minItems": n} for n in range(2)]}
+    ),
+    "recursive objects": recursive({"anyOf": [optional(1, ref("n")), optional(2, ref("n"))]}),
+    "recursive properties": recursive({"allOf": [optional(1, ref("n")), optional(1, ref("n"))]}),
+    "patterns": {"anyOf": [{"type": "string", "pattern": "x?" * 400 + str(n)} for n in range(3)]},
+    "pattern of names": {"patternProperties": {"x?" * 400 + str(n): {} for n in "abc"}},
+}
+FAST_SCHEMAS = {
+    "60 optional properties, three deep, shared": {
+        "$defs": {"a": optional(60, {"type": ["string", "null"]}), "b": optional(60, ref("a"))},
+        **optional(60, ref("b")),
+    },
+    "60 optional properties, three deep": optional(60, optional(6, optional(6, STRING))),
+    "500 optional properties": optional(500, STRING),
+    "tree": recursive(
+        {
+            "type": "object",
+            "properties": {
+                "label": STRING,
+                "left": {"anyOf": [ref("n"), {"type": "null"}]},
+                "right": {"anyOf": [ref("n"), {"type": "null"}]},
+                "children": {"type": "array", "items": ref("n")},
+            },
+            "additionalProperties": ref("n"),
+        }
+    ),
+    "syntax tree": recursive({"anyOf": [*map(operation, ("add", "sub")), {"type": "number"}]}),
+    "any JSON": recursive(
+        {"anyOf": [STRING, {"type": "array", "items": ref("n")}, optional(1, ref("n"))]}
+    ),
+    "20 kinds of 60 properties": {
+        "oneOf": [
+            optional(60, STRING, properties={"kind": {"const": n}}, required=["kind"])
+            | {"properties": {"kind": {"const": n}, **optional(60, STRING)["properties"]}}
+            for n in range(20)
+        ]
+    },
+    "combined": {"allOf": [ref("a"), ref("b")], "$defs": {n: optional(20, STRING) for n in "ab"}},
+    "unknown references": {"anyOf": [{"$ref": "#/no"}, {"$ref": "https://example.com"}, True]},
+    "circular references": {"$ref": "#"},
+}
+
+
+def chat(**fields: object) -> bytes:
+    return json.dumps({"messages": [], **fields}).encode()
+
+
+def tool(name: str, schema: Schema) -> Schema:
+    return {"type": "function", "function": {"name": name, "parameters": schema}}
+
+
+@pytest.mark.parametrize("name", SLOW_GRAMMARS)
+@pytest.mark.parametrize("field", ["grammar", "ebnf", "guided_grammar"])
+def test_grammar_that_stalls_a_server_is_refused(name: str, field: str) -> None:
+    with pytest.raises(BadRequest, match=field):
+        raw_body("llamacpp", chat(**{field: SLOW_GRAMMARS[name]}))
+
+
+@pytest.mark.parametrize("name", FAST_GRAMMARS)
+def test_usual_grammar_is_allowed(name: str) -> None:
+    raw_body("llamacpp", chat(grammar=FAST_GRAMMARS[name]))
+
+
+@pytest.mark.parametrize(
+    "text", ['root ::= ("a"', 'root ::= "a")', "root ::= ?", 'root ::= "a', "a ::= %"]
+)
+def test_text_that_is_no_grammar_is_refused(text: str) -> None:
+    with pytest.raises(BadRequest, match="grammar"):
+        raw_body("llamacpp", chat(grammar=text))
+
+
+def forms(schema: Schema) -> list[Schema]:
+    """The fields of a chat request that may hold a schema."""
+    return [
+        {"json_schema": schema},
+        {"guided_json": json.dumps(schema)},
+        {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "a", "schema": schema},
+            }
+        },
+        {"response_format": {"type": "json_object", "schema": schema}},
+        {"tools": [tool("f", schema)]},
+    ]
+
+
+@pytest.mark.parametrize("name", SLOW_SCHEMAS)
+def test_schema_that_stalls_a_server_is_refused(name: str) -> None:
+    for kind in NATIVE_KINDS:
+        for fields in forms(SLOW_SCHEMAS[name]):
+            with pytest.raises(BadRequest, match=next(iter(fields))):
+                raw_body(kind, chat(**fields))
+
+
+@pytest.mark.parametrize("name", FAST_SCHEMAS)
+def test_usual_schema_is_allowed(name: str) -> None:
+    for fields in forms(FAST_SCHEMAS[name]):
+        raw_body("llamacpp", chat(**fields))
+
+
+def test_schemas_of_passthroughs_are_not_analyzed() -> None:
+    for kind in set(HTTP_KINDS) - set(NATIVE_KINDS):
+        raw_body(kind, chat(**forms(SLOW_SCHEMAS["recursive lists"])[2]))
+
+
+def test_bound_holds_for_all_schemas_of_a_request_together() -> None:
+    schema = optional(400, STRING)
+    answer = {"response_format": {"type": "json_object", "schema": schema}}
+    several = [tool(f"f{number}", schema) for number in range(4)]
+
+    raw_body("llamacpp", chat(tools=several, **answer))
+    for tools in ([tool("f", schema)] * 3, [tool("f", schema)] * 2):
+        with pytest.raises(BadRequest, match="together"):
+            raw_body("llamacpp", chat(tools=tools, **answer))
+    anthropic = [{"name": "f", "input_schema": schema}] * 3
+    request = json.dumps({"messages": [], "max_tokens": 1, "tools": anthropic}).encode()
+    with pytest.raises(BadRequest, match="together"):
+        raw_body("llamacpp", request, Operation.MESSAGES)
