@@ -1,6 +1,6 @@
 """The rules of a grammar: what each analysis of it needs."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from msgspec import Struct
@@ -73,30 +73,39 @@ def nullable_rules(rules: Rules) -> set[str]:
     return nullable
 
 
-def components(graph: Mapping[str, Iterable[str]]) -> list[list[str]]:
+def components(graph: Mapping[str, Sequence[str]]) -> list[list[str]]:
     """Return the strongly connected components of a graph, each after those that it leads to.
 
-    Names that are not in the graph are left out (Tarjan's algorithm).
+    Names that are not in the graph are left out.
     """
-    found: list[list[str]] = []
-    index: dict[str, int] = {}
-    done: set[str] = set()
-    open_names: list[str] = []
-
-    def visit(name: str) -> int:
-        lowest = index[name] = len(index)
-        position = len(open_names)
-        open_names.append(name)
-        for target in graph[name]:
-            if target in graph and target not in done:
-                lowest = min(lowest, index[target] if target in index else visit(target))
-        if lowest == index[name]:
-            found.append(open_names[position:])
-            done.update(open_names[position:])
-            del open_names[position:]
-        return lowest
-
+    search = _Tarjan(graph)
     for name in graph:
-        if name not in index:
-            visit(name)
-    return found
+        if name not in search.index:
+            search.visit(name)
+    return search.found
+
+
+class _Tarjan:
+    """Tarjan's algorithm."""
+
+    def __init__(self, graph: Mapping[str, Sequence[str]]) -> None:
+        self.found: list[list[str]] = []
+        self.index: dict[str, int] = {}
+        self._graph = graph
+        self._done: set[str] = set()
+        self._open: list[str] = []
+
+    def visit(self, name: str) -> int:
+        """Find the component of a name; return the lowest index that it leads back to."""
+        lowest = self.index[name] = len(self.index)
+        position = len(self._open)
+        self._open.append(name)
+        for target in self._graph[name]:
+            if target in self._graph and target not in self._done:
+                known = self.index.get(target)
+                lowest = min(lowest, self.visit(target) if known is None else known)
+        if lowest == self.index[name]:
+            self.found.append(self._open[position:])
+            self._done.update(self._open[position:])
+            del self._open[position:]
+        return lowest

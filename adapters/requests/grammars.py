@@ -46,8 +46,8 @@ MAX_PROPERTIES: Final = 500
 MAX_CHOICES: Final = 1000
 """Items of one list in a schema. OpenAI's own limit for an `enum`."""
 
-MAX_SUBSCHEMAS: Final = 10_000
-"""Objects and lists of one schema. OpenAI's own limit is 5,000 properties."""
+MAX_SUBSCHEMAS: Final = 5_000
+"""Objects and lists of one schema, such as about 2,000 properties."""
 
 MAX_PATTERN_BYTES: Final = 1 * KIB
 _PATTERN_NESTING: Final = 16

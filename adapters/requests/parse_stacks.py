@@ -28,9 +28,9 @@ MAX_STACKS: Final = 1000
 square of their number (measured with a tiny model)."""
 
 _STEPS: Final = 15_000
-_MOST_STEPS: Final = 200_000
-"""Limits of the analysis: `_STEPS`, and one for each byte. A step takes about 1 µs. 60 optional parts
-in a row take 10,600 steps, a large schema less than one for each byte."""
+_MOST_STEPS: Final = 100_000
+"""Limits of the analysis: `_STEPS`, and one for each byte. A step takes about 1 µs. 60 optional
+parts in a row take 10,600 steps, a large schema less than one for each byte."""
 
 _Rest = tuple[int, int]
 """The symbols of an alternative (by its number) from an index on."""

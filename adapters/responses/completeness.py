@@ -164,7 +164,7 @@ def _messages_end(
 
     Args:
         events: the last events of the stream.
-        has_output: whether output precedes these events. Each event but `message_stop` counts as
+        has_output: whether output precedes these events. Each object but `message_stop` counts as
             output, too.
     """
     reports: list[Counts] = []
@@ -177,7 +177,7 @@ def _messages_end(
         elif decoded.type == "message_stop":
             stopped = True
             ends += 1
-    has_output = has_output or len(events) > ends
+    has_output = has_output or sum(b"{" in event.data for event in events) > ends
     return reports, stopped and has_output
 
 

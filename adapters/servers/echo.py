@@ -81,7 +81,7 @@ class EchoBackend(Backend):
 
     async def execute(self, job: Job, sink: JobSink) -> None:
         """Return the last user message, word by word if streamed; see `Backend.execute`."""
-        request = await offload.call(partial(_decode, job.request), len(job.request))
+        request = await offload.call(partial(_decode, job.request), job.request)
         counts_only = job.operation == Operation.COUNT_TOKENS
         streamed = request.stream and not counts_only
         reply = _reply(request)

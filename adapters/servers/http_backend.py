@@ -288,7 +288,7 @@ class HttpBackend(Backend):
         if operation is None:  # routing already refuses such jobs
             raise ModelNotFound(f"no operation {job.operation!r} in format {job.format!r}")
         request, least_tokens = await offload.call(
-            partial(self._prepare_and_count, job, operation), len(job.request)
+            partial(self._prepare_and_count, job, operation), job.request
         )
         timeouts = JobTimeouts(self.timeouts)
         relay = Relay(

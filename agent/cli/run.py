@@ -1,6 +1,7 @@
 """`provider-agent run`: the service."""
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -139,6 +140,7 @@ async def _main(start: _Start, identity: "Identity") -> int:
     reloader = Reloader(
         service, start.reload, lambda new: unusable_files(new.coordinator), start.secrets
     )
+    gc.freeze()  # a full garbage collection then visits what jobs allocate, not all modules
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, service.stop)
