@@ -21,6 +21,7 @@ from provider_agent.protocol.errors import ErrorCode
 from tests.kit.llamacpp import LlamaCppFactory
 from tests.kit.sink import CollectingSink
 from tests.soak.short_streams import run_streams
+from tests.unit.adapters.requests.test_parse_stacks import FAST_GRAMMARS, FAST_SCHEMAS
 
 PROMPT: dict[str, Any] = {
     "model": "tiny",
@@ -83,6 +84,23 @@ async def test_invalid_request_with_status_500_is_the_clients_error(
 
     assert status == 500
     assert code_for_status(status, body) is ErrorCode.BAD_REQUEST
+
+
+async def test_grammars_and_schemas_within_the_bounds_do_not_stall_the_server(
+    llamacpp_server: LlamaCppProcess,
+) -> None:
+    backend = LlamaCppBackend(BackendSettings(kind="llamacpp", url=llamacpp_server.url))
+    without_space = {"logit_bias": [[text, False] for text in (" ", "  ", "\n", "\n\n", "\t")]}
+    fields: list[dict[str, Any]] = [{"grammar": text} for text in FAST_GRAMMARS.values()]
+    fields += [{"json_schema": schema} for schema in FAST_SCHEMAS.values()]
+    try:
+        for one in fields:
+            request = msgspec.json.encode(PROMPT | without_space | one)
+            sink = CollectingSink()
+            await backend.execute(Job(bytes(16), "tiny", "openai", request, 60_000), sink)
+            assert sink.usage.output_tokens
+    finally:
+        await backend.close()
 
 
 @pytest.mark.parametrize("stream", [True, False])
