@@ -1,4 +1,4 @@
-"""Counts in grammars and regular expressions, which servers expand."""
+"""Repetition counts, such as `{1000}`, in grammars and regular expressions. Servers expand them."""
 
 import json
 
