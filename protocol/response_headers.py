@@ -51,7 +51,7 @@ def client_headers(headers: Iterable[tuple[str, str]]) -> list[ResponseHeader]:
     A value with characters other than printable ASCII is left out: it could not be sent on.
 
     Args:
-        headers: name and value of each header; of a repeated name the first is used.
+        headers: name and value of each header; of a repeated name the first valid value is used.
     """
     chosen: dict[str, str] = {}
     for name, value in headers:

@@ -24,7 +24,7 @@ class StallDetector:
         return f"<StallDetector progress={self._progress!r}>"
 
     def restart(self) -> None:
-        """Measure from now on: a job starts on an idle server, or no job is running."""
+        """Measure from now on. Called when a job starts on an idle server, and while none runs."""
         self._changed_at = self._clock()
 
     def progress_reported(self, progress: str | None) -> None:

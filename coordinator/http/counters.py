@@ -11,8 +11,8 @@ class Counters(Struct):
         completed: responses that were sent completely.
         failed: responses that were an error, or were interrupted.
         disconnected: requests whose client disconnected, or did not read its response.
-        retried: additional jobs that were sent to another agent, because the first one failed, had
-            no room or lost its link.
+        retried: jobs that were sent because an earlier one of the same request failed, was refused
+            or lost its link.
     """
 
     requests: int = 0

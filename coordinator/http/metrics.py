@@ -79,7 +79,7 @@ _HELP: Final = {
     "unauthenticated_connections": "Open connections of peers that have not authenticated.",
     "evicted_connections": "Unauthenticated connections closed to make room.",
     "refused_connections": "Connections refused for lack of room.",
-    "retried_jobs": "Additional jobs of requests that were sent to another agent.",
+    "retried_jobs": "Jobs that were sent because an earlier one of the same request failed.",
 }
 
 

@@ -1,5 +1,7 @@
 """A scripted coordinator repeats a job, or sends `Drain` while a job runs."""
 
+import asyncio
+
 from msgspec import json
 
 from provider_agent.adapters.base import BackendSettings, WireFormat
@@ -10,6 +12,8 @@ from tests.faults.scenarios.scenario import Scale
 from tests.kit.jobs import new_job
 from tests.kit.running_agent import RunningAgent
 from tests.kit.scripted_coordinator import ScriptedCoordinator
+
+RECONNECT_AFTER_MS = 10_000
 
 
 async def job_delivered_repeatedly(scale: Scale) -> str:
@@ -36,7 +40,8 @@ async def job_delivered_repeatedly(scale: Scale) -> str:
 
 
 async def drain_with_running_jobs(scale: Scale) -> str:
-    """Running jobs finish on the draining link; then the agent reconnects."""
+    """A running job finishes on the draining link; the agent reconnects after the delay."""
+    loop = asyncio.get_running_loop()
     async with (
         NumberedServer() as server,
         ScriptedCoordinator() as coordinator,
@@ -47,11 +52,13 @@ async def drain_with_running_jobs(scale: Scale) -> str:
         job = new_job(MODEL, request=json.encode(spec.request()))
         await peer.send_jobs(job)
         await server.wait_for_bytes(spec.name)
-        await peer.send(Drain("maintenance", 10_000))
+        await peer.send(Drain("maintenance", RECONNECT_AFTER_MS))
         assert isinstance(await peer.end(job.job_id), JobResult)
         assert bytes(peer.data[job.job_id]) == bytes(server.only_run(spec.name).sent)
         await peer.closed.wait()
+        closed_at = loop.time()
         reconnected = await agent.connected()
+        assert loop.time() - closed_at >= RECONNECT_AFTER_MS / 1000
         later = new_job(MODEL, request=json.encode(RequestSpec("later").request()))
         await reconnected.send_jobs(later)
         assert isinstance(await reconnected.end(later.job_id), JobResult)

@@ -112,7 +112,7 @@ async def test_defect_in_the_execution_of_a_job_fails_only_that_job(
 
 
 @in_virtual_time
-async def test_defect_while_a_failure_becomes_the_end_of_a_job_fails_only_that_job(
+async def test_defect_in_the_handling_of_a_backend_error_fails_only_that_job(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with ScriptedCoordinator() as coordinator:
