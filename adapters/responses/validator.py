@@ -45,9 +45,10 @@ LONG_BODY_BYTES: Final = 256 * 1024
 """Big values of a longer JSON response are left out."""
 
 BODY_BYTES: Final = 2 * 1024 * 1024
-"""If more is left of a JSON response, it counts as a success of unknown usage. It is decoded in one
-call, which blocks the event loop: 16 ms for 2 MiB of choices, 48 ms for 8 MiB. The longest honest
-rest are the token ids of a prompt (`return_token_ids` of vLLM), about 300,000 in 2 MiB."""
+"""A JSON response that is longer even without its big values counts as a success of unknown usage.
+The rest is decoded in one call, which blocks the event loop: 16 ms for 2 MiB of choices, 48 ms for
+8 MiB. In valid responses, the longest rest is the token ids of a prompt (`return_token_ids` of
+vLLM): about 300,000 fit."""
 
 
 class ValidationResult(Struct, frozen=True):
@@ -262,7 +263,7 @@ class StreamValidator:
         end = self._quick_end(tail)
         if end is None:
             end = stream_end(self._operation, parse_events(tail), is_whole=is_whole)
-        before = b"\n\n" if is_whole else b""  # the start of a stream follows no event
+        before = b"\n\n" if is_whole else b""  # the start counts as an event boundary
         usage = self._usage(end.reports)
         is_certain = usage.output_tokens is not None and end.choices == 1
         least = 0

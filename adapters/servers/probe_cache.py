@@ -20,8 +20,8 @@ class ProbeCache:
     They are cached because probes cost the server work and fill its log.
 
     Args:
-        ttl_s: lifetime of an entry in seconds; the default, infinite, requires builds that include
-            the server's version.
+        ttl_s: lifetime of an entry in seconds; with the default, infinite, the `build` of each call
+            must include the server's version.
         clock: monotonic, in seconds.
     """
 

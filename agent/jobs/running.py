@@ -146,7 +146,7 @@ class Jobs:
         self._admission.set_limits(max_concurrent, tokens_per_minute)
 
     def set_prices(self, offers: Iterable[ModelOffer]) -> None:
-        """Set the prices that the ends of later jobs report: those that are offered now."""
+        """Set the prices that are offered now; a job keeps the price offered when it arrived."""
         self._prices = {
             offer.model_id: OfferedPrice(
                 offer.input_price_per_1m, offer.output_price_per_1m, offer.native

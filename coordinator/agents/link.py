@@ -169,7 +169,7 @@ class AgentLink:
         self._log(logging.INFO, "agent link closed", code=code, reason=reason)
 
     def _log(self, level: int, event: str, **fields: object) -> None:
-        """Log an event; anyone can cause one of a peer that has not been admitted."""
+        """Log an event; limited before the agent is admitted, because anyone can cause it then."""
         logger = log if self._agent.admitted else self._limited_log
         logger.log(level, event, agent=self._agent.name, **fields)
 

@@ -74,9 +74,9 @@ async def test_many_idle_connections_do_not_exclude_clients_and_agents(wait_s: f
             asking = asyncio.create_task(http.post(CHAT, data=BODY))
             await (await agent.next_job()).answer(b"{}")
             assert (await asking).status == 200
-            # At once, only the total of 90 counts: 10 of the 100 are closed, then one each for the
-            # agent and the client. After the grace period, the agent's connection is the 91st of an
-            # address that may have 20: 10 + 71.
+            # Of the 100, 10 are closed at once, because 90 may be open in total. Within the grace
+            # period, the agent and the client replace one each. After it, an address may have only
+            # 20: the agent's connection is the 91st, so 71 are closed, and the client is the 20th.
             closed = 81 if wait_s else 12
             for reader in sockets[:closed]:
                 await ended(reader)

@@ -40,7 +40,7 @@ class BreakerScript:
         self.report(end, self.breaker.start())
 
     def report(self, end: str, generation: int) -> None:
-        """Report the end of a job; each job has another request."""
+        """Report the end of a job; each failed job has a different request."""
         if end == "failed":
             self.breaker.failed(generation, next(self._requests))
         else:

@@ -100,7 +100,7 @@ async def test_request_before_the_first_agent_waits_and_fails_if_its_model_is_un
 
 
 @in_virtual_time
-async def test_three_full_agents_do_not_hide_a_free_one() -> None:
+async def test_full_agents_do_not_hide_a_free_one() -> None:
     # Regression: each full agent refused the job, and after three refusals the client got 503.
     async def refuse(job: ScriptedJob) -> None:
         await job.fail("out_of_capacity")
@@ -173,7 +173,7 @@ async def refuse(job: ScriptedJob) -> None:
 
 
 @in_virtual_time
-async def test_refusals_of_one_agent_neither_end_the_wait_nor_count_as_room() -> None:
+async def test_refusals_of_one_agent_neither_end_the_wait_nor_shorten_retry_after() -> None:
     # The request ended after 32 refusals in 3 s, and `Retry-After` was 0, the agent's own value.
     async with coordinator_harness() as harness:
         await fill(harness)
@@ -188,7 +188,7 @@ async def test_refusals_of_one_agent_neither_end_the_wait_nor_count_as_room() ->
 
 @in_virtual_time
 async def test_refusals_of_many_agents_do_not_end_the_wait() -> None:
-    # Two agents of one operator used up the 48 refusals of a request in 25 s.
+    # Regression: 48 refusals ended a request; two agents of one operator sent them in 25 s.
     async with coordinator_harness() as harness, contextlib.AsyncExitStack() as agents:
         first, _ = await fill(harness)
         url = harness.coordinator.connect_url
