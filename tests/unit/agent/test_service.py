@@ -106,6 +106,25 @@ async def test_heartbeats_report_load_and_statistics() -> None:
 
 
 @in_virtual_time
+async def test_a_new_link_uses_its_own_heartbeat_interval() -> None:
+    # In an earlier version, the agent kept the previous link's interval of an hour, so the
+    # coordinator ended the new link.
+    welcomes = iter([welcome(heartbeat_ms=3_600_000), welcome(heartbeat_ms=5_000)])
+    async with (
+        ScriptedCoordinator(lambda _: next(welcomes)) as coordinator,
+        RunningAgent(coordinator, ScriptedBackend()) as agent,
+    ):
+        peer = await agent.connected()
+        await peer.next(Heartbeat)
+        await peer.close(1001)
+        next_peer = await agent.connected()
+        began = now()
+        for _ in range(4):
+            await next_peer.next(Heartbeat)
+        assert now() - began == pytest.approx(15, abs=1)
+
+
+@in_virtual_time
 async def test_job_runs_from_end_to_end() -> None:
     async with ScriptedCoordinator() as coordinator:
         backend = EchoBackend(BackendSettings(kind="echo"))

@@ -7,7 +7,7 @@ import pytest
 from provider_agent.agent.config import LimitsConfig
 from provider_agent.agent.jobs.drain import FORCED_FLUSH_S
 from provider_agent.agent.service import EXIT_FORCED, EXIT_OK, EXIT_UNDELIVERED
-from provider_agent.protocol.frames import Drain, Draining, Heartbeat, JobError, JobResult
+from provider_agent.protocol.frames import Drain, Draining, JobError, JobResult
 from provider_agent.protocol.limits import REPLACED
 from tests.kit.agent_config import agent_config
 from tests.kit.jobs import new_job
@@ -219,22 +219,3 @@ async def test_replacement_during_a_drain_is_not_an_error() -> None:
             await peer.end(job.job_id)
             await peer.close(REPLACED)
             assert await agent.task == EXIT_OK
-
-
-@in_virtual_time
-async def test_a_new_link_uses_its_own_heartbeat_interval() -> None:
-    # In an earlier version, the agent kept the previous link's interval of an hour, so the
-    # coordinator ended the new link.
-    welcomes = iter([welcome(heartbeat_ms=3_600_000), welcome(heartbeat_ms=5_000)])
-    async with (
-        ScriptedCoordinator(lambda _: next(welcomes)) as coordinator,
-        RunningAgent(coordinator, ScriptedBackend()) as agent,
-    ):
-        peer = await agent.connected()
-        await peer.next(Heartbeat)
-        await peer.close(1001)
-        next_peer = await agent.connected()
-        began = now()
-        for _ in range(4):
-            await next_peer.next(Heartbeat)
-        assert now() - began == pytest.approx(15, abs=1)
