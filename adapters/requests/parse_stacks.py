@@ -7,8 +7,9 @@ has no limit if two such alternatives contain their own rule: `root ::= "x" root
 doubles it with each letter, and two dozen tokens stall the server for more than 25 s (measured with
 a tiny model). A JSON schema can do the same.
 
-The analysis compares literals and the first characters of alternatives. It refuses some grammars
-that are ambiguous for longer than that, but would be fast.
+The analysis compares the first literal or character of alternatives. So it refuses recursive
+alternatives that differ only later, and it does not see that an optional part behind a recursive
+rule, such as `"else" block`, can also be read as a name.
 """
 
 from typing import Final
@@ -301,7 +302,11 @@ class _Analysis:
             raise TooManyStacksError
 
     def _begin_alike(self, end: frozenset[_Rest], after: frozenset[_Rest]) -> bool:
-        """Whether the output may continue in both ways. A keyword is not taken for a name."""
+        """Whether the output may continue in both ways.
+
+        A keyword counts as different from a name, which begins with one of several characters:
+        otherwise most grammars of programming languages would be refused.
+        """
         ends, others = (
             {terminal for head in self._heads(group) for terminal in self._first(head)}
             for group in (end, after)
