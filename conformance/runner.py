@@ -40,18 +40,18 @@ async def run_case(case: Case[ScopeT], scope: ScopeT, answer_s: float = ANSWER_S
     loop = asyncio.get_running_loop()
     start = loop.time()
     violated = Verdict.NOT_HELD if case.must else Verdict.NOT_FOLLOWED
+    limit = asyncio.timeout(SILENT_CASE_S + answer_s)
     try:
-        async with asyncio.timeout(SILENT_CASE_S + answer_s):
+        async with limit:
             verdict, observed = Verdict.HELD, await case.run(scope)
     except NotHeld as error:
         verdict, observed = violated, str(error)
     except NotTested as error:
         verdict, observed = Verdict.NOT_TESTED, str(error)
-    except TimeoutError:
-        verdict = violated
-        observed = f"the case did not end within {SILENT_CASE_S + answer_s:g} s"
     except (OSError, InvalidHandshake) as error:
         verdict, observed = violated, f"no connection: {describe(error)}"
+        if limit.expired():  # otherwise, a `TimeoutError` is from an opening handshake
+            observed = f"the case did not end within {SILENT_CASE_S + answer_s:g} s"
     return Result(
         id=case.id,
         anchor=case.anchor,
@@ -129,7 +129,10 @@ async def run_in_turn(
 
 
 async def with_traffic(run: Run, traffic_cases: Iterable[Case[ScopeT]], scope: ScopeT) -> Run:
-    """Run the traffic cases too, and add their results; after an early end they are not tested."""
+    """Run the cases about all frames of the run too, and add their results.
+
+    After an early end they are not tested.
+    """
     results = [
         not_tested(case, run.early_end_reason)
         if run.early_end_reason

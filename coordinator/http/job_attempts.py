@@ -37,9 +37,9 @@ _NOT_RUN: Final = frozenset(
 """Codes of an agent that did not run the job; such a job does not count as an attempt."""
 
 MAX_REFUSALS: Final = 48
-"""The most jobs of one request that one agent refuses to run: more than it refuses during the
-default time in the queue. They are counted for each agent, so that several agents of one operator
-cannot end a request that waits for the others."""
+"""After so many refusals of one request, an agent does not receive it again. Within the default
+time in the queue, it refuses fewer. The limit is per agent, so that several agents of one operator
+cannot end a request that waits for other agents."""
 
 
 class JobAttempts:

@@ -35,7 +35,7 @@ class DetachedSessions:
 
     A public key has at most two entries: its current session and a retired one. This stops an agent
     that reconnects often from evicting the sessions of other agents. Sessions without jobs are
-    evicted first, so that many keys of agents that ran no job cannot end the jobs of other agents.
+    evicted first, so that many agents without jobs cannot end the jobs of others.
 
     Args:
         capacity: the maximum number of stored sessions; adding another one ends the oldest without

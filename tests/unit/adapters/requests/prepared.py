@@ -42,7 +42,7 @@ def body(
 ) -> dict[str, Any]:
     """Return what the backend would send, without `model` and the fields that the adapter adds.
 
-    Ollama's adapter adds a limit of output tokens, which is kept if the request has one.
+    The output token limit that Ollama's adapter adds is left out, unless the request sets a limit.
     """
     sent = json.loads(raw_body(kind, json.dumps(request).encode(), operation, **settings))
     assert isinstance(sent, dict)

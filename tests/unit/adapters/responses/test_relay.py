@@ -278,7 +278,8 @@ async def test_outcome_of_an_incomplete_response_describes_what_was_relayed(
 
 @in_virtual_time
 async def test_job_that_waits_in_the_queue_of_vllm_has_no_output_yet() -> None:
-    # In an earlier version, `response.created` counted as output: no failover, and the wrong clock.
+    # In an earlier version, `response.created` counted as output: the job could not fail over, and
+    # the silence timeout applied instead of the first-byte timeout.
     frames = response_frames("m")[:2]
     async with RawServer([raw_stream(frames, end=b"", then=AfterReply.HANG)]) as raw:
         backend = OpenAICompatibleBackend(BackendSettings(kind="openai_compatible", url=raw.url))

@@ -155,7 +155,7 @@ def test_invalid_request_is_the_clients_error_whatever_the_status(response: Fake
         (b'{"error":"' + b"x" * 9999 + b'"}', "x" * MAX_MESSAGE_CHARS),
     ],
 )
-def test_server_message_is_read_from_any_shape(body: bytes, text: str) -> None:
+def test_server_message_is_read_from_any_known_shape(body: bytes, text: str) -> None:
     assert server_message(body) == text
 
 
