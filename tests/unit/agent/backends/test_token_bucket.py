@@ -140,5 +140,6 @@ def test_resize_bucket_sets_changes_and_removes_a_limit() -> None:
     bucket = resize_bucket(None, 60, clock)
     assert bucket is not None
     assert resize_bucket(bucket, 70, clock) is bucket
+    assert repr(bucket) == "<TokenBucket 60 of 70 per minute>"
     assert resize_bucket(bucket, None, clock) is None
     assert resize_bucket(None, None, clock) is None

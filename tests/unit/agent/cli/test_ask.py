@@ -50,7 +50,8 @@ async def test_ask_prints_the_servers_error_without_control_characters(runner: C
         result = await asyncio.to_thread(lambda: invoke(runner, "ask", MODEL, "hi", config=config))
 
     assert (result.exit_code, result.stdout) == (1, "")
-    assert f"openai_compatible:{server.url}: " in result.stderr
+    assert result.stderr.startswith(f"openai_compatible:{server.url}: bad_request: ")
+    assert "too \ufffd[2Jlong" in result.stderr
     assert "\x1b" not in result.stderr
 
 
