@@ -95,7 +95,7 @@ def test_models_without_a_backend_prints_advice(runner: CliRunner) -> None:
     assert "add a [[backends]] table for each of your servers" in result.output
 
 
-async def test_model_that_another_backend_offers_is_printed_with_the_settings_that_sell_it(
+async def test_withheld_models_are_printed_with_the_settings_that_would_offer_them(
     runner: CliRunner, server_url: str
 ) -> None:
     async with FakeOpenRouter(api_key="sk-or-1") as remote:

@@ -29,7 +29,7 @@ def test_share_holds_bytes_until_its_end() -> None:
     assert memory.held_bytes == 0
 
 
-async def test_request_that_does_not_fit_the_memory_of_all_receives_503(
+async def test_request_over_the_memory_limit_of_all_requests_receives_503(
     settings: CoordinatorSettings,
 ) -> None:
     # 1,024 requests of 16 MiB may run at once, which is more memory than most machines have.
