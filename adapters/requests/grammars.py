@@ -8,6 +8,7 @@ tokens; 500 properties took half a second (measured with a tiny model).
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import msgspec
@@ -15,10 +16,8 @@ from msgspec import Raw
 
 from provider_agent.adapters.errors import BadRequest
 from provider_agent.adapters.requests.gbnf import NotGbnfError, read_gbnf
-from provider_agent.adapters.requests.grammar_rules import Rules
 from provider_agent.adapters.requests.parse_stacks import (
     MAX_STACKS,
-    StackBudget,
     TooManyStacksError,
 )
 from provider_agent.adapters.requests.repetition import MAX_PARTS, grammar_parts, regex_parts
@@ -69,7 +68,8 @@ class Grammar(Size, frozen=True):
                 rules = read_gbnf(text.decode())
             except NotGbnfError:
                 raise BadRequest(f"{name} is not a grammar in GBNF") from None
-            _check_stacks(rules, "root", name, review.stack_budget)
+            with _refused_stacks(name):
+                review.stack_budget.add(rules, "root")
         return value
 
 
@@ -108,8 +108,9 @@ class Schema(msgspec.Struct, frozen=True):
         inner = _in_string(schema, name) if isinstance(schema, str) else schema
         _check_levels(inner, name, review)
         if review.stack_budget:
-            for one in _schemas(inner):
-                _check_stacks(schema_rules(one), ROOT, name, review.stack_budget)
+            with _refused_stacks(name):
+                for one in _schemas(inner):
+                    review.stack_budget.add(schema_rules(one), ROOT)
         return Raw(_ENCODER.encode(schema))
 
 
@@ -131,9 +132,10 @@ class Tool(Typed, frozen=True):
         return checked
 
 
-def _check_stacks(rules: Rules, root: str, name: str, budget: StackBudget) -> None:
+@contextmanager
+def _refused_stacks(name: str) -> Iterator[None]:
     try:
-        budget.add(rules, root)
+        yield
     except TooManyStacksError:
         reason = f"over {MAX_STACKS} optional parts or alternatives at one point"
         recursive = "alternatives that begin alike and contain each other"

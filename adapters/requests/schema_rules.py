@@ -15,6 +15,7 @@ from provider_agent.adapters.requests.grammar_rules import (
     literal,
     mask,
 )
+from provider_agent.adapters.requests.parse_stacks import TooManyStacksError
 from provider_agent.adapters.requests.repetition import regex_parts
 
 ROOT: Final = "0"
@@ -36,9 +37,16 @@ _VALUE: Final = Terminal(sum(map(mask, '"{[tfn-0123456789')), stacks=4)
 
 
 def schema_rules(schema: Schema) -> dict[str, list[Alternative]]:
-    """Return the rules of a schema; their first one is `ROOT`."""
+    """Return the rules of a schema; their first one is `ROOT`.
+
+    Raises:
+        TooManyStacksError: `allOf` combines too many schemas, or references are too deep.
+    """
     writer = _Writer(schema)
-    writer.value(schema)
+    try:
+        writer.value(schema)
+    except RecursionError:
+        raise TooManyStacksError from None
     return writer.rules
 
 
@@ -49,6 +57,7 @@ class _Writer:
         self.rules: dict[str, list[Alternative]] = {}
         self._root = root
         self._names: dict[int, str] = {}
+        self._combined = 0
 
     def value(self, schema: object) -> Symbol:
         """Return the rule of a schema."""
@@ -106,6 +115,9 @@ class _Writer:
         self, schema: Schema, seen: frozenset[int]
     ) -> Iterable[tuple[Terminal, object, bool]]:
         """Yield the properties, also those that `allOf` combines, and whether they are required."""
+        self._combined += 1
+        if self._combined > _MOST_COMBINED:  # their number can double with each reference
+            raise TooManyStacksError
         names = schema.get("required")
         required = {name for name in names if type(name) is str} if type(names) is list else set()
         if isinstance(properties := schema.get("properties"), dict):
@@ -156,4 +168,5 @@ def _pattern_stacks(pattern: str) -> int:
     return max(regex_parts(pattern.encode()), 1)
 
 
+_MOST_COMBINED: Final = 10_000
 _OBJECT_WORDS: Final = {"properties", "additionalProperties", "allOf", "patternProperties"}

@@ -87,6 +87,14 @@ SLOW_SCHEMAS = {
     "alternatives of objects": {"anyOf": [optional(100, STRING)] * 19},
     "properties of allOf": {"allOf": [{"anyOf": [optional(100, STRING)]}] * 19},
     "alternatives of enums": {"anyOf": [{"enum": [f"x{n}" for n in range(500)]}] * 3},
+    "allOf that doubles with each reference": {
+        "$defs": {f"d{n}": {"allOf": [ref(f"d{n + 1}")] * 2} for n in range(50)},
+        **ref("d0"),
+    },
+    "a long chain of references": {
+        "$defs": {f"d{n}": {"items": ref(f"d{n + 1}")} for n in range(450)},
+        **ref("d0"),
+    },
     "recursive lists": recursive(
         {"anyOf": [{"type": "array", "items": ref("n"), "minItems": n} for n in range(2)]}
     ),
