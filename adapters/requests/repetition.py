@@ -19,7 +19,7 @@ _TOO_MANY: Final = MAX_PARTS + 1
 
 _GRAMMAR_COUNT: Final = re.compile(rb"[{~](?=((?:[\s\d,.]|#[^\n]*\n){0,64}))")
 """`{m}`, `{m,}`, `{m,n}`, `{,n}`, with the spaces and comments of GBNF, and Lark's `~ m..n`.
-The match ends before the numbers: a literal that looks like a count must not hide what follows."""
+The numbers are in a lookahead, so that a literal such as `"{1#"` hides no count after it."""
 _LONG_COUNT: Final = re.compile(rb"[{~](?:[\s\d,.]|#[^\n]*\n){64}")
 _COMMENT: Final = re.compile(rb"#[^\n]*\n")
 _NUMBER: Final = re.compile(rb"\d+")
@@ -31,7 +31,10 @@ _AMBIGUOUS: Final = re.compile(rb"\[\^?[\[\]]|\(\?[#a-zA-Z-]*[#x]|\\[QE]")
 
 
 def grammar_parts(text: bytes) -> int:
-    """Return the parts of a grammar; any group may be inside any other, also by a rule's name."""
+    """Return the parts of a grammar.
+
+    The counts of all groups are multiplied: a group may be inside any other, directly or as a rule.
+    """
     operators = len(text.translate(None, _NOT_OPERATORS))
     if operators > MAX_PARTS or _LONG_COUNT.search(text):
         return _TOO_MANY

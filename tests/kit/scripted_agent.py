@@ -298,8 +298,8 @@ class ScriptedAgent:
 
         Args:
             resume: whether to resume the session; otherwise the agent starts a new session.
-            live_jobs: the jobs in `Hello`. The default is the jobs that the agent still runs if it
-                resumes the session, and none otherwise.
+            live_jobs: the jobs in `Hello`. By default its live jobs if it resumes the session, and
+                none otherwise.
         """
         welcome = self.protocol.welcome
         assert welcome is not None
