@@ -57,7 +57,7 @@ class _Writer:
         self.rules: dict[str, list[Alternative]] = {}
         self._root = root
         self._names: dict[int, str] = {}
-        self._combined = 0
+        self._members = 0
 
     def value(self, schema: object) -> Symbol:
         """Return the rule of a schema."""
@@ -104,6 +104,7 @@ class _Writer:
         required: list[Symbol] = []
         optional: list[Alternative] = []
         for name, value, is_required in self._properties(schema, frozenset()):
+            self._count_member()
             member = (name, self.value(value))
             if is_required:
                 required += member
@@ -111,13 +112,16 @@ class _Writer:
                 optional.append(member)
         return (literal("{"), *required, self._repeated(self._rule(optional)), literal("}"))
 
+    def _count_member(self) -> None:
+        self._members += 1
+        if self._members > _MOST_MEMBERS:  # with `allOf`, each reference can double their number
+            raise TooManyStacksError
+
     def _properties(
         self, schema: Schema, seen: frozenset[int]
     ) -> Iterable[tuple[Terminal, object, bool]]:
         """Yield the properties, also those that `allOf` combines, and whether they are required."""
-        self._combined += 1
-        if self._combined > _MOST_COMBINED:  # their number can double with each reference
-            raise TooManyStacksError
+        self._count_member()
         names = schema.get("required")
         required = {name for name in names if type(name) is str} if type(names) is list else set()
         if isinstance(properties := schema.get("properties"), dict):
@@ -168,5 +172,5 @@ def _pattern_stacks(pattern: str) -> int:
     return max(regex_parts(pattern.encode()), 1)
 
 
-_MOST_COMBINED: Final = 10_000
+_MOST_MEMBERS: Final = 10_000
 _OBJECT_WORDS: Final = {"properties", "additionalProperties", "allOf", "patternProperties"}

@@ -91,6 +91,10 @@ SLOW_SCHEMAS = {
         "$defs": {f"d{n}": {"allOf": [ref(f"d{n + 1}")] * 2} for n in range(50)},
         **ref("d0"),
     },
+    "allOf that repeats many properties": {
+        "anyOf": [{"allOf": [ref("a")] * 20} for _ in range(40)],
+        "$defs": {"a": optional(400, STRING)},
+    },
     "a long chain of references": {
         "$defs": {f"d{n}": {"items": ref(f"d{n + 1}")} for n in range(450)},
         **ref("d0"),
