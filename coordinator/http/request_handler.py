@@ -4,8 +4,8 @@ Nothing is sent to the client before the first byte or the end of a job, so that
 agent can be tried. After that the response is what the agent sends, byte for byte.
 
 A client must not mistake a part of a response for the whole. An interrupted event stream ends with
-one error event: the server's own if it was relayed, else the coordinator's, in the form of the
-operation, if the last event is complete. In every other case the connection is aborted.
+one error event: the server's own if it was relayed; otherwise, if the last event is complete, the
+coordinator's in the operation's format. In every other case the connection is aborted.
 """
 
 import asyncio

@@ -28,10 +28,10 @@ _JOB_MISSING: Final = "The provider reconnected without this job."
 
 
 class LostJob(JobError, frozen=True):
-    """The end of a job whose session has ended. No agent sends it, whatever the code of its error.
+    """The end of a job whose session has ended or was resumed without it; never sent by an agent.
 
     Attributes:
-        reason: why the session has ended.
+        reason: why the coordinator ended the job.
     """
 
     reason: Reason = Reason.PROVIDER_LOST
@@ -153,6 +153,6 @@ def fail_missing(jobs: Iterable[RunningJob]) -> None:
 
 def _fail(jobs: Iterable[RunningJob], reason: Reason, message: str) -> None:
     for job in jobs:
-        # Not a code of the protocol: what failed is neither the agent nor its server for certain.
+        # Not an `ErrorCode`: it is not certain that the agent or its server failed.
         code = reason.value
         job.on_end(LostJob(job.job_id, 0, code, message, retryable=True, reason=reason))
