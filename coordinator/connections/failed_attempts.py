@@ -5,10 +5,10 @@ from collections.abc import Callable
 from typing import Final
 
 FREE_FAILURES: Final = 10
-"""Failures in a row that have no consequence: a person who corrects a key needs fewer."""
+"""Failures of an address before it has to wait: a person who corrects a key needs fewer."""
 
 INTERVAL_S: Final = 6.0
-"""After that, seconds per attempt."""
+"""Seconds per attempt after `FREE_FAILURES` failures. One failure is forgotten per interval."""
 
 MAX_ADDRESSES: Final = 4096
 """Addresses with failures that are remembered; those of the oldest failures are forgotten first."""
@@ -25,8 +25,7 @@ class FailedAttempts:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        # Of each address, when its failures so far are used up at one per `INTERVAL_S`; ordered by
-        # the latest failure.
+        # By network: when all its failures so far will be forgotten; ordered by the latest failure.
         self._until: dict[str, float] = {}
 
     def __repr__(self) -> str:
@@ -47,7 +46,7 @@ class FailedAttempts:
 
 
 def network_of(address: str) -> str:
-    """Return an IPv4 address, or the /64 network of an IPv6 address, which one host can have."""
+    """Return an IPv4 address, or the /64 network of an IPv6 address: one host can use all of it."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

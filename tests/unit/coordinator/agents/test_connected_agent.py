@@ -349,12 +349,15 @@ def test_send_queue_is_full_until_large_requests_are_sent(
         job_id = bytes([number]) * 16
         harness.agent.submit(msgspec.structs.replace(JOB, job_id=job_id, request=bytes(2000)))
         assert harness.agent.send_queue_full
-        # Only the first job causes a notice: the queue is full after each later one as well.
         if number % 2:
             notices += [frame for frame in harness.take_frames() if isinstance(frame, Notice)]
             assert not harness.agent.send_queue_full
-    harness.agent.submit(msgspec.structs.replace(JOB, job_id=b"s" * 16))
+    # The queue was full after each job, so that only the first one caused a notice.
     assert [notice.code for notice in notices] == ["slow_reading"]
+    harness.agent.submit(msgspec.structs.replace(JOB, job_id=b"s" * 16))
+    harness.agent.submit(msgspec.structs.replace(JOB, job_id=b"l" * 16, request=bytes(2000)))
+    codes = [frame.code for frame in harness.take_frames() if isinstance(frame, Notice)]
+    assert codes == ["slow_reading"], "sent again, because the queue was not full after a job"
 
 
 def test_drain_is_sent_only_after_the_handshake(harness: AgentHarness) -> None:
