@@ -100,7 +100,7 @@ def _is_true(value: object) -> bool:
 
 
 def _with_usage(options: object) -> object:
-    """Return stream options that ask for usage; the server rejects options of a wrong type."""
+    """Return stream options that ask for usage; leave a wrong type for the server to reject."""
     if isinstance(options, msgspec.Raw):  # not checked by a rule, or null
         text = bytes(options)
         if not text.startswith(b"{") and text != b"null":

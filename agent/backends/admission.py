@@ -178,7 +178,7 @@ class AdmissionControl:
             breaker.reset()
 
     def _count(self, admitted: Admitted, error: BackendError, request: int) -> bool:
-        """Count a failure; return whether the failures have reached the rule's number."""
+        """Count a failure; return whether the breaker is open or `rule.failures` is reached."""
         log.debug("failure counted", backend=self._backend_id, code=error.code)
         failing, generation = admitted[0] if self._rule.counts_client_errors else admitted[-1]
         self.abandoned(tuple(pair for pair in admitted if pair[0] is not failing))

@@ -116,7 +116,7 @@ class Breaker:
             self._open(now + self._wait_s, "repeated failures")
 
     def count_failure(self, request: int) -> bool:
-        """Count a failure; return whether the failures have reached the rule's number."""
+        """Count a failure; return whether `rule.failures` is reached."""
         now = self._clock()
         self._failures.pop(request, None)
         self._failures[request] = now

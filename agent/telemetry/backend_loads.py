@@ -70,7 +70,7 @@ def _model_loads(monitor: HealthMonitor) -> Iterator[ModelLoad]:
     """
     offered = {model.model_id for model in monitor.state.models or monitor.last_models}
     usage = {name: use for name, use in monitor.model_use.usage().items() if name in offered}
-    # A backend without models is unreachable, so the state of each of its models is known.
+    # While a backend is down, `state.models` is empty, and the state of all its models is known.
     reported = (monitor.state.load or _NO_LOAD).models if monitor.state.models else offered
     unused = sorted(offered & set(reported) - usage.keys()) if monitor.backend.native else []
     for name in [*usage, *unused][:MAX_MODEL_LOADS]:

@@ -32,10 +32,12 @@ FULL_RETRY_MS = 30_000
 MODEL_GRACE_S = 60.0
 """How long a missing model counts as temporarily unavailable (503, so that clients retry) instead
 of unknown (404): its server may restart or its agent reconnect. The time runs from the model's last
-job. While no agent is connected, it runs from the coordinator's start for a model without a job."""
+job, or from the disconnection of an agent that offered it; for a model with neither, from the
+coordinator's start, until an agent has sent its offers."""
 
 MAX_REMEMBERED_MODELS = 4096
-"""For how many models the time of the last job is remembered; the oldest times are dropped."""
+"""For how many models the times of the last job and of the last disconnection are remembered; the
+oldest times are dropped."""
 
 
 class Fleet:
@@ -273,7 +275,7 @@ class Fleet:
         return owner.offers is not None and model_id in owner.offers.models
 
     def next_retry_s(self, model_id: str) -> float | None:
-        """Return seconds until the first refusal of a job for the model is over, or None."""
+        """Return seconds until the first agent that refused the model may get a job, or None."""
         return self._history.next_retry_s(list(self._agents), model_id)
 
     def _record_job_time(self, model_id: str) -> None:

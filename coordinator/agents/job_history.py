@@ -142,7 +142,7 @@ class JobHistory:
             record.seconds += duration_s
 
     def next_retry_s(self, public_keys: list[bytes], model_id: str) -> float | None:
-        """Return seconds until the first refusal of these agents is over; None without refusals."""
+        """Return seconds until the first agent that refused a job may get another, or None."""
         now = self._clock()
         records = (self._records.get((key, model_id)) for key in public_keys)
         times = [record.refused_until - now for record in records if record is not None]

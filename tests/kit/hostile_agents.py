@@ -17,11 +17,7 @@ from provider_agent.protocol.frames import (
     JobStarted,
     Usage,
 )
-from provider_agent.protocol.limits import (
-    MAX_MODELS,
-    MIN_MESSAGE_TO_COORDINATOR_BYTES,
-    WINDOW_BYTES,
-)
+from provider_agent.protocol.limits import MAX_MODELS, WINDOW_BYTES
 from tests.kit.scripted_agent import ScriptedAgent, offer
 from tests.kit.scripted_job import ScriptedJob
 
@@ -118,7 +114,7 @@ async def exceed_window(agent: ScriptedAgent, job: ScriptedJob) -> None:
         await agent.send(Chunk(job_id, offset, bytes(size)))
     # The client may have read some of these bytes, which extends the window. The next chunk is
     # larger than a whole window, so it exceeds the window in any case.
-    await agent.send(Chunk(job_id, WINDOW_BYTES, bytes(MIN_MESSAGE_TO_COORDINATOR_BYTES + 1)))
+    await agent.send(Chunk(job_id, WINDOW_BYTES, bytes(WINDOW_BYTES + 1)))
 
 
 AGENT_ATTACKS: Final = [

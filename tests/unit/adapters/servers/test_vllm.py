@@ -82,7 +82,7 @@ async def test_routes_are_probed_once_per_version_and_base_model(
 
 
 async def test_llamacpp_server_is_refused_before_any_probe(connect: Connect) -> None:
-    # llama.cpp generates for any model name, so that a probe of vLLM's routes was a job for it.
+    # llama.cpp accepts any model name, so it would run a probe of vLLM's routes as a job.
     async with FakeLlamaCpp() as server:
         backend = connect(server, kind="vllm")
 
