@@ -27,7 +27,7 @@ RUN /build/bin/hatchling build --target wheel --directory /dist \
 
 FROM ${PYTHON_IMAGE} AS runtime
 LABEL org.opencontainers.image.title="provider-agent" \
-      org.opencontainers.image.description="Offers the models of your own inference servers to a coordinator, byte for byte." \
+      org.opencontainers.image.description="Connects your inference servers to a coordinator and relays their responses byte for byte." \
       org.opencontainers.image.licenses="Apache-2.0"
 # The volume holds the identity key: without it the coordinator does not recognize the agent.
 RUN install --directory --owner=10001 --group=10001 --mode=0700 /var/lib/provider-agent \

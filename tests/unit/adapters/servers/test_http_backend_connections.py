@@ -135,7 +135,7 @@ async def test_lost_connection_of_a_server_that_died_of_the_job_is_reported() ->
     backend = OpenAICompatibleBackend(settings)
     try:
         await backend.execute(a_job("m", stream=False), CollectingSink())
-        with pytest.raises(Transport):  # not `Unreachable`, which is no sign of a death
+        with pytest.raises(Transport):  # `Unreachable` would not count as a death
             await backend.execute(a_job("m", stream=False), CollectingSink())
     finally:
         await backend.close()

@@ -155,6 +155,9 @@ def test_no_job_costs_the_operator_more_than_its_offer(serving: list[ServedModel
 def test_the_grouping_does_not_depend_on_the_order(serving: list[ServedModel]) -> None:
     forward, backward = offer_group(serving), offer_group(serving[::-1])
     assert forward.price == backward.price
-    assert list(group_by_model(serving).values()) == ([forward] if serving else [])
-    if len({one.price for one in serving}) == len(serving):
-        assert [*forward.members] == [*reversed(backward.members)]
+    assert [*forward.members] == [*reversed(backward.members)]
+
+
+@given(st.lists(served, max_size=5))
+def test_backends_with_the_same_model_id_are_grouped(serving: list[ServedModel]) -> None:
+    assert list(group_by_model(serving).values()) == ([offer_group(serving)] if serving else [])

@@ -49,11 +49,13 @@ async def test_job_starts_when_its_request_has_arrived() -> None:
     assert (harness.jobs.in_flight, backend.runs) == (1, [])
     (live,) = harness.outbox.live_jobs()
     assert (live.request_offset, live.ended) == (5, False)
+    # Sent again from the start: the bytes that have arrived are dropped.
     harness.jobs.receive_request(RequestChunk(job.job_id, 0, job.request))
     run = await backend.next_run()
     assert run.job.request == job.request
     run.answer(b"x")
     await harness.end(job)
+    # Later pieces are ignored, even an empty one, which is otherwise a protocol violation.
     harness.jobs.receive_request(RequestChunk(job.job_id, 0, b"late"))
     harness.jobs.receive_request(RequestChunk(job.job_id, 0, b""))
 
