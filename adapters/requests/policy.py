@@ -34,7 +34,8 @@ class RequestPolicy(Struct, frozen=True):
         fields: for each operation, the rule of each field; None sends any value.
         media_urls: which URLs messages may contain, unless the operator sets it.
         without: dotted names of fields and types that are not sent although `fields` has them.
-        bounds_stacks: whether the server may keep a parse stack for each way to match a grammar.
+        bounds_stacks: whether grammars are refused if they could make the server keep too many
+            parse stacks (`parse_stacks.py`).
     """
 
     fields: FieldTable
@@ -89,7 +90,7 @@ def apply_policy(
 ) -> tuple[dict[str, object], list[str]]:
     """Return the fields of a request that are sent, with their checked values.
 
-    The second result are the dotted names of what was removed.
+    The second result is the dotted names of what was removed.
 
     Args:
         found: the outermost object of the request.

@@ -55,7 +55,7 @@ _CODE_BY_BODY: Final = tuple(
         ),
         # The agent sets `model` in a request, so an error about it is not the client's fault.
         # LM Studio, Venice and llama.cpp's router answer 400 for an unknown model. A message may
-        # quote the client, such as the name of a tool, but does not start with such a name.
+        # quote the client, such as the name of a tool, so its text is matched only at its start.
         (
             (400,),
             (
@@ -74,7 +74,7 @@ _CODE_BY_BODY: Final = tuple(
             ),
             ErrorCode.FORMAT_NOT_SUPPORTED,
         ),
-        # A response of Responses that does not exist (vLLM, OpenAI).
+        # The `previous_response_id` of a Responses request does not exist (vLLM, OpenAI).
         (
             (404,),
             rb'"param": ?"response_id"|previous_response_not_found',

@@ -37,8 +37,8 @@ class SlowConsumers:
 
         Args:
             streams: the streams of all jobs.
-            heard_at: the time when a message last arrived from the coordinator, in seconds of any
-                clock. It is used instead of the current time, so that silence of a failed link
+            heard_at: the time of the coordinator's last message or pong, in seconds of any clock.
+                It is used instead of the current time, so that silence of a failed link
                 does not count against consumers.
             limit_s: seconds that a blocked stream may stay at its position.
         """

@@ -108,7 +108,7 @@ BUSY = BadStatus(503, b"", ErrorCode.BACKEND_OVERLOADED)
 
 @pytest.mark.parametrize(("generation", "offered"), [("hang", ["m"]), (BUSY, ["m"]), (BROKEN, [])])
 @in_virtual_time
-async def test_model_is_withheld_if_its_token_fails_but_not_if_the_server_is_busy(
+async def test_model_is_withheld_after_an_error_but_not_after_a_timeout_or_busy_answer(
     generation: BackendError | Literal["hang"], offered: list[str]
 ) -> None:
     backend = NativeBackend()
@@ -121,7 +121,7 @@ async def test_model_is_withheld_if_its_token_fails_but_not_if_the_server_is_bus
 
 
 @in_virtual_time
-async def test_server_that_was_down_starts_without_failures() -> None:
+async def test_failure_count_starts_at_zero_after_the_server_was_down() -> None:
     backend = NativeBackend()
     async with DiscoveryHarness(backend) as harness:
         await asyncio.sleep(20)
