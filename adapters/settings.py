@@ -94,7 +94,8 @@ class BackendSettings(Struct, frozen=True, kw_only=True):
             list.
         pass_fields: dotted names of fields and types that are sent although the policy does not
             list them.
-        strip_fields: dotted names of fields and types that are not sent although it does.
+        strip_fields: dotted names of fields and types that are not sent although the policy lists
+            them.
         media_urls: which URLs messages may contain; None selects the kind's default.
         max_output_tokens: limit of the output tokens of a job; None selects the kind's default.
         venice_system_prompt: whether Venice may prepend its own system prompt.

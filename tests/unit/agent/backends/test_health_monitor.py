@@ -346,4 +346,9 @@ async def test_backend_that_hangs_or_fails_does_not_answer() -> None:
         for failure in (Transport("reset"), RuntimeError("a defect")):
             backend.reported_health = failure
             assert not await harness.discovery.answers(backend.id)
+
+
+@in_virtual_time
+async def test_backend_that_is_no_longer_in_use_counts_as_answering() -> None:
+    async with DiscoveryHarness(ScriptedBackend()) as harness:
         assert await harness.discovery.answers("a backend that was removed")
