@@ -28,7 +28,7 @@ DEFAULT = 32_768
 )
 def test_ollama_gets_the_smallest_limit_as_max_tokens(limits: dict[str, object], sent: int) -> None:
     """It ignores `max_completion_tokens`, and takes -1 and 0 for no limit (recorded)."""
-    # If the request has no `max_tokens` (null counts), `body` removes the limit that is added.
+    # `body` removes the added limit unless the request has `max_tokens`, which may be null.
     request = {**with_minimal(CHAT, **limits), "max_tokens": limits.get("max_tokens")}
 
     assert body("ollama", request, max_output_tokens=100) == with_minimal(CHAT, max_tokens=sent)
