@@ -1,4 +1,4 @@
-"""What requests to a model may contain, by the names of `BackendModel.input_kinds`."""
+"""The kinds of input that a model accepts (`text`, `image`, …), for `BackendModel.input_kinds`."""
 
 import re
 from collections.abc import Iterable

@@ -28,7 +28,8 @@ async def test_stopped_server_is_down_until_it_continues(
     changed = asyncio.Event()
     discovery = Discovery(Backends([backend], {}, []), changed.set)
     running = asyncio.create_task(discovery.run())
-    await changed.wait()  # after the first check, which also reads the progress
+    # The first health check also reads the server's progress: without it, no stall is detected.
+    await changed.wait()
     (route,) = discovery.routes("tiny")
     assert server.pid is not None
     os.kill(server.pid, signal.SIGSTOP)

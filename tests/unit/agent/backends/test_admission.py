@@ -256,7 +256,7 @@ def test_one_request_that_fails_again_and_again_opens_no_breaker() -> None:
     assert harness.is_open
 
 
-def test_failures_that_can_be_confirmed_open_no_breaker() -> None:
+def test_failures_that_a_model_check_can_confirm_open_no_breaker() -> None:
     harness = AdmissionHarness(confirms=True)
     checks = [harness.run_job(BROKEN) for _ in range(2 * DEFAULT_RULE.failures)]
     assert checks == [*[Check.HEALTH] * (DEFAULT_RULE.failures - 1), *[Check.MODEL] * 6]
