@@ -178,7 +178,7 @@ async def test_a_job_does_not_fail_over_to_a_full_backend() -> None:
     submit_job(harness.jobs, new_job())
     await second.next_run()
     run.fail(Unreachable("refused"))
-    while not harness.ends(job):  # noqa: ASYNC110 - one turn of the loop suffices
+    while not harness.ends(job):  # noqa: ASYNC110 - ends within a few iterations
         await asyncio.sleep(0)
     assert len(second.runs) == 1
     harness.jobs.stop_all(StopReason.CANCELLED, "")

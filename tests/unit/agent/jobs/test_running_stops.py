@@ -212,8 +212,8 @@ async def test_cancelled_job_releases_its_request_before_its_end_is_acknowledged
 
 
 async def test_job_whose_start_cannot_be_sent_fails_even_if_its_task_has_just_ended() -> None:
-    # Regression: the job ended with its `JobResult`. That counted all bytes of the response, of
-    # which none was sent without `JobStarted`: a violation, so the coordinator closed the link.
+    # Regression: the job ended with its `JobResult`. Its `total_bytes` counted the whole response,
+    # but no byte had been sent, because `JobStarted` was withdrawn: a violation of the protocol.
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
     job, run = await start_job(harness, backend)
