@@ -28,7 +28,7 @@ class StallDetector:
         self._changed_at = self._clock()
 
     def progress_reported(self, progress: str | None) -> None:
-        """Record the reported progress. A server that reports none (None) never counts as stalled."""
+        """Record the reported progress. A server that reports None never counts as stalled."""
         if progress is None or progress != self._progress:
             self._progress = progress
             self.restart()
