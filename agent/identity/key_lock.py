@@ -2,8 +2,8 @@
 
 The `check` command reads the lock, and skips the handshake while an agent holds it: the coordinator
 would reject it with `key_in_use`. The lock is shared, because a new agent may start while an old
-one drains. The kernel releases it when the process ends. On a file system
-without such locks, the key never appears locked.
+one drains. The kernel releases it when the process ends. On a file system without such locks, the
+key never appears locked.
 """
 
 import fcntl

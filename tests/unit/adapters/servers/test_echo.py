@@ -50,7 +50,7 @@ async def test_echo_offers_one_model_in_both_formats() -> None:
 async def test_echo_applies_aliases_and_the_list_of_models(
     models: tuple[str, ...] | None, offered: list[str]
 ) -> None:
-    # It ignored both, and `check` said that "echo" is no model of the backend.
+    # Regression: it ignored them, and `check` said that "echo" is no model of the backend.
     settings = BackendSettings(kind="echo", models=models, aliases={"mine": "echo"})
 
     listed = await EchoBackend(settings).list_models()

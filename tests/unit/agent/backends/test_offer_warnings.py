@@ -204,7 +204,7 @@ def test_each_warning_is_logged_at_most_once_until_the_settings_change(
     log.report(warnings[:1])
     log.report([*warnings, *warnings])
     log.report(warnings)
-    # The first, then the most of one report (20). The last one is only counted.
+    # The second report has 21 new warnings: it logs 20, its maximum, and only counts the last.
     assert caplog.messages == ["offer warning"] * 21 + ["offer warnings not logged"]
     log.reset()
     log.report(warnings[:1])
