@@ -258,7 +258,7 @@ async function findSession(key, instance, sessionId, replace, dead) {
     if (dead !== undefined) return ["key_in_use", `In use by ${current.socket.agent}.`, null];
     return findSession(key, instance, sessionId, replace, await findDead(current.socket));
   }
-  if (isRunning && current.jobs.size) // finishes its jobs; one that was replaced before does not
+  if (isRunning && current.jobs.size) // it finishes its jobs; sessions replaced earlier end
     for (const session of ofKey) session.replaced = session === current;
   for (const s of ofKey) if (!s.replaced || s.instance === instance) s.end("Agent replaced.", 4001);
   return new Session();
@@ -268,7 +268,7 @@ async function admit(socket, nonce, hello) {
   const [version, publicKey, signature, , instance, sessionId, liveJobs, , replace] = hello;
   const session = isSigned(publicKey, signature, nonce)
     ? await findSession(hex(publicKey), instance, sessionId, replace)
-    : ["bad_signature", "The signature is not one over an address of this coordinator.", null];
+    : ["bad_signature", "The signature does not cover an address of this coordinator.", null];
   if (Array.isArray(session)) {
     send(socket, [REJECTED, ...session]);
     return socket.close(1008, session[0]);

@@ -169,7 +169,7 @@ async def test_a_submit_url_that_cannot_be_reached_is_not_a_broken_rule() -> Non
 
 @pytest.mark.parametrize("lost", [True, False])
 @in_virtual_time
-async def test_a_refused_connection_means_unreachable_only_after_a_lost_one(lost: bool) -> None:
+async def test_a_refused_upgrade_means_unreachable_only_after_a_lost_connection(lost: bool) -> None:
     upgrades = 0
 
     def refuse_second(connection: ServerConnection, _request: Request) -> Response | None:
