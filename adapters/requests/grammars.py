@@ -46,7 +46,7 @@ MAX_CHOICES: Final = 1000
 """Items of one list in a schema. OpenAI's own limit for an `enum`."""
 
 MAX_SUBSCHEMAS: Final = 5_000
-"""Objects and lists of one schema, such as about 2,000 properties."""
+"""Objects and lists of one schema: enough for about 2,000 properties."""
 
 MAX_PATTERN_BYTES: Final = 1 * KIB
 _PATTERN_NESTING: Final = 16
@@ -118,7 +118,11 @@ SCHEMA: Final = Schema()
 
 
 class Tool(Typed, frozen=True):
-    """A tool. Servers match its name before its arguments, so only tools of one name add up."""
+    """A tool.
+
+    Servers match its name before its arguments, so the parse stacks of tools with different names
+    do not add up.
+    """
 
     def check(self, value: Raw, name: str, review: Review) -> object:
         """See `Rule.check`."""
@@ -179,7 +183,7 @@ def _check_levels(schema: object, name: str, review: Review) -> None:
 
 
 def _check_node(value: dict[str, object] | list[object], name: str, review: Review) -> int:
-    """Check one object or list, and return the parts that counts in its patterns add."""
+    """Check one object or list; return how many parts counts like `{9}` in its patterns add."""
     if isinstance(value, list):
         if len(value) > MAX_CHOICES:
             raise BadRequest(f"{name} has a list of over {MAX_CHOICES} items")
@@ -196,7 +200,7 @@ def _check_node(value: dict[str, object] | list[object], name: str, review: Revi
 
 
 def _counted_parts(pattern: str, name: str) -> int:
-    """Check a pattern, and return the parts that its counts add."""
+    """Check a pattern; return how many parts its counts, such as `{9}`, add."""
     if len(pattern) > MAX_PATTERN_BYTES:
         raise BadRequest(f"{name} has a pattern of over {MAX_PATTERN_BYTES} characters")
     parts = regex_parts(pattern.encode())
@@ -206,4 +210,4 @@ def _counted_parts(pattern: str, name: str) -> int:
 
 def _check_parts(parts: int, name: str) -> None:
     if parts > MAX_PARTS:
-        raise BadRequest(f"{name} has over {MAX_PARTS} operators, multiplied by their counts")
+        raise BadRequest(f"{name} has over {MAX_PARTS} operators after its counts are expanded")
