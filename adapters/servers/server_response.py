@@ -1,4 +1,4 @@
-"""The response of a server to a request that is not relayed, read as a whole."""
+"""A response that is read into memory: to an API request, or the error response of a failed job."""
 
 import asyncio
 from collections.abc import Mapping
