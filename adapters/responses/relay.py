@@ -22,7 +22,7 @@ from provider_agent.adapters.base import (
     Usage,
 )
 from provider_agent.adapters.responses.events import ResponseFailure
-from provider_agent.adapters.responses.gate import GateState, gate_for
+from provider_agent.adapters.responses.gate import GateState, ResponseGate, gate_for
 from provider_agent.adapters.responses.redaction import redact_bytes
 from provider_agent.adapters.responses.status_codes import retry_advice, server_message
 from provider_agent.adapters.responses.timeouts import JobTimeouts
@@ -111,14 +111,7 @@ class Relay:
             self._operation, content_type, estimated_start=self._estimated_start
         )
         gate = gate_for(self._operation, content_type)
-        state = GateState.UNDECIDED
-        while state is GateState.UNDECIDED and (data := await response.content.readany()):
-            state = gate.receive_data(data)
-        held = gate.held
-        for at in range(0, len(held), _HELD_PIECE_BYTES):
-            if at:
-                await asyncio.sleep(0)  # other jobs run between the pieces
-            validator.receive_data(held[at : at + _HELD_PIECE_BYTES])
+        state = await _read_start(response, gate, validator)
         result: ValidationResult | None = None
         if state is not GateState.OUTPUT:  # the response is complete, or begins with an error
             result = validator.result()
@@ -173,6 +166,21 @@ class Relay:
             send_chunk(data)
             validate(data)
             data = b""  # releases the chunk while reading is paused
+
+
+async def _read_start(
+    response: aiohttp.ClientResponse, gate: ResponseGate, validator: ResponseValidator
+) -> GateState:
+    """Read until the gate has decided, or to the end, and validate what the gate holds."""
+    state = GateState.UNDECIDED
+    while state is GateState.UNDECIDED and (data := await response.content.readany()):
+        state = gate.receive_data(data)
+    held = gate.held
+    for at in range(0, len(held), _HELD_PIECE_BYTES):
+        if at:
+            await asyncio.sleep(0)  # other jobs run between the pieces
+        validator.receive_data(held[at : at + _HELD_PIECE_BYTES])
+    return state
 
 
 def _take_unread(response: aiohttp.ClientResponse) -> bytes:

@@ -14,7 +14,6 @@ from msgspec import Struct
 
 from provider_agent.coordinator.agents.decaying_counts import DecayingCounts
 from provider_agent.coordinator.agents.fleet import Fleet
-from provider_agent.coordinator.agents.no_agent import NoAgent
 from provider_agent.coordinator.agents.waiting_requests import WaitingRequests, Wanted
 from provider_agent.coordinator.reason import Reason
 from provider_agent.coordinator.sessions.running_job import RunningJob
@@ -34,6 +33,20 @@ UNKNOWN_RETRY_S: Final = 30
 
 MAX_RETRY_S: Final = 120
 """The longest `Retry-After`: within two minutes, agents come and go."""
+
+
+class NoAgent(Struct, frozen=True):
+    """Why a request was sent to no agent.
+
+    Attributes:
+        reason: the cause.
+        detail: why the model is unroutable; "" if it is not.
+        retry_after_s: seconds until a new attempt may succeed; None if unknown.
+    """
+
+    reason: Reason
+    detail: str = ""
+    retry_after_s: int | None = None
 
 
 class _Waiter(Struct, frozen=True, eq=False):

@@ -102,6 +102,10 @@ class AgentEndpoint:
             limited_log=self._limited_log,
             on_welcome=connection.authenticated,
         )
+        await self._run(link)
+        return socket
+
+    async def _run(self, link: AgentLink) -> None:
         self._links.add(link)
         self._all_closed.clear()
         try:
@@ -110,7 +114,6 @@ class AgentEndpoint:
             self._links.discard(link)
             if not self._links:
                 self._all_closed.set()
-        return socket
 
     def _refusal(self, request: web.Request) -> web.Response | None:
         if request.headers.get(hdrs.UPGRADE, "").lower() != "websocket":

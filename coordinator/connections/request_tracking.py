@@ -1,17 +1,15 @@
 """Reports the requests of each connection to its `GuardedConnection`."""
 
-from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
 from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
 
 from provider_agent.coordinator.connections.guarded_connection import connection_of
 
 
 @web.middleware
-async def track_request(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
+async def track_request(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Let the connection distinguish the body of the request from what the peer sends beside it."""
     connection = connection_of(request)
     if connection is None:
@@ -30,13 +28,10 @@ async def close_after_response(request: web.Request, response: web.StreamRespons
     an unknown `Expect` without them.
     """
     connection = connection_of(request)
-    if connection is None or not connection.must_close or _is_upgrade(response):
+    is_upgrade = response.status == HTTPStatus.SWITCHING_PROTOCOLS
+    if connection is None or is_upgrade or not connection.must_close:
         return
     response.force_close()
     response.headers[hdrs.CONNECTION] = "close"
     if hdrs.TRANSFER_ENCODING in request.headers:
         connection.count_all_bytes()
-
-
-def _is_upgrade(response: web.StreamResponse) -> bool:
-    return response.status == HTTPStatus.SWITCHING_PROTOCOLS

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from provider_agent.coordinator.agents.dispatcher import Dispatcher
 from provider_agent.coordinator.agents.fleet import Fleet
@@ -15,7 +16,7 @@ from provider_agent.coordinator.http.api_keys import ApiKeyCheck
 from provider_agent.coordinator.http.client_errors import ClientError, error_of_reason
 from provider_agent.coordinator.http.client_request import ClientRequest, read_client_request
 from provider_agent.coordinator.http.counters import Counters
-from provider_agent.coordinator.http.http_errors import MODELS_PATH, Handler, wire_format_of
+from provider_agent.coordinator.http.http_errors import MODELS_PATH, wire_format_of
 from provider_agent.coordinator.http.job_attempts import JobAttempts
 from provider_agent.coordinator.http.metrics import Gauges, Metrics
 from provider_agent.coordinator.http.model_list import render_model, render_models

@@ -59,80 +59,59 @@ _ABOUT_THE_REQUEST: Final = frozenset(
 _OPERATOR_STATUSES: Final = frozenset({401, 402, 403, 407, 408, 429})
 """Upstream statuses about the agent's own access to the server, not about the client's request."""
 
-_NO_ROOM: Final = (503, ErrorCode.OUT_OF_CAPACITY.value)
-_NOT_FOUND: Final = (404, ErrorCode.MODEL_NOT_LOADED.value)
-_STOPPING: Final = (503, ErrorCode.DRAINING.value)
-_INVALID: Final = (400, ErrorCode.BAD_REQUEST.value)
-
+_BY_STATUS_AND_CODE: Final = {
+    (400, ErrorCode.BAD_REQUEST): {
+        Reason.INVALID_JSON: "The request is not one JSON object.",
+        Reason.INVALID_MODEL: (
+            f"The request must be one JSON object with a `model` of 1 to {MAX_NAME_CHARS} "
+            "characters."
+        ),
+    },
+    (408, ErrorCode.BAD_REQUEST): {Reason.BODY_TIMEOUT: "The request body did not arrive in time."},
+    (413, ErrorCode.BAD_REQUEST): {Reason.BODY_TOO_LARGE: "The request body is too large."},
+    (415, "unsupported_media_type"): {
+        Reason.COMPRESSED_BODY: (
+            "Send the request body without compression (no `Content-Encoding` header)."
+        ),
+        Reason.CONTENT_TYPE: (
+            "Send the request as JSON, with the header `Content-Type: application/json`."
+        ),
+    },
+    (400, ErrorCode.FORMAT_NOT_SUPPORTED): {
+        Reason.WRONG_OPERATION: "The model `{model}` is offered, but not for {operation}.",
+    },
+    (404, ErrorCode.MODEL_NOT_LOADED): {
+        Reason.NOT_OFFERED: "The model `{model}` is not offered by any connected provider.",
+        Reason.UNROUTABLE: "The model `{model}` is offered, but receives no requests: {detail}",
+    },
+    (502, Reason.PROVIDER_LOST): {
+        Reason.PROVIDER_LOST: "The connection to the provider that ran the request was lost.",
+    },
+    (503, ErrorCode.DRAINING): {
+        Reason.COORDINATOR_STOPPING: "The coordinator is stopping.",
+        Reason.PROVIDER_STOPPING: (
+            "Every provider of the model `{model}` is stopping; try again soon."
+        ),
+    },
+    (503, ErrorCode.OUT_OF_CAPACITY): {
+        Reason.QUEUE_FULL: "Too many requests already wait for a provider; try again soon.",
+        Reason.QUEUE_TIMEOUT: (
+            "Every provider of the model `{model}` was busy for too long; try again soon."
+        ),
+        Reason.PROVIDER_OFFLINE: "No provider of the model `{model}` is connected; try again soon.",
+        Reason.MODEL_WITHDRAWN: (
+            "No provider can run the model `{model}` at the moment; try again soon."
+        ),
+        Reason.TOO_MANY_REQUESTS: (
+            "The coordinator has too many concurrent requests; try again soon."
+        ),
+        Reason.NO_MEMORY: "The coordinator holds too many large requests; try again soon.",
+    },
+}
 _BY_REASON: Final = {
-    Reason.NOT_OFFERED: (
-        *_NOT_FOUND,
-        "The model `{model}` is not offered by any connected provider.",
-    ),
-    Reason.UNROUTABLE: (
-        *_NOT_FOUND,
-        "The model `{model}` is offered, but receives no requests: {detail}",
-    ),
-    Reason.WRONG_OPERATION: (
-        400,
-        ErrorCode.FORMAT_NOT_SUPPORTED.value,
-        "The model `{model}` is offered, but not for {operation}.",
-    ),
-    Reason.QUEUE_FULL: (
-        *_NO_ROOM,
-        "Too many requests already wait for a provider; try again soon.",
-    ),
-    Reason.QUEUE_TIMEOUT: (
-        *_NO_ROOM,
-        "Every provider of the model `{model}` was busy for too long; try again soon.",
-    ),
-    Reason.PROVIDER_OFFLINE: (
-        *_NO_ROOM,
-        "No provider of the model `{model}` is connected; try again soon.",
-    ),
-    Reason.MODEL_WITHDRAWN: (
-        *_NO_ROOM,
-        "No provider can run the model `{model}` at the moment; try again soon.",
-    ),
-    Reason.PROVIDER_STOPPING: (
-        *_STOPPING,
-        "Every provider of the model `{model}` is stopping; try again soon.",
-    ),
-    Reason.COORDINATOR_STOPPING: (*_STOPPING, "The coordinator is stopping."),
-    Reason.PROVIDER_LOST: (
-        502,
-        Reason.PROVIDER_LOST.value,
-        "The connection to the provider that ran the request was lost.",
-    ),
-    Reason.TOO_MANY_REQUESTS: (
-        *_NO_ROOM,
-        "The coordinator has too many concurrent requests; try again soon.",
-    ),
-    Reason.NO_MEMORY: (
-        *_NO_ROOM,
-        "The coordinator holds too many large requests; try again soon.",
-    ),
-    Reason.COMPRESSED_BODY: (
-        415,
-        "unsupported_media_type",
-        "Send the request body without compression (no `Content-Encoding` header).",
-    ),
-    Reason.CONTENT_TYPE: (
-        415,
-        "unsupported_media_type",
-        "Send the request as JSON, with the header `Content-Type: application/json`.",
-    ),
-    Reason.BODY_TOO_LARGE: (413, ErrorCode.BAD_REQUEST.value, "The request body is too large."),
-    Reason.BODY_TIMEOUT: (
-        408,
-        ErrorCode.BAD_REQUEST.value,
-        "The request body did not arrive in time.",
-    ),
-    Reason.INVALID_JSON: (*_INVALID, "The request is not one JSON object."),
-    Reason.INVALID_MODEL: (
-        *_INVALID,
-        f"The request must be one JSON object with a `model` of 1 to {MAX_NAME_CHARS} characters.",
-    ),
+    reason: (status, str(code), text)
+    for (status, code), texts in _BY_STATUS_AND_CODE.items()
+    for reason, text in texts.items()
 }
 """Status, code and text of each error of the coordinator itself."""
 
@@ -187,7 +166,7 @@ def error_of_job(error: JobError) -> ClientError:
     If the inference server rejected the client's request, its 4xx status and body are forwarded.
     """
     if isinstance(error, LostJob):
-        return error_of_reason(error.reason)
+        return error_of_reason(Reason(error.code))
     code = known_code(error.code)
     status, message = _STATUS[code], _text(code)
     if code in _ABOUT_THE_REQUEST:

@@ -1,16 +1,14 @@
 """Renders the errors that aiohttp itself raises, such as 404 and 405, as errors of the API."""
 
-from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Final
 
 from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
 
 from provider_agent.coordinator.http.client_errors import ClientError
 from provider_agent.coordinator.http.responses import error_response
 from provider_agent.protocol.formats import Operation, WireFormat
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 MODELS_PATH: Final = "/v1/models"
 

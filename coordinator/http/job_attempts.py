@@ -7,8 +7,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from provider_agent.coordinator.agents.dispatcher import Dispatcher
-from provider_agent.coordinator.agents.no_agent import NoAgent
+from provider_agent.coordinator.agents.dispatcher import Dispatcher, NoAgent
 from provider_agent.coordinator.agents.waiting_requests import Wanted
 from provider_agent.coordinator.http.client_errors import (
     ClientError,

@@ -6,10 +6,10 @@ from http import HTTPStatus
 from typing import Final
 
 from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
 
 from provider_agent.coordinator.connections.client_address import ProxyNetworks, client_address
 from provider_agent.coordinator.connections.limited_log import LimitedLog
-from provider_agent.coordinator.http.http_errors import Handler
 from provider_agent.event_log import EventLogger
 from provider_agent.protocol.formats import Operation
 

@@ -30,11 +30,8 @@ _JOB_MISSING: Final = "The provider reconnected without this job."
 class LostJob(JobError, frozen=True):
     """The end of a job whose session has ended or was resumed without it; never sent by an agent.
 
-    Attributes:
-        reason: why the coordinator ended the job.
+    Its code is a `Reason`: it is not certain that the agent or its server failed.
     """
-
-    reason: Reason = Reason.PROVIDER_LOST
 
 
 class ResumptionPlan(Struct, frozen=True):
@@ -153,6 +150,4 @@ def fail_missing(jobs: Iterable[RunningJob]) -> None:
 
 def _fail(jobs: Iterable[RunningJob], reason: Reason, message: str) -> None:
     for job in jobs:
-        # Not an `ErrorCode`: it is not certain that the agent or its server failed.
-        code = reason.value
-        job.on_end(LostJob(job.job_id, 0, code, message, retryable=True, reason=reason))
+        job.on_end(LostJob(job.job_id, 0, reason.value, message, retryable=True))

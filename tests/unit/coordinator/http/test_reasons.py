@@ -78,20 +78,6 @@ async def agent_draining(harness: CoordinatorHarness) -> aiohttp.ClientResponse:
     return await post(harness)
 
 
-async def stopped_in_queue(harness: CoordinatorHarness) -> aiohttp.ClientResponse:
-    await fill(harness)
-    waiting = harness.ask()
-    await wait_until(lambda: harness.coordinator.queued == 1)
-    await harness.coordinator.stop()
-    return await waiting
-
-
-async def stopped_before_output(harness: CoordinatorHarness) -> aiohttp.ClientResponse:
-    running = await fill(harness)
-    await harness.coordinator.stop()
-    return await running
-
-
 async def agent_lost(harness: CoordinatorHarness) -> aiohttp.ClientResponse:
     running = await fill(harness)
     harness.agent.cut()
@@ -106,8 +92,6 @@ async def agent_lost(harness: CoordinatorHarness) -> aiohttp.ClientResponse:
         (agent_gone, 503, "is connected", ("out_of_capacity", "provider_offline", 30_000)),
         (server_down, 503, "at the moment", ("out_of_capacity", "model_withdrawn", 0)),
         (agent_draining, 503, "`tiny` is stopping", ("draining", "provider_stopping", 0)),
-        (stopped_in_queue, 503, "coordinator is", ("draining", "coordinator_stopping", 0)),
-        (stopped_before_output, 503, "coordinator is", ("draining", "coordinator_stopping", 0)),
         (agent_lost, 502, "was lost", ("provider_lost", "provider_lost", 0)),
         (
             lambda harness: post(harness, "dear"),
