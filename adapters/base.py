@@ -330,7 +330,7 @@ class Backend(ABC):
 
     @property
     def waiting_since(self) -> float | None:
-        """The loop time since when running jobs have waited for output; None if none waits.
+        """The loop time since when jobs wait and no job has had output; None if none waits.
 
         A job that is paused, because its client does not read, does not wait for the server.
         """

@@ -27,7 +27,7 @@ _OF_KUBERNETES: Final = re.compile(_PREFIX + r"(SERVICE_HOST|SERVICE_PORT(_\w+)?
 
 
 def check_variables(environ: Mapping[str, str], options: Collection[str]) -> None:
-    """Reject or report variables with the prefix that the coordinator does not use.
+    """Report unused variables; reject those that look like a setting for access, maybe misspelled.
 
     Args:
         environ: the environment.

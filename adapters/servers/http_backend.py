@@ -344,7 +344,7 @@ class HttpBackend(Backend):
 
     @property
     def waiting_since(self) -> float | None:
-        """The loop time since when running jobs have waited for output; None if none waits."""
+        """The loop time since when jobs wait and no job has had output; None if none waits."""
         jobs = self._running_timeouts
         waits = [at for job in jobs if (at := job.waiting_since) is not None]
         if not waits:

@@ -158,6 +158,7 @@ class Breaker:
     def _open(self, until: float, cause: str) -> None:
         self._open_until = max(until, self._open_until or 0.0)
         self._generation += 1
+        self._asked_to_wait = False
         self._trial_running = False
         self._failures.clear()
         if log.enabled_for(logging.DEBUG):

@@ -245,3 +245,13 @@ def test_a_success_resets_failures_and_wait(history: list[tuple[int, str]]) -> N
     assert script.play("failed failed") is CLOSED
     assert script.play("failed") is OPEN
     assert script.breaker.remaining_open_s == RULE.open_s
+
+
+def test_reset_closes_a_breaker_whose_trial_failed_after_a_requested_wait() -> None:
+    harness = BreakerScript()
+    harness.breaker.open_for(5.0)
+
+    assert harness.play("6 failed") is OPEN
+    harness.breaker.reset()
+
+    assert harness.breaker.state is CLOSED
