@@ -92,8 +92,8 @@ class BackendSettings(Struct, frozen=True, kw_only=True):
         timeouts: timeouts that differ from the kind's defaults.
         request_policy: what happens to fields and tools that the kind's request policy does not
             list.
-        pass_fields: names of fields, and of types of tools and message parts, that are sent although
-            the policy does not list them; dotted if nested, such as `tools.web_search`.
+        pass_fields: names of fields, and of types of tools and message parts, that are sent
+            although the policy does not list them; dotted if nested, such as `tools.web_search`.
         strip_fields: names, as in `pass_fields`, that are not sent although the policy lists them.
         media_urls: which URLs messages may contain; None selects the kind's default.
         max_output_tokens: limit of the output tokens of a job; None selects the kind's default.

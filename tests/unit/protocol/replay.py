@@ -1,9 +1,9 @@
 """Replays a transcript through the state machines of both sides.
 
-Each side has to produce its handshake and its job frames byte for byte. The transcript supplies what
-is decided outside the state machines: when jobs arrive and are cancelled, what a server answers, what a
-client has read, `Welcome`, the nonce and the size of each chunk. The other control frames, such as
-`Capabilities` and `Drain`, are copied from it.
+Each side has to produce its handshake and its job frames byte for byte. The transcript supplies
+what is decided outside the state machines: when jobs arrive and are cancelled, what a server
+answers, what a client has read, `Welcome`, the nonce and the size of each chunk. The other control
+frames, such as `Capabilities` and `Drain`, are copied from it.
 """
 
 from collections import defaultdict

@@ -37,7 +37,7 @@ MOST_PONGS_IN_KERNEL_BYTES = 256 * MIB
 """An upper bound: far more than the kernel buffers of one connection hold."""
 
 MOMENT_S = 0.001
-"""Long enough for the link to fill the kernel's buffers: the virtual clock stands still meanwhile."""
+"""Enough for the link to fill the kernel's buffers: the virtual clock stands still meanwhile."""
 
 
 async def stalled(coordinator: ScriptedCoordinator) -> tuple[RunningLink, AgentConnection]:
