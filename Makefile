@@ -17,7 +17,7 @@ COMPILE = $(LOCK_VENV)/bin/uv pip compile --quiet --universal --python-version 3
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test coverage examples soak test-faults fuzz check format bench lock clean
+.PHONY: help demo test coverage examples soak test-faults test-vllm fuzz check format bench lock clean
 
 help:
 	@echo "make demo         requests through coordinator, agent and a real inference server"

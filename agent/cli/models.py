@@ -11,7 +11,7 @@ from provider_agent.adapters.servers.model_selection import MAX_WITHHELD
 from provider_agent.agent.backends.capabilities import model_offers
 from provider_agent.agent.backends.configured import make_backends
 from provider_agent.agent.backends.discovery import Discovery
-from provider_agent.agent.backends.offer_groups import group_by_model
+from provider_agent.agent.backends.offer_groups import ServedModel, group_by_model
 from provider_agent.agent.cli.backend_report import (
     MAX_WITHHELD_PRINTED,
     BackendReport,
@@ -30,11 +30,13 @@ class ModelsReport(msgspec.Struct, frozen=True):
 
     Attributes:
         models: the offers.
+        kinds: by model id, the kinds of the backends that run its jobs.
         backends: every configured backend with its models, of the withheld ones up to
             `MAX_WITHHELD`; if none is configured, one entry that says so.
     """
 
     models: list[ModelOffer]
+    kinds: dict[str, str]
     backends: list[BackendReport]
 
 
@@ -63,14 +65,21 @@ async def _collect(loaded: LoadedConfig) -> ModelsReport:
         for backend in backends.usable:
             await backend.close()
     withheld: dict[str, dict[str, str]] = {}
+    kinds = {}
     for model_id, group in group_by_model(discovery.served_models()).items():
+        named = [_kind(one) for one in group.members]
+        kinds[model_id] = ", ".join(dict.fromkeys(named))
         for one, reason, advice in group.withheld:
             withheld.setdefault(one.backend.id, {})[model_id] = f"{reason}; {advice}"
     reports = [report_of(state, withheld.get(state.backend.id, {})) for state in discovery.states]
     reports += [report_of_skipped(skipped) for skipped in backends.skipped]
     if not loaded.config.backends:
         reports.append(BackendReport("configuration", problem=str(NO_BACKEND)))
-    return ModelsReport(model_offers(discovery.served_models()), reports)
+    return ModelsReport(model_offers(discovery.served_models()), kinds, reports)
+
+
+def _kind(one: ServedModel) -> str:
+    return one.backend.kind if one.model.native else f"{one.backend.kind} (remote)"
 
 
 def _with_field_names(report: ModelsReport) -> dict[str, object]:
@@ -89,7 +98,7 @@ def _print_report(report: ModelsReport) -> None:
     for offer in report.models:
         table.add_row(
             visible(offer.model_id),
-            offer.backend_kind if offer.native else f"{offer.backend_kind} (remote)",
+            report.kinds[offer.model_id],
             ", ".join(offer.operations),
             visible(_accepted(offer)),
             "unknown" if offer.context_window is None else f"{offer.context_window:,}",

@@ -97,9 +97,10 @@ def load(path: Path) -> Identity:
             f"{path}: the file does not exist", "`provider-agent identity` creates it"
         ) from error
     except OSError as error:
-        raise IdentityError(
-            f"{path}: cannot be read: {error.strerror}", "give this user read access to the file"
-        ) from error
+        advice = "give this user read access to the file"
+        if isinstance(error, IsADirectoryError):
+            advice = f"set identity.key_path to a file, such as {path / 'identity.key'}"
+        raise IdentityError(f"{path}: cannot be read: {error.strerror}", advice) from error
     if stat.S_IMODE(mode) & 0o077:
         log.warning(
             "key file accessible to other users",

@@ -159,7 +159,8 @@ async def dial(settings: DialSettings, subprotocol: str) -> CountingConnection:
         ) from error
     except (WebSocketException, OSError, EOFError, ValueError, ImportError) as error:
         lost = progress.lost
-        raise DialFailed(explain(lost if isinstance(lost, ssl.SSLError) else error)) from error
+        cause = lost if isinstance(lost, ssl.SSLError) else error
+        raise DialFailed(explain(cause, settings.url)) from error
     if connection.subprotocol != subprotocol:
         await connection.close(1002, "no common subprotocol")
         detail = f"the server does not support {subprotocol}; {_CHECK_URL}"

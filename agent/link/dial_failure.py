@@ -2,6 +2,7 @@
 
 import ssl
 from typing import Final
+from urllib.parse import urlsplit
 
 from websockets.exceptions import InvalidProxy, InvalidStatus, NegotiationError, ProxyError
 from websockets.http11 import Response
@@ -27,10 +28,10 @@ class DialFailed(Exception):
         self.disconnect = disconnect
 
 
-def explain(error: Exception) -> Disconnect:
-    """Return what an exception of `websockets.connect` means for the next dial."""
+def explain(error: Exception, url: str) -> Disconnect:
+    """Return what an exception of `websockets.connect` means for the next dial of `url`."""
     if isinstance(error, InvalidStatus):
-        return _explain_status(error.response)
+        return _explain_status(error.response, urlsplit(url).path)
     if isinstance(error, NegotiationError):
         # RFC 6455, section 4.2.2: a server may select only what the client has offered.
         return Disconnect(
@@ -66,17 +67,19 @@ def explain(error: Exception) -> Disconnect:
     )
 
 
-def _explain_status(response: Response) -> Disconnect:
+def _explain_status(response: Response, path: str) -> Disconnect:
     """Return what an HTTP response other than an upgrade means for the next dial."""
     status = response.status_code
     wait = parse_retry_after(response.headers.get("Retry-After"))
     detail = f"the server answered the upgrade with HTTP status {status}"
-    if status in (401, 403):
-        return Disconnect(
-            DisconnectCause.UNAUTHORIZED, f"{detail}; check [coordinator] token_file", wait
-        )
-    if status == 404:
+    unauthorized = status in (401, 403)
+    if unauthorized:
+        detail += "; check [coordinator] token_file"
+    # A coordinator answers GET / with 200.
+    if status == 404 or path in ("", "/"):
         detail += "; is the path of [coordinator] url right (often /provider/connect)?"
+    if unauthorized:
+        return Disconnect(DisconnectCause.UNAUTHORIZED, detail, wait)
     told_to_wait = status in _TOLD_TO_WAIT
     return Disconnect(
         DisconnectCause.TOLD_TO_WAIT if told_to_wait else DisconnectCause.UPGRADE_REFUSED,

@@ -171,7 +171,8 @@ class AgentLink:
     def _log(self, level: int, event: str, **fields: object) -> None:
         """Log an event; limited before the agent is admitted, because anyone can cause it then."""
         logger = log if self._agent.admitted else self._limited_log
-        logger.log(level, event, agent=self._agent.name, **fields)
+        peer = {"agent": self._agent.name} if self._agent.name else {"address": self._agent.remote}
+        logger.log(level, event, **{**peer, **fields})
 
     def _reason_after_cancel(self, reader: asyncio.Task[CloseReason]) -> CloseReason:
         """Return the close reason of a cancelled `run`: the reader's, if the reader has ended."""

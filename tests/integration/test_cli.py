@@ -344,6 +344,8 @@ async def test_demo_uses_echo_if_xllamacpp_cannot_be_imported(
 
 async def test_demo_serves_until_sigterm_and_leaves_no_files_or_processes(tmp_path: Path) -> None:
     async with start_command("demo", "--serve", home=tmp_path) as demo:
+        backend = await demo.wait_for_output("backend   ")
+        assert " at http://127.0.0.1:" in backend or "echo" in backend
         line = await demo.wait_for_output("/v1/chat/completions -H")
         children = children_of(demo.pid)
         url, body = re.findall(r"(http://\S+) .* -d '(.+)'$", line.strip())[0]

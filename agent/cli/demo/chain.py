@@ -185,7 +185,10 @@ async def _start_llamacpp(stack: AsyncExitStack, folder: Path) -> tuple[list[Fou
         # For example, the wheel is for another CPU. The message's last line names the cause.
         reason = (str(error).splitlines() or [type(error).__name__])[-1]
         return [], f"the built-in echo; llama.cpp did not start: {reason}"
-    text = "a real llama.cpp server with a tiny model of random weights (its text is meaningless)"
+    text = (
+        f"a real llama.cpp server at {process.url},\n"
+        "             with a tiny model of random weights (its text is meaningless)"
+    )
     return [FoundServer("llamacpp", process.url)], text
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import shlex
 import signal
 import sys
 import time
@@ -211,10 +212,15 @@ async def _serve(chain: Chain, out: Console) -> None:
         if model is None:
             continue
         operation = MAIN_OPERATION[wire_format]
-        body = chat_request(operation, model.model_id, PROMPT, max_tokens=MAX_TOKENS).decode()
-        url = chain.coordinator.http_url + operation.path
         # Printed without line breaks, so that the command can be copied from any terminal.
-        click.echo(f"curl -N {url} -H 'Content-Type: application/json' -d '{body}'\n")
+        click.echo(_curl(chain.coordinator.http_url, operation, model.model_id) + "\n")
     click.echo(f"curl {chain.coordinator.http_url}/v1/models\n")
     await stop_requested.wait()
     out.print("\nStopping ...", style="dim")
+
+
+def _curl(url: str, operation: Operation, model_id: str) -> str:
+    """Return a shell command that sends the demo's request."""
+    body = chat_request(operation, model_id, PROMPT, max_tokens=MAX_TOKENS).decode()
+    header = "Content-Type: application/json"
+    return shlex.join(["curl", "-N", url + operation.path, "-H", header, "-d", body])

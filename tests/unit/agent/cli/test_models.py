@@ -121,3 +121,17 @@ async def test_withheld_models_are_printed_with_the_settings_that_would_offer_th
     assert "offers the same id, on your own hardware" in withheld[REMOTE_MODEL]
     assert "set `overflow = true`" in withheld[REMOTE_MODEL]
     assert withheld["acme/auto"] == ("its price is unknown; set its price in [pricing.models]")
+
+
+async def test_every_backend_of_an_offer_is_named(runner: CliRunner, server_url: str) -> None:
+    async with FakeOpenRouter(api_key="sk-or-1") as remote:
+        config = (
+            f'[[backends]]\nkind = "openai_compatible"\nurl = "{server_url}"\n'
+            f'alias = {{ "{REMOTE_MODEL}" = "{MODEL}" }}\n'
+            f'[[backends]]\nkind = "openrouter"\nurl = "{remote.url}"\n'
+            f'api_key_env = "KEY"\nmodels = ["{REMOTE_MODEL}"]\noverflow = true\n'
+        )
+        result = await asyncio.to_thread(
+            lambda: invoke(runner, "models", config=config, KEY="sk-or-1", COLUMNS="200")
+        )
+    assert " openai_compatible, openrouter (remote) " in result.output

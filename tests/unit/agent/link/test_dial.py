@@ -3,6 +3,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from websockets.exceptions import InvalidHandshake, ProxyError
@@ -85,6 +86,19 @@ async def test_http_status_instead_of_an_upgrade_maps_to_a_cause(
     disconnect = await failure(DialSettings(url=coordinator.url))
     assert (disconnect.cause, disconnect.retry_after_s) == (cause, retry_after_s)
     assert f"HTTP status {status}" in disconnect.detail
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "hinted"),
+    [("", 200, True), ("/", 403, True), ("/x", 404, True), ("/x", 200, False), ("/x", 403, False)],
+)
+async def test_status_that_a_wrong_path_causes_has_a_hint(
+    coordinator: ScriptedCoordinator, path: str, status: int, hinted: bool
+) -> None:
+    coordinator.refusals.append((status, {}))
+    url = urlsplit(coordinator.url)._replace(path=path).geturl()
+    disconnect = await failure(DialSettings(url=url))
+    assert ("often /provider/connect" in disconnect.detail) is hinted
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
@@ -311,6 +325,6 @@ def verification_error() -> ssl.SSLCertVerificationError:
 def test_every_error_has_a_cause_and_a_detail(
     error: Exception, cause: DisconnectCause, text: str
 ) -> None:
-    disconnect = explain(error)
+    disconnect = explain(error, "wss://c.example/x")
     assert disconnect.cause is cause
     assert text in disconnect.detail

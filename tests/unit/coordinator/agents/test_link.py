@@ -154,6 +154,19 @@ async def test_end_of_each_connection_is_logged_once(
     ]
 
 
+async def test_peer_without_an_identity_is_logged_with_its_address(
+    coordinator: Coordinator, caplog: pytest.LogCaptureFixture
+) -> None:
+    # `provider-agent check` connects and sends no `Hello`.
+    with caplog.at_level(logging.INFO, "provider_agent.coordinator"):
+        protocols = [Subprotocol(SUBPROTOCOL)]
+        async with connect(coordinator.connect_url, subprotocols=protocols, proxy=None) as socket:
+            await socket.close()
+    (line,) = [one for one in caplog.records if one.message == "agent link closed"]
+    fields = vars(line)["fields"]
+    assert fields == {"address": "127.0.0.1", "code": 1000, "reason": fields["reason"]}
+
+
 async def test_rejected_is_sent_before_the_close_frame_and_logged_with_its_reason(
     coordinator: Coordinator, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,10 +1,13 @@
+import json
+import shlex
+
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
 from provider_agent.adapters.base import Usage
-from provider_agent.agent.cli.demo.command import DemoResult, _print_results
-from provider_agent.protocol.formats import WireFormat
+from provider_agent.agent.cli.demo.command import DemoResult, _curl, _print_results
+from provider_agent.protocol.formats import Operation, WireFormat
 from provider_agent.protocol.frames import ModelOffer
 from tests.unit.agent.cli.calls import invoke
 
@@ -57,3 +60,10 @@ def test_invalid_port_is_refused(port: str, runner: CliRunner) -> None:
 
     assert result.exit_code == 2
     assert "Invalid value for '--port'" in result.output
+
+
+def test_curl_command_is_safe_for_any_model_id() -> None:
+    words = shlex.split(_curl("http://127.0.0.1:1", Operation.CHAT, "it's $(id)"))
+
+    assert words[:3] == ["curl", "-N", "http://127.0.0.1:1/v1/chat/completions"]
+    assert json.loads(words[-1])["model"] == "it's $(id)"
