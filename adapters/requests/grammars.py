@@ -16,10 +16,7 @@ from msgspec import Raw
 
 from provider_agent.adapters.errors import BadRequest
 from provider_agent.adapters.requests.gbnf import NotGbnfError, read_gbnf
-from provider_agent.adapters.requests.parse_stacks import (
-    MAX_STACKS,
-    TooManyStacksError,
-)
+from provider_agent.adapters.requests.parse_stacks import MAX_STACKS, TooManyStacksError
 from provider_agent.adapters.requests.repetition import MAX_PARTS, grammar_parts, regex_parts
 from provider_agent.adapters.requests.rules import (
     Review,
@@ -130,8 +127,8 @@ class Tool(Typed, frozen=True):
         before = budget.stacks if budget else 0
         checked = super().check(value, name, review)
         if budget and isinstance(checked, dict):
-            inner = next((one for one in checked.values() if isinstance(one, dict)), checked)
-            called = inner.get("name")
+            inner = (checked.get("function"), checked.get("custom"))
+            called = next((one for one in inner if isinstance(one, dict)), checked).get("name")
             budget.assign_to_tool(decode_string(called) if isinstance(called, Raw) else "", before)
         return checked
 

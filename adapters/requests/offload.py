@@ -15,9 +15,9 @@ from provider_agent.protocol.limits import KIB
 INLINE_BYTES: Final = 32 * KIB
 """A request of this size takes at most a few milliseconds, unless it has a grammar or schema."""
 
-_WORDS: Final = (b"tools", b"schema", b"format", b"guided", b"structured", b"::=", b"\\u00")
-"""Every request with a grammar or schema, whose analysis may take longer, has one of these words.
-`\\u00` may begin an escaped letter of another one."""
+_WORDS: Final = (b'tools"', b'schema"', b'format"', b'"guided', b'"structured', b"::=", b"\\u00")
+"""Every request with a grammar or schema, whose analysis may take longer, has one of these: the
+ends and starts of names of fields, and GBNF. `\\u00` may begin an escaped letter of another one."""
 
 _WORKER: Final = ThreadPoolExecutor(max_workers=1, thread_name_prefix="large requests")
 

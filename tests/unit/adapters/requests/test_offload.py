@@ -7,15 +7,11 @@ from provider_agent.adapters.base import BadRequest
 from provider_agent.adapters.requests import offload
 from tests.kit.virtual_time import in_virtual_time
 
-SMALL = bytes(offload.INLINE_BYTES)
+SMALL = b'{"prompt":"tools, schemas and formats"}'.ljust(offload.INLINE_BYTES)
 LARGE = bytes(offload.INLINE_BYTES + 1)
 GRAMMARS = [
     *(b'{"tools":[]}', b'{"response_format":{}}', b'{"json_schema":{}}', b'{"guided_json":{}}'),
-    *(
-        b'{"ebnf":"root ::= a"}',
-        rb'{"gramm\u0061r":"root \u003a:= a"}',
-        b'{"structured_outputs":{}}',
-    ),
+    *(b'{"ebnf":"root ::= a"}', rb'{"ebnf":"root \u003a:= a"}', b'{"structured_outputs":{}}'),
 ]
 
 

@@ -226,7 +226,16 @@ def test_bound_holds_for_all_schemas_of_a_request_together() -> None:
     for tools in ([tool("f", schema)] * 3, [tool("f", schema)] * 2):
         with pytest.raises(BadRequest, match="together"):
             raw_body("llamacpp", chat(tools=tools, **answer))
-    anthropic = [{"name": "f", "input_schema": schema}] * 3
-    request = json.dumps({"messages": [], "max_tokens": 1, "tools": anthropic}).encode()
+
+
+@pytest.mark.parametrize("more", [{}, {"cache_control": {"type": "ephemeral"}}])
+def test_tools_of_one_name_count_together(more: Schema) -> None:
+    # Regression: a tool with `cache_control` counted as one without a name.
+    def request(*names: str) -> bytes:
+        tools = [{"name": name, "input_schema": optional(400, STRING), **more} for name in names]
+        tools[-1].pop("cache_control", None)
+        return json.dumps({"messages": [], "max_tokens": 1, "tools": tools}).encode()
+
+    raw_body("llamacpp", request("f", "g", "h", "i"), Operation.MESSAGES)
     with pytest.raises(BadRequest, match="together"):
-        raw_body("llamacpp", request, Operation.MESSAGES)
+        raw_body("llamacpp", request("f", "f", "f"), Operation.MESSAGES)
