@@ -138,8 +138,9 @@ def _all_but_other_spellings(
         BadRequest: `stream` is not true, false or null.
     """
     STREAM.check(found.get("stream", Raw(b"null")), "stream", Review(()))
+    not_sent = {name.casefold() for name in stripped}
     return {
         name: value
         for name, value in found.items()
-        if (name in fields or name.casefold() not in fields) and name.casefold() not in stripped
+        if (name in fields or name.casefold() not in fields) and name.casefold() not in not_sent
     }

@@ -152,9 +152,9 @@ def test_field_that_the_operator_passes_is_not_checked_except_stream() -> None:
 
 
 def test_request_policy_pass_still_removes_what_the_operator_strips() -> None:
-    request = with_minimal(CHAT, seed=1, Seed=2, top_k=3, unknown=4)
+    request = with_minimal(CHAT, seed=1, Seed=2, top_k=3, unknownField=4)
 
-    sent = body("ollama", request, request_policy=PASS, strip_fields=("seed", "unknown"))
+    sent = body("ollama", request, request_policy=PASS, strip_fields=("seed", "unknownField"))
 
     assert sent == with_minimal(CHAT, top_k=3)
 
