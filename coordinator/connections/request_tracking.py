@@ -33,5 +33,5 @@ async def close_after_response(request: web.Request, response: web.StreamRespons
         return
     response.force_close()
     response.headers[hdrs.CONNECTION] = "close"
-    if hdrs.TRANSFER_ENCODING in request.headers:
+    if hdrs.TRANSFER_ENCODING in request.headers and not connection.is_authenticated:
         connection.count_all_bytes()

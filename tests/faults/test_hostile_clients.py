@@ -168,3 +168,27 @@ async def test_client_that_does_not_read_does_not_delay_a_stop() -> None:
         await coordinator.stop()
         assert now() - began < 1.0 + 2 * LAST_WRITES_S
         sending.cancel()
+
+
+async def test_bytes_behind_a_chunked_request_are_not_kept_during_its_response() -> None:
+    # Regression: the limit ended when the response to a pipelined, chunked request began.
+    first = HEAD + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
+    async with (
+        asyncio.timeout(20),
+        Coordinator(SETTINGS) as coordinator,
+        ScriptedAgent(coordinator.connect_url) as agent,
+        connection(coordinator, first) as (reader, writer),
+    ):
+        job = await agent.next_job()
+        writer.write(HEAD)
+        await writer.drain()
+        await agent.settle()
+        await job.start()
+        await job.send(b"data: 1\n\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+        with contextlib.suppress(ConnectionError):
+            for number in range(300):
+                writer.write(b"x%d: " % number + b"y" * 8000 + b"\r\n")
+                await writer.drain()
+            await reader.read()
+        assert coordinator.open_connections == 1, "the agent"
