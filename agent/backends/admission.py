@@ -1,6 +1,7 @@
 """Decides from its breakers and its token limit whether a backend may receive a job now."""
 
 import logging
+import math
 from collections.abc import Callable
 from enum import Enum, auto
 from typing import Final
@@ -91,12 +92,13 @@ class AdmissionControl:
 
     @property
     def reason(self) -> str:
-        """Why breakers are open, for the operator; "" if none is open."""
+        """Why some jobs are refused now, for the operator: open breakers, or the token limit."""
         if wait_s := self._breaker.remaining_open_s:
             return f"its breaker is open: no jobs for {wait_s:.0f} s; see the log for its errors"
         paused = sorted(name for name, one in self._models.items() if one.remaining_open_s)
         if not paused:
-            return ""
+            text = "its limit of tokens per minute is used up: no jobs for"
+            return f"{text} {math.ceil(self.retry_after_s)} s" if self.retry_after_s else ""
         wait_s = max(self._models[name].remaining_open_s for name in paused)
         named = ", ".join(paused[:3]) + (", …" if len(paused) > 3 else "")
         return f"no jobs for {named} for up to {wait_s:.0f} s; see the log for the errors"

@@ -121,10 +121,16 @@ def _unmatched_in_backend(state: BackendState) -> Iterator[OfferWarning]:
     known = {name for model in models for name in (model.model_id, model.upstream_id)}
     settings = state.backend.settings
     for alias, target in settings.aliases.items():
-        if not any(model.model_id == alias for model in models):
-            setting = f'{state.backend.id}: alias "{alias}"'
+        named = [model.upstream_id for model in models if model.model_id == alias]
+        setting = f'{state.backend.id}: alias "{alias}"'
+        if not named:
             problem = f'"{target}" is no model of the backend, or is not listed in `models`'
             yield OfferWarning(setting, problem, _suggest(target, known))
+        # llama.cpp's id may be a path that contains the model's name.
+        elif all(alias in own and target not in own for own in named):
+            problem = f'"{target}" is no model of the backend, but "{alias}" is'
+            advice = f'the offered id comes first: did you mean "{target}" = "{alias}"?'
+            yield OfferWarning(setting, problem, advice)
     for name in settings.models or ():
         if not set(name) & set("*?[") and name not in known:
             setting = f'{state.backend.id}: models "{name}"'

@@ -1,5 +1,6 @@
 """`provider-agent status`."""
 
+import math
 import sys
 
 import click
@@ -48,6 +49,9 @@ def _print_status(state: StatusSnapshot, out: Console) -> None:
     facts.add_row("offered models", _routing(state))
     facts.add_row("last job", _ago(state.last_job_age_s))
     facts.add_row("jobs", f"{state.in_flight} of {state.capacity}")
+    if state.token_limit_wait_s:
+        wait = _duration(math.ceil(state.token_limit_wait_s))
+        facts.add_row("token limit", f"used up; jobs are refused for {wait}")
     out.print(facts)
     table = Table(Column("backend", overflow="fold"), "healthy", "models", "problem")
     for backend in state.backends:
@@ -75,6 +79,8 @@ def _print_line(out: Console, text: str) -> None:
 def _routing(state: StatusSnapshot) -> str:
     if state.draining:
         return "draining"
+    if state.coordinator_draining:
+        return "the coordinator is stopping; it sends no new jobs"
     if not any(backend.healthy and backend.models for backend in state.backends):
         return "none offered"
     if state.routing is None:

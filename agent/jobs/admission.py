@@ -48,6 +48,11 @@ class JobAdmission:
         self.max_concurrent = max_concurrent
         self._bucket = resize_bucket(self._bucket, tokens_per_minute, self._clock)
 
+    @property
+    def token_limit_wait_s(self) -> float:
+        """Seconds until the token limit admits jobs again; 0 if it admits them now."""
+        return 0.0 if self._bucket is None else self._bucket.wait_s
+
     def consume(self, tokens: int) -> None:
         """Count the tokens that a job used, input and output together."""
         if self._bucket is not None:
@@ -74,9 +79,9 @@ class JobAdmission:
             return routes
         if in_flight >= self.max_concurrent:
             return Refusal(ErrorCode.OUT_OF_CAPACITY, f"the agent already runs {in_flight} jobs")
-        if self._bucket is not None and self._bucket.wait_s:
+        if wait_s := self.token_limit_wait_s:
             text = "the operator's limit of tokens per minute is used up"
-            return Refusal(ErrorCode.OUT_OF_CAPACITY, text, self._bucket.wait_s)
+            return Refusal(ErrorCode.OUT_OF_CAPACITY, text, wait_s)
         return routes[0]
 
 

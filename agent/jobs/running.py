@@ -141,6 +141,11 @@ class Jobs:
         """Whether new jobs are accepted: no drain has begun."""
         return self._admission.accepting
 
+    @property
+    def token_limit_wait_s(self) -> float:
+        """Seconds until the agent's token limit admits jobs again; 0 if it admits them now."""
+        return self._admission.token_limit_wait_s
+
     def set_limits(self, max_concurrent: int, tokens_per_minute: int | None) -> None:
         """Change the agent's limits; running jobs continue."""
         self._admission.set_limits(max_concurrent, tokens_per_minute)

@@ -1,4 +1,4 @@
-"""The coordinator's messages to the operator: notices, and offered models that receive no jobs."""
+"""The coordinator's messages to the operator: notices, offered models without jobs, its drain."""
 
 import logging
 from collections import OrderedDict, deque
@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from provider_agent.agent.link.sanitize import sanitize
 from provider_agent.event_log import EventLogger
-from provider_agent.protocol.frames import Notice, RoutingStatus
+from provider_agent.protocol.frames import Drain, Notice, RoutingStatus
 
 log = EventLogger(__name__)
 
@@ -86,10 +86,12 @@ class CoordinatorMessages:
 
     Attributes:
         routing: the latest answer to the agent's offers; None before the first one of a connection.
+        draining: whether the coordinator is stopping: from its `Drain` until the connection ends.
     """
 
     def __init__(self, on_notice: Callable[[str], None], clock: Callable[[], float]) -> None:
         self.routing: Routing | None = None
+        self.draining = False
         self._on_notice = on_notice
         self._clock = clock
         self._notices: OrderedDict[tuple[str, str | None], tuple[float, ReceivedNotice]] = (
@@ -159,6 +161,16 @@ class CoordinatorMessages:
         elif old and not routing.unroutable:
             log.info("all offered models can receive jobs")
 
+    def receive_drain(self, frame: Drain) -> None:
+        """Note and log that the coordinator is stopping: it sends no new jobs."""
+        self.draining = True
+        log.info(
+            "coordinator draining",
+            reason=frame.reason,
+            reconnect_after_ms=frame.reconnect_after_ms,
+        )
+
     def link_ended(self) -> None:
-        """Forget the routing: on the next connection, the coordinator sends it again."""
+        """Forget routing and drain: on the next connection, the coordinator sends both again."""
         self.routing = None
+        self.draining = False

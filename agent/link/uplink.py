@@ -282,11 +282,7 @@ class Uplink:
                 self._welcomed(frame)
             case Drain():
                 # The link finishes the running jobs and closes itself.
-                log.info(
-                    "coordinator draining",
-                    reason=frame.reason,
-                    reconnect_after_ms=frame.reconnect_after_ms,
-                )
+                self.messages.receive_drain(frame)
             case Notice():
                 self.messages.receive_notice(frame)
             case RoutingStatus():

@@ -87,11 +87,13 @@ class Reports:
             last_welcome_age_s=None if welcomed_at is None else now - welcomed_at,
             last_disconnect=last_disconnect,
             routing=messages.routing,
+            coordinator_draining=messages.draining,
             notices=messages.notices(),
             last_job_age_s=None if last_job_at is None else now - last_job_at,
             draining=draining,
             in_flight=self._jobs.in_flight,
             capacity=self._jobs.max_concurrent,
+            token_limit_wait_s=self._jobs.token_limit_wait_s,
             backends=[*self._backends_in_use(), *self._backends_skipped()],
             stats=self._stats.snapshot(),
         )

@@ -15,7 +15,7 @@ class BackendStatus(Struct, frozen=True, kw_only=True):
         kind: the backend's kind.
         healthy: whether it may receive jobs.
         latency_ms: duration of its last health check; None if that failed or there was none.
-        last_error: why it is not healthy; None when it is healthy or was not checked yet.
+        last_error: why it receives no jobs, or not all; None: no reason, or not checked yet.
         models: number of its models that are offered while it is healthy.
     """
 
@@ -38,11 +38,13 @@ class StatusSnapshot(Struct, frozen=True, kw_only=True):
         last_welcome_age_s: time since the last `Welcome`.
         last_disconnect: why the last connection ended or could not be opened; None while connected.
         routing: which offered models receive no jobs; None before the coordinator has answered.
+        coordinator_draining: whether the connected coordinator is stopping and sends no new jobs.
         notices: the coordinator's latest notices, the latest first.
         last_job_age_s: time since the coordinator last sent a job.
         draining: whether the agent is stopping and accepts no jobs.
         in_flight: number of running jobs.
         capacity: most jobs that run at once.
+        token_limit_wait_s: seconds until the agent's token limit admits jobs again; 0: it does now.
         backends: every configured backend.
         stats: statistics of the last 60 seconds.
     """
@@ -54,11 +56,13 @@ class StatusSnapshot(Struct, frozen=True, kw_only=True):
     last_welcome_age_s: float | None = None
     last_disconnect: str | None = None
     routing: Routing | None = None
+    coordinator_draining: bool = False
     notices: list[ReceivedNotice] = []
     last_job_age_s: float | None = None
     draining: bool = False
     in_flight: int = 0
     capacity: int = 0
+    token_limit_wait_s: float = 0.0
     backends: list[BackendStatus] = []
     stats: StatsSnapshot = StatsSnapshot()
 
@@ -68,6 +72,8 @@ def readiness(state: StatusSnapshot) -> list[str]:
     reasons = []
     if state.draining:
         reasons.append("draining: the agent is stopping and accepts no new jobs")
+    if state.coordinator_draining:
+        reasons.append("coordinator draining: it is stopping and sends no new jobs")
     if state.link != LinkState.CONNECTED:
         reason = f"not connected: the link to {state.coordinator_url} is {state.link}"
         if state.last_disconnect:

@@ -217,6 +217,10 @@ async def test_tokens_per_minute_limit_jobs_and_refill(limited: str) -> None:
             await peer.send_jobs(refused)
             error = await peer.error(refused.job_id)
             assert (error.code, error.retry_after_ms) == ("out_of_capacity", 10_000)
+            state = agent.service.status()
+            assert state.token_limit_wait_s == (10 if limited == "agent" else 0)
+            problem = "its limit of tokens per minute is used up: no jobs for 10 s"
+            assert state.backends[0].last_error == (problem if limited == "backend" else None)
             assert offers(peer) == [["m"]], "the model stays offered"
             await asyncio.sleep(10)
             await peer.send_jobs(later)

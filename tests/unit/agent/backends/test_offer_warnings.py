@@ -150,6 +150,28 @@ def test_price_is_not_reported_while_a_backend_that_may_have_the_model_is_missin
         assert warnings_of(up, state_of(reachable=False), pricing=pricing) == []
 
 
+@pytest.mark.parametrize(
+    ("upstream_id", "reversed_pair"),
+    [
+        ("tiny", True),
+        ("/models/tiny.gguf", True),
+        ("acme", False),
+        ("/models/acme.gguf", False),
+    ],
+)
+def test_reversed_alias_is_reported(upstream_id: str, reversed_pair: bool) -> None:
+    # In an earlier version, the server's own "tiny" counted as the model of the alias.
+    settings = BackendSettings(kind="scripted", aliases={"tiny": "acme"})
+    state = state_of(replace(model("tiny"), upstream_id=upstream_id), settings=settings)
+    expected = OfferWarning(
+        'b: alias "tiny"',
+        '"acme" is no model of the backend, but "tiny" is',
+        'the offered id comes first: did you mean "acme" = "tiny"?',
+    )
+
+    assert warnings_of(state) == [expected] * reversed_pair
+
+
 def test_alias_and_listed_name_that_match_no_model_are_reported() -> None:
     settings = BackendSettings(
         kind="scripted",

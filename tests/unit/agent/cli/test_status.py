@@ -44,6 +44,14 @@ async def test_status_prints_markup_literally_and_replaces_control_characters(
     assert "not ready: not connected: " in result.output
 
 
+async def test_status_shows_that_the_token_limit_is_used_up(runner: CliRunner) -> None:
+    async with status_server(replace(READY, token_limit_wait_s=61.2)) as address:
+        result = await invoke_with_status_server(runner, address, "status")
+
+    lines = [" ".join(line.split()) for line in result.output.splitlines()]
+    assert "token limit used up; jobs are refused for 1 min 2 s" in lines
+
+
 async def test_status_shows_why_models_receive_no_jobs(runner: CliRunner) -> None:
     unroutable = [UnroutableOffer("m", "price", "above the limit\x1b[2J")]
     notice = ReceivedNotice(
@@ -78,6 +86,7 @@ EMPTY = BackendStatus(id="c", kind="vllm", healthy=True)
         ({"backends": [DOWN, EMPTY]}, "none offered"),
         ({"backends": []}, "none offered"),
         ({"draining": True}, "draining"),
+        ({"coordinator_draining": True}, "the coordinator is stopping; it sends no new jobs"),
         ({"routing": None}, "not reported by the coordinator yet"),
     ],
 )

@@ -7,6 +7,7 @@ import pytest
 from provider_agent.agent.config import LimitsConfig
 from provider_agent.agent.jobs.drain import FORCED_FLUSH_S
 from provider_agent.agent.service import EXIT_FORCED, EXIT_OK, EXIT_UNDELIVERED
+from provider_agent.agent.telemetry.status import readiness
 from provider_agent.protocol.frames import Drain, Draining, JobError, JobResult
 from provider_agent.protocol.limits import REPLACED
 from tests.kit.agent_config import agent_config
@@ -94,6 +95,9 @@ async def test_running_job_finishes_when_the_agent_stops_while_the_coordinator_d
             run = await backend.next_run()
             await peer.send(Drain("restart", 30_000))
             await peer.settle()
+            assert readiness(agent.service.status()) == [
+                "coordinator draining: it is stopping and sends no new jobs"
+            ]
             agent.service.stop()
             await asyncio.sleep(20)
             run.answer(b"x")

@@ -22,6 +22,7 @@ def test_connected_agent_with_a_healthy_backend_is_ready() -> None:
     ("state", "reasons"),
     [
         (replace(READY, draining=True), ["draining: "]),
+        (replace(READY, coordinator_draining=True), ["coordinator draining: "]),
         (
             replace(READY, link="connecting"),
             ["not connected: the link to wss://c.example/x is connecting"],
