@@ -96,12 +96,14 @@ class AdmissionControl:
         if wait_s := self._breaker.remaining_open_s:
             return f"its breaker is open: no jobs for {wait_s:.0f} s; see the log for its errors"
         paused = sorted(name for name, one in self._models.items() if one.remaining_open_s)
-        if not paused:
-            text = "its limit of tokens per minute is used up: no jobs for"
-            return f"{text} {math.ceil(self.retry_after_s)} s" if self.retry_after_s else ""
-        wait_s = max(self._models[name].remaining_open_s for name in paused)
-        named = ", ".join(paused[:3]) + (", …" if len(paused) > 3 else "")
-        return f"no jobs for {named} for up to {wait_s:.0f} s; see the log for the errors"
+        if paused:
+            wait_s = max(self._models[name].remaining_open_s for name in paused)
+            named = ", ".join(paused[:3]) + (", …" if len(paused) > 3 else "")
+            return f"no jobs for {named} for up to {wait_s:.0f} s; see the log for the errors"
+        if limited_s := self.retry_after_s:
+            text = "its limit of tokens per minute is used up"
+            return f"{text}: no jobs for {math.ceil(limited_s)} s"
+        return ""
 
     def set_token_limit(self, tokens_per_minute: int | None) -> None:
         """Change the operator's limit, which None removes; see `TokenBucket.set_rate`."""
