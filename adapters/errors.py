@@ -12,6 +12,7 @@
     ├── ModelNotFound           the server does not have the model
     ├── MissingApiKey           the operator's API key is not set
     ├── BadRequest              the client's request is invalid and was not sent
+    │   └── RefusedRequest      the agent's own checks refuse it; the log may quote the message
     └── PromptTooLong           the prompt exceeds the context window; the server would truncate it
 """
 
@@ -28,6 +29,7 @@ class BackendError(Exception):
         status: the server's HTTP error status; None without one.
         body: the beginning of the response body, without secrets.
         retry_after_s: seconds to wait before the next request; None if the server gave no time.
+        log_message: the message without any text of the client or of the server; "" for none.
         retryable: whether another backend or provider may be tried; None: the registry's default
             for `code`.
     """
@@ -36,6 +38,7 @@ class BackendError(Exception):
     status: int | None = None
     body: bytes = b""
     retry_after_s: float | None = None
+    log_message: str = ""
     retryable: bool | None = None
 
     @property
@@ -121,6 +124,19 @@ class BadRequest(BackendError):
     """The client's request is invalid: not one JSON object, or against the request policy."""
 
     code = ErrorCode.BAD_REQUEST
+
+
+class RefusedRequest(BadRequest):
+    """The agent's own checks refuse the client's request.
+
+    Args:
+        message: for the client.
+        log_message: required if `message` contains a name or value that the client has chosen.
+    """
+
+    def __init__(self, message: str, log_message: str | None = None) -> None:
+        super().__init__(message)
+        self.log_message = message if log_message is None else log_message
 
 
 class PromptTooLong(BackendError):

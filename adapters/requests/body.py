@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from provider_agent.adapters.errors import BadRequest
+from provider_agent.adapters.errors import RefusedRequest
 from provider_agent.adapters.requests.output_limit import limit_output
 from provider_agent.adapters.requests.policy import RequestPolicy, apply_policy
 from provider_agent.adapters.requests.rules import FIELDS
@@ -92,7 +92,7 @@ def prepare_request(
             fields["stream_options"] = _with_usage(fields.get("stream_options"))
         return UpstreamRequest(_ENCODER.encode(fields), streamed)
     except (ValueError, RecursionError) as error:
-        raise BadRequest("the request is not one JSON object") from error
+        raise RefusedRequest("the request is not one JSON object") from error
 
 
 def _is_true(value: object) -> bool:

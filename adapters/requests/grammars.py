@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 from msgspec import Raw
 
-from provider_agent.adapters.errors import BadRequest
+from provider_agent.adapters.errors import RefusedRequest
 from provider_agent.adapters.requests.gbnf import NotGbnfError, read_gbnf
 from provider_agent.adapters.requests.parse_stacks import MAX_STACKS, TooManyStacksError
 from provider_agent.adapters.requests.repetition import MAX_PARTS, grammar_parts, regex_parts
@@ -64,7 +64,7 @@ class Grammar(Size, frozen=True):
             try:
                 rules = read_gbnf(text.decode())
             except NotGbnfError:
-                raise BadRequest(f"{name} is not a grammar in GBNF") from None
+                raise RefusedRequest(f"{name} is not a grammar in GBNF") from None
             with _refused_stacks(name):
                 review.stack_budget.add(rules, "root")
         return value
@@ -98,9 +98,9 @@ class Schema(msgspec.Struct, frozen=True):
         """See `Rule.check`."""
         text = bytes(value)
         if len(text) > MAX_SCHEMA_BYTES:
-            raise BadRequest(f"{name} has over {MAX_SCHEMA_BYTES} bytes")
+            raise RefusedRequest(f"{name} has over {MAX_SCHEMA_BYTES} bytes")
         if text.count(b"{") + text.count(b"[") > MAX_SUBSCHEMAS:
-            raise BadRequest(f"{name} has over {MAX_SUBSCHEMAS} objects and lists")
+            raise RefusedRequest(f"{name} has over {MAX_SUBSCHEMAS} objects and lists")
         schema = _JSON.decode(text)
         inner = _in_string(schema, name) if isinstance(schema, str) else schema
         _check_levels(inner, name, review)
@@ -140,7 +140,7 @@ def _refused_stacks(name: str) -> Iterator[None]:
     except TooManyStacksError:
         reason = f"over {MAX_STACKS} optional parts or alternatives at one point"
         recursive = "alternatives that begin alike and contain each other"
-        raise BadRequest(f"{name} has {reason}, or {recursive}") from None
+        raise RefusedRequest(f"{name} has {reason}, or {recursive}") from None
 
 
 def _schemas(value: object) -> Iterator[dict[str, object]]:
@@ -157,8 +157,8 @@ def _in_string(schema: str, name: str) -> object:
         text = schema.encode()
         check_structure(text)
         return _JSON.decode(text)
-    except (ValueError, BadRequest):
-        raise BadRequest(f"{name} is not a JSON schema") from None
+    except (ValueError, RefusedRequest):
+        raise RefusedRequest(f"{name} is not a JSON schema") from None
 
 
 def _check_levels(schema: object, name: str, review: Review) -> None:
@@ -176,17 +176,17 @@ def _check_levels(schema: object, name: str, review: Review) -> None:
         level = below
         if not level:
             return
-    raise BadRequest(f"{name} is nested over {MAX_SCHEMA_LEVELS} levels deep")
+    raise RefusedRequest(f"{name} is nested over {MAX_SCHEMA_LEVELS} levels deep")
 
 
 def _check_node(value: dict[str, object] | list[object], name: str, review: Review) -> int:
     """Check one object or list; return how many parts counts like `{9}` in its patterns add."""
     if isinstance(value, list):
         if len(value) > MAX_CHOICES:
-            raise BadRequest(f"{name} has a list of over {MAX_CHOICES} items")
+            raise RefusedRequest(f"{name} has a list of over {MAX_CHOICES} items")
         return 0
     if len(value) > MAX_PROPERTIES:
-        raise BadRequest(f"{name} has an object of over {MAX_PROPERTIES} properties")
+        raise RefusedRequest(f"{name} has an object of over {MAX_PROPERTIES} properties")
     for field in ("grammar", "definition"):
         if isinstance(text := value.get(field), str):
             _GRAMMAR.check(Raw(_ENCODER.encode(text)), f"{name}.{field}", review)
@@ -199,7 +199,7 @@ def _check_node(value: dict[str, object] | list[object], name: str, review: Revi
 def _counted_parts(pattern: str, name: str) -> int:
     """Check a pattern; return how many parts its counts, such as `{9}`, add."""
     if len(pattern) > MAX_PATTERN_BYTES:
-        raise BadRequest(f"{name} has a pattern of over {MAX_PATTERN_BYTES} characters")
+        raise RefusedRequest(f"{name} has a pattern of over {MAX_PATTERN_BYTES} characters")
     parts = regex_parts(pattern.encode())
     _check_parts(parts, name)
     return max(0, parts - sum(map(pattern.count, "|?*+{")))
@@ -207,4 +207,4 @@ def _counted_parts(pattern: str, name: str) -> int:
 
 def _check_parts(parts: int, name: str) -> None:
     if parts > MAX_PARTS:
-        raise BadRequest(f"{name} has over {MAX_PARTS} operators after its counts are expanded")
+        raise RefusedRequest(f"{name} has over {MAX_PARTS} operators after its counts are expanded")

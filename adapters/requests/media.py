@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 from msgspec import Raw
 
-from provider_agent.adapters.errors import BadRequest
+from provider_agent.adapters.errors import RefusedRequest
 from provider_agent.adapters.requests.rules import Object, Review, Shapes, decode_string
 from provider_agent.protocol.limits import KIB
 
@@ -31,7 +31,9 @@ class Url(msgspec.Struct, frozen=True):
         url = decode_string(value) if text.nbytes <= _LONGEST_URL else ""
         if not url.startswith(review.url_schemes):
             allowed = " or ".join(review.url_schemes)
-            raise BadRequest(f"{name}: this provider accepts only URLs that begin with {allowed}")
+            raise RefusedRequest(
+                f"{name}: this provider accepts only URLs that begin with {allowed}"
+            )
         return value
 
 
@@ -47,7 +49,7 @@ class Base64(msgspec.Struct, frozen=True):
         # PHP writes each `/` as `\/`; the slice may end between the two characters.
         start = start.replace(b"\\/", b"/").removesuffix(b"\\")
         if not start.startswith(b"data:") and start.translate(None, _BASE64) not in (b"", b'"'):
-            raise BadRequest(f"{name} is not base64")
+            raise RefusedRequest(f"{name} is not base64")
         return value
 
 

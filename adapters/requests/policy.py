@@ -13,7 +13,7 @@ from typing import Final
 from msgspec import Raw, Struct
 from msgspec.structs import replace
 
-from provider_agent.adapters.errors import BadRequest
+from provider_agent.adapters.errors import RefusedRequest
 from provider_agent.adapters.requests.bounds import STREAM
 from provider_agent.adapters.requests.fields import (
     MEANINGFUL,
@@ -117,14 +117,25 @@ def apply_policy(
     )
     sent = check_fields(found, fields, "", review)
     if review.stack_budget and review.stack_budget.is_exceeded:
-        raise BadRequest(f"the tools and schemas together have over {MAX_STACKS} optional parts")
+        raise RefusedRequest(
+            f"the tools and schemas together have over {MAX_STACKS} optional parts"
+        )
     if review.removed and settings.request_policy is PolicyMode.REFUSE:
-        raise BadRequest(f"this provider does not accept: {', '.join(sorted(review.removed))}")
+        problem, names = "this provider does not accept:", ", ".join(sorted(review.removed))
+        listed = _listed(review, policy)
+        raise RefusedRequest(f"{problem} {names}", f"{problem} {listed}")
     if sent.get("tools") == []:
         # Most servers reject an empty list, and a `tool_choice` without tools.
         del sent["tools"]
         sent.pop("tool_choice", None)
     return sent, list(review.removed)
+
+
+def _listed(review: Review, policy: RequestPolicy) -> str:
+    """Return what was removed for the log, without names that the client has chosen."""
+    known = review.stripped.union(MEANINGFUL, *policy.fields.values())
+    names = [name for name in sorted(review.removed) if name in known]
+    return ", ".join(names if len(names) == len(review.removed) else [*names, "an unknown field"])
 
 
 def _all_but_other_spellings(

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 from msgspec import Raw
 
-from provider_agent.adapters.errors import BadRequest
+from provider_agent.adapters.errors import RefusedRequest
 from provider_agent.adapters.requests.rules import Review
 
 _LIST: Final = msgspec.json.Decoder(list[Raw])
@@ -26,13 +26,13 @@ class Prompt(msgspec.Struct, frozen=True):
         if first in '"n' or (first == "[" and _is_list_of_token_ids(value)):
             return value
         if first != "[":
-            raise BadRequest(f"{name} has the wrong type")
+            raise RefusedRequest(f"{name} has the wrong type")
         prompts = _LIST.decode(value)
         if len(prompts) > self.most:
-            raise BadRequest(f"{name} has over {self.most} items")
+            raise RefusedRequest(f"{name} has over {self.most} items")
         for prompt in prompts:
             if memoryview(prompt)[0] != ord('"') and not _is_list_of_token_ids(prompt):
-                raise BadRequest(f"{name} contains a value that is neither text nor token ids")
+                raise RefusedRequest(f"{name} contains a value that is neither text nor token ids")
         return value
 
 

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 import msgspec
 from msgspec import Raw
 
-from provider_agent.adapters.errors import BadRequest
+from provider_agent.adapters.errors import RefusedRequest
 from provider_agent.adapters.requests.parse_stacks import StackBudget
 from provider_agent.adapters.requests.structure import nesting_exceeds
 
@@ -73,7 +73,7 @@ class Review:
             BadRequest: the response would be another one without it.
         """
         if name in self._refused:
-            raise BadRequest(f"this provider does not accept: {name}")
+            raise RefusedRequest(f"this provider does not accept: {name}")
         if len(self.removed) < _SHOWN:
             self.removed[name] = None
 
@@ -120,9 +120,9 @@ class Number(msgspec.Struct, frozen=True):
             try:
                 number = _NUMBER.decode(value)
             except ValueError:
-                raise BadRequest(f"{name} is not a number") from None
+                raise RefusedRequest(f"{name} is not a number") from None
             if not self.least <= number <= self.most:
-                raise BadRequest(f"{name} is not between {self.least:,} and {self.most:,}")
+                raise RefusedRequest(f"{name} is not between {self.least:,} and {self.most:,}")
         return value
 
 
@@ -139,7 +139,7 @@ class Flag(msgspec.Struct, frozen=True):
         """See `Rule.check`."""
         text = bytes(value) if memoryview(value).nbytes <= 5 else b""
         if text not in (b"true", b"false", b"null"):
-            raise BadRequest(f"{name} is not true, false or null")
+            raise RefusedRequest(f"{name} is not true, false or null")
         if text == self.removed:
             review.remove(name)
             return REMOVED
@@ -160,11 +160,11 @@ class Size(msgspec.Struct, frozen=True):
     def check(self, value: Raw, name: str, review: Review) -> object:  # noqa: ARG002
         """See `Rule.check`."""
         if memoryview(value).nbytes > self.most_bytes:
-            raise BadRequest(f"{name} has over {self.most_bytes} bytes")
+            raise RefusedRequest(f"{name} has over {self.most_bytes} bytes")
         if self.nesting is not None:
             brackets = unescaped(value).translate(_AS_LISTS, _NOT_BRACKETS)
             if nesting_exceeds(brackets, self.nesting):
-                raise BadRequest(f"{name} is nested over {self.nesting} levels deep")
+                raise RefusedRequest(f"{name} is nested over {self.nesting} levels deep")
         return value
 
 
@@ -185,7 +185,7 @@ class Object(msgspec.Struct, frozen=True):
         if first == _NULL:
             return value
         if first != _BRACE:
-            raise BadRequest(f"{name} is not an object")
+            raise RefusedRequest(f"{name} is not an object")
         found = FIELDS.decode(value)
         _require(found, self.needed, name)
         return check_fields(found, self.fields, name + ".", review)
@@ -203,10 +203,10 @@ class Items(msgspec.Struct, frozen=True):
         if first == _NULL:
             return value
         if first != _BRACKET:
-            raise BadRequest(f"{name} is not a list")
+            raise RefusedRequest(f"{name} is not a list")
         items = _ITEMS.decode(value)
         if len(items) > self.most:
-            raise BadRequest(f"{name} has over {self.most} items")
+            raise RefusedRequest(f"{name} has over {self.most} items")
         if self.item is None:
             return value
         checked = (self.item.check(item, name, review) for item in items)
@@ -229,7 +229,7 @@ class Typed(msgspec.Struct, frozen=True):
     def check(self, value: Raw, name: str, review: Review) -> object:
         """See `Rule.check`."""
         if _first(value) != _BRACE:
-            raise BadRequest(f"{name} contains a value that is not an object")
+            raise RefusedRequest(f"{name} contains a value that is not an object")
         found = FIELDS.decode(value)
         kind = _type_of(found)
         fields = self.variants.get(kind)
@@ -240,7 +240,9 @@ class Typed(msgspec.Struct, frozen=True):
         if named in review.passed:
             return found
         if self.required:
-            raise BadRequest(f"this provider does not accept: {named[:100]}")
+            problem = "this provider does not accept:"
+            listed = named if fields is not None else f"{name} of an unknown type"
+            raise RefusedRequest(f"{problem} {named[:100]}", f"{problem} {listed}")
         review.remove(named[:100])
         return REMOVED
 
@@ -261,7 +263,7 @@ class Shapes(msgspec.Struct, frozen=True, kw_only=True):
         by_type = {_QUOTE: self.string, _BRACE: self.mapping, _BRACKET: self.items}
         rule = by_type.get(first, self.scalar)
         if rule is None:
-            raise BadRequest(f"{name} has the wrong type")
+            raise RefusedRequest(f"{name} has the wrong type")
         return rule.check(value, name, review)
 
 
@@ -322,7 +324,7 @@ def unescaped(value: Raw) -> bytes:
 def _require(found: Mapping[str, Raw], needed: tuple[str, ...], name: str) -> None:
     for field in needed:
         if field not in found or _first(found[field]) == _NULL:
-            raise BadRequest(f"{name} contains an object without {field}")
+            raise RefusedRequest(f"{name} contains an object without {field}")
 
 
 def _type_of(found: Mapping[str, Raw]) -> str:

@@ -13,7 +13,7 @@ from typing import Final
 
 from msgspec import Raw
 
-from provider_agent.adapters.errors import BadRequest
+from provider_agent.adapters.errors import RefusedRequest
 from provider_agent.protocol.limits import KIB
 
 MAX_DEPTH: Final = 100
@@ -54,7 +54,7 @@ def check_structure(request: bytes) -> int:
         BadRequest: the request exceeds a bound.
     """
     if request.count(b"\\") > MAX_BACKSLASHES:
-        raise BadRequest(f"the request has over {MAX_BACKSLASHES} escapes")
+        raise RefusedRequest(f"the request has over {MAX_BACKSLASHES} escapes")
     if not request.isascii():
         _check_encoding(request)
     fields = values = brackets = 0
@@ -65,7 +65,7 @@ def check_structure(request: bytes) -> int:
         if _may_have_large_number(recent) and any(
             isinf(float(number)) for number in _LARGE_NUMBER.findall(recent)
         ):
-            raise BadRequest("the request has a number that servers read as infinity")
+            raise RefusedRequest("the request has a number that servers read as infinity")
         last = recent[-_NUMBER_BYTES:]
         fields += outside.count(b":")
         # Of n elements, only n - 1 have a comma; counting each list and object adds the last one.
@@ -74,9 +74,9 @@ def check_structure(request: bytes) -> int:
         brackets += len(shape)
         shapes.append(shape)
         if fields > MAX_FIELDS or values + brackets // 2 > MAX_VALUES:
-            raise BadRequest(f"the request has over {MAX_FIELDS} fields or {MAX_VALUES} values")
+            raise RefusedRequest(f"the request has over {MAX_FIELDS} fields or {MAX_VALUES} values")
     if nesting_exceeds(b"".join(shapes), MAX_DEPTH):
-        raise BadRequest(f"the request is nested over {MAX_DEPTH} levels deep")
+        raise RefusedRequest(f"the request is nested over {MAX_DEPTH} levels deep")
     return values + brackets // 2
 
 
@@ -96,7 +96,7 @@ def _check_encoding(request: bytes) -> None:
             decoder.decode(request[at : at + _SLICE_BYTES])
         decoder.decode(b"", final=True)
     except UnicodeDecodeError:
-        raise BadRequest("the request is not valid UTF-8") from None
+        raise RefusedRequest("the request is not valid UTF-8") from None
 
 
 def check_other_values(fields: Mapping[str, Raw]) -> None:
@@ -110,7 +110,8 @@ def check_other_values(fields: Mapping[str, Raw]) -> None:
     """
     for name, value in fields.items():
         if name not in ("prompt", "input") and bytes(value).count(b",") > MAX_OTHER_VALUES:
-            raise BadRequest(f"{name[:100]} has over {MAX_OTHER_VALUES} values")
+            problem = f"has over {MAX_OTHER_VALUES} values"
+            raise RefusedRequest(f"{name[:100]} {problem}", f"a field {problem}")
 
 
 def nesting_exceeds(brackets: bytes, levels: int) -> bool:

@@ -14,7 +14,6 @@ from provider_agent.adapters.base import (
     Backend,
     BackendHealth,
     BackendModel,
-    BadRequest,
     Job,
     JobSink,
     Operation,
@@ -22,6 +21,7 @@ from provider_agent.adapters.base import (
     Usage,
     WireFormat,
 )
+from provider_agent.adapters.errors import RefusedRequest
 from provider_agent.adapters.requests import offload
 from provider_agent.adapters.requests.structure import check_structure
 from provider_agent.adapters.responses.relay import ReaderFlowControl
@@ -106,7 +106,7 @@ def _decode(request: bytes) -> _Request:
     try:
         return msgspec.json.decode(request, type=_Request)
     except (ValueError, RecursionError) as error:
-        raise BadRequest(
+        raise RefusedRequest(
             "the request is not valid; it needs `messages`, each with a `role`"
         ) from error
 

@@ -62,6 +62,9 @@ class JobExecution:
         on_end: called once, with the execution and the job's end.
         price: the price of the model that was offered when the job arrived.
         poison: the requests that were running when servers died.
+
+    Attributes:
+        log_message: `BackendError.log_message` of the error that ended the job; "" before.
     """
 
     __slots__ = (
@@ -78,6 +81,7 @@ class JobExecution:
         "_timer",
         "channel",
         "header",
+        "log_message",
     )
 
     def __init__(
@@ -92,6 +96,7 @@ class JobExecution:
         poison: PoisonRequests,
     ) -> None:
         self.header = header
+        self.log_message = ""
         self.channel = channel
         channel.on_started = self._response_started
         self._arrived = clock()
@@ -180,6 +185,7 @@ class JobExecution:
             # garbage collector would free them.
             return None
         except BackendError as error:
+            self.log_message = error.log_message
             return backend_error_end(self._report(), error)
         except Exception:
             log.exception("job failed by an internal error", **self._attempts.log_fields())

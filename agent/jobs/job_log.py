@@ -19,7 +19,12 @@ def end_level(end: JobEnd) -> int:
 
 
 def end_fields(
-    job: JobHeader, kind: str, end: JobEnd, duration_s: float, at_least: int = 0
+    job: JobHeader,
+    kind: str,
+    end: JobEnd,
+    duration_s: float,
+    at_least: int = 0,
+    log_message: str = "",
 ) -> dict[str, object]:
     """Return the fields of the log record about a job's end.
 
@@ -30,6 +35,7 @@ def end_fields(
         duration_s: seconds since the job arrived.
         at_least: the tokens that count against the operator's limits; logged if the server did not
             report all of them.
+        log_message: `BackendError.log_message` of an invalid request.
     """
     fields: dict[str, object] = {
         "job": job.job_id.hex(),
@@ -54,4 +60,6 @@ def end_fields(
         is_own = end.upstream_status is None and not end.body
         if is_own and end.code != ErrorCode.BAD_REQUEST:
             fields["message"] = end.message
+        elif log_message:
+            fields["message"] = log_message
     return fields

@@ -36,10 +36,11 @@ class PoisonRequest(BackendError):
     code = ErrorCode.BAD_REQUEST
 
     def __init__(self) -> None:
-        super().__init__(
+        self.log_message = (
             f"{MAX_DEATHS} servers died while they ran this request; it is not tried again for "
             f"{REMEMBERED_S / 60:.0f} minutes"
         )
+        super().__init__(self.log_message)
 
 
 class _Deaths(Struct):

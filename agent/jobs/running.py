@@ -312,10 +312,15 @@ class Jobs:
         record = JobRecord(
             job.format, execution.backend_kind, end, first_byte_s, execution.attempts
         )
-        self._end(job, execution.channel, record, execution.duration_s)
+        self._end(job, execution.channel, record, execution.duration_s, execution.log_message)
 
     def _end(
-        self, job: JobHeader, channel: JobChannel, record: JobRecord, duration_s: float
+        self,
+        job: JobHeader,
+        channel: JobChannel,
+        record: JobRecord,
+        duration_s: float,
+        log_message: str = "",
     ) -> None:
         channel.finish(record.end)
         self.completed += isinstance(record.end, JobResult)
@@ -326,5 +331,7 @@ class Jobs:
         level = end_level(record.end)
         if log.enabled_for(level):
             at_least = used_tokens(channel.outcome)
-            fields = end_fields(job, record.backend_kind, record.end, duration_s, at_least)
+            fields = end_fields(
+                job, record.backend_kind, record.end, duration_s, at_least, log_message
+            )
             log.log(level, "job ended", **fields)

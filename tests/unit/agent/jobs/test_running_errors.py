@@ -15,6 +15,7 @@ from provider_agent.adapters.base import (
     Transport,
     Unreachable,
 )
+from provider_agent.adapters.errors import RefusedRequest
 from provider_agent.agent.backends.adapter_calls import CANCEL_S
 from provider_agent.agent.jobs.running import JobRecord, Jobs
 from provider_agent.protocol.errors import ErrorCode
@@ -115,6 +116,30 @@ async def test_a_defect_of_an_adapter_ends_only_its_job(
     (logged,) = [one for one in caplog.records if one.levelno == logging.ERROR]
     assert logged.message == "job failed by an internal error"
     assert sum(isinstance(one.end, JobResult) for one in harness.records) == 1
+
+
+@pytest.mark.parametrize(
+    ("failure", "logged"),
+    [
+        (RefusedRequest("n is not between 1 and 8"), "n is not between 1 and 8"),
+        (RefusedRequest("secret has over 9 values", "a field has over 9 values"), "a field has "),
+        (BadRequest("the secret is not accepted"), None),
+        (BadStatus(400, b"secret", ErrorCode.BAD_REQUEST, None, "secret"), None),
+    ],
+)
+async def test_log_says_why_the_agent_refused_a_request_without_text_of_the_client(
+    failure: BackendError, logged: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "provider_agent")
+    backend = ScriptedBackend()
+    harness = JobsHarness(backend)
+    job, run = await start_job(harness, backend)
+    run.fail(failure)
+    assert (await harness.error(job)).message == str(failure), "the client receives the message"
+    (record,) = [one for one in caplog.records if one.message == "job ended"]
+    message = vars(record)["fields"].get("message")
+    assert message is None if logged is None else message.startswith(logged)
+    assert "secret" not in str(vars(record)["fields"])
 
 
 @pytest.mark.parametrize("tokens", [-1, 2**53, 10**30])
