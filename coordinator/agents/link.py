@@ -245,7 +245,7 @@ class AgentLink:
                 await self._socket.ping()
                 await self._message_received.wait()
         except (TimeoutError, ConnectionError):
-            # Not yet a failure: a full write buffer also delays the ping while the agent sends.
+            # Only a message from the agent decides: a full write buffer delays the ping, too.
             pass
         report(self._message_received.is_set() and not self._ended)
 
