@@ -175,13 +175,27 @@ def _backend(
     if backend.formats is not None and not adapter.accepts_formats:
         reason = f"{kind} does not accept it"
         raise bad_value(origin, f"{key}.formats", reason, "remove it, or use openai_compatible")
-    if backend.overflow and adapter.native:
-        reason = f"{kind} is not a passthrough"
-        raise bad_value(origin, f"{key}.overflow", reason, "set it at the passthrough")
+    _check_passthrough_settings(backend, adapter, origin, key)
     check_request_fields(backend, origin, key)
     text = backend.url or adapter.default_url
     url = _parse_setting(f"{key}.url", origin, lambda: backend_url(text)) if text else None
     return replace(backend, url=url)
+
+
+def _check_passthrough_settings(
+    backend: BackendConfig, adapter: type[Backend], origin: str, key: str
+) -> None:
+    """Refuse settings of passthroughs at kinds where they have no effect."""
+    kind = backend.kind
+    if backend.overflow and adapter.native:
+        reason = f"{kind} is not a passthrough"
+        raise bad_value(origin, f"{key}.overflow", reason, "set it at the passthrough")
+    if backend.markup and (adapter.native or kind == "openai_passthrough"):
+        advice = "remove it, and set the prices in [pricing.models]"
+        raise bad_value(origin, f"{key}.markup", f"{kind} reports no prices", advice)
+    if backend.venice_system_prompt and kind != "venice":
+        reason = f"{kind} does not accept it"
+        raise bad_value(origin, f"{key}.venice_system_prompt", reason, "remove it")
 
 
 def _check_key(backend: BackendConfig, adapter: type[Backend], origin: str, key: str) -> None:

@@ -27,7 +27,7 @@ from provider_agent.agent.config.flags import (
     variable_of,
 )
 from provider_agent.agent.config.low_prices import low_prices
-from provider_agent.agent.config.request_fields import unknown_stripped_fields
+from provider_agent.agent.config.request_fields import request_field_warnings
 from provider_agent.agent.config.schema import (
     BackendConfig,
     Config,
@@ -116,7 +116,7 @@ def load_config(
     warnings = (
         *unknown_variables(environ),
         *low_prices(config.pricing),
-        *unknown_stripped_fields(config.backends),
+        *request_field_warnings(config.backends),
     )
     return LoadedConfig(config, sources.origins, found, warnings)
 

@@ -6,7 +6,7 @@ from typing import Final
 
 from provider_agent.adapters.base import Backend
 from provider_agent.adapters.registry import backend_class
-from provider_agent.adapters.requests.policy import default_policy
+from provider_agent.adapters.requests.policy import RequestPolicy, default_policy
 from provider_agent.adapters.requests.rules import Fields, Items, Object, Rule, Shapes, Typed
 from provider_agent.adapters.settings import PolicyMode
 from provider_agent.agent.config.errors import bad_value
@@ -40,29 +40,51 @@ def check_request_fields(backend: BackendConfig, origin: str, key: str) -> None:
             raise bad_value(origin, f"{key}.strip_fields", reason, hint)
 
 
-def unknown_stripped_fields(backends: Iterable[BackendConfig]) -> Iterator[str]:
-    """Yield a warning for each name in `strip_fields` that is never sent to its backend.
+def request_field_warnings(backends: Iterable[BackendConfig]) -> Iterator[str]:
+    """Yield a warning for each name in `pass_fields` or `strip_fields` that is probably a mistake.
 
-    It is probably misspelled, so that the field that the operator means is still sent.
+    A misspelled name in `strip_fields` leaves the field that the operator means among those that
+    are sent. `pass_fields` has no effect on a field that is sent without a check anyway.
     """
     for index, backend in enumerate(backends):
         if backend.request_policy is PolicyMode.PASS:
-            continue  # every field is sent
-        known = _sent_names(backend_class(backend.kind))
+            if backend.pass_fields:
+                yield (
+                    f"backends[{index}].pass_fields has no effect:"
+                    ' request_policy = "pass" sends every field'
+                )
+            continue
+        policy = _policy(backend_class(backend.kind))
+        known = _sent_names(policy)
+        for name in backend.pass_fields:
+            setting = f'backends[{index}].pass_fields: "{name}"'
+            listed = {op: fields[name] for op, fields in policy.fields.items() if name in fields}
+            if listed and name not in policy.without and not any(listed.values()):
+                yield f"{setting} is sent to {backend.kind} anyway, in {', '.join(sorted(listed))}"
+            # Most names here are in no list: only a very similar one is probably the one meant.
+            elif name not in known and (close := _closest(name, known, cutoff=0.9)):
+                yield f"{setting} is an unknown field{close}"
         for name in backend.strip_fields:
             if name in known:
                 continue
-            close = difflib.get_close_matches(name, known, n=1)
-            question = f'; did you mean "{close[0]}"?' if close else ""
             yield (
                 f'backends[{index}].strip_fields: "{name}" is no field that is sent to'
-                f" {backend.kind}{question}"
+                f" {backend.kind}{_closest(name, known)}"
             )
 
 
-def _sent_names(adapter: type[Backend]) -> list[str]:
-    """Return the dotted names of the fields and types that the kind's policy lists."""
-    policy = getattr(adapter, "request_policy", None) or default_policy(native=adapter.native)
+def _closest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """Return a question that names the most similar known name; "" if none is similar."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
+    return f'; did you mean "{close[0]}"?' if close else ""
+
+
+def _policy(adapter: type[Backend]) -> RequestPolicy:
+    return getattr(adapter, "request_policy", None) or default_policy(native=adapter.native)
+
+
+def _sent_names(policy: RequestPolicy) -> list[str]:
+    """Return the dotted names of the fields and types that the policy lists."""
     return sorted({name for fields in policy.fields.values() for name in _names(fields, "")})
 
 

@@ -63,3 +63,34 @@ def test_nested_field_cannot_be_stripped_from_requests_that_are_sent_unread(tmp_
     assert 'strip_fields: "tools.custom" is inside' in load_error(
         tmp_path, text + '["tools.custom"]'
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "warning"),
+    [
+        (
+            "temperature",
+            " is sent to vllm anyway, in chat, completions, messages, responses",
+        ),
+        ("logit_bais", ' is an unknown field; did you mean "logit_bias"?'),
+        ("service_tier", None),
+        ("x_custom", None),
+        # The value is then not checked.
+        ("n", None),
+        ("tools.web_search", None),
+    ],
+)
+def test_name_in_pass_fields_without_effect_is_a_warning(
+    tmp_path: Path, name: str, warning: str | None
+) -> None:
+    text = f'{MINIMAL}[[backends]]\nkind = "vllm"\npass_fields = ["{name}"]\n'
+
+    expected = () if warning is None else (f'backends[0].pass_fields: "{name}"{warning}',)
+    assert load(tmp_path, text).warnings == expected
+
+
+def test_pass_fields_has_no_effect_with_a_policy_that_passes_all(tmp_path: Path) -> None:
+    text = f'{MINIMAL}[[backends]]\nkind = "vllm"\nrequest_policy = "pass"\npass_fields = ["x"]\n'
+
+    expected = 'backends[0].pass_fields has no effect: request_policy = "pass" sends every field'
+    assert load(tmp_path, text).warnings == (expected,)

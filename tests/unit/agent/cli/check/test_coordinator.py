@@ -267,7 +267,7 @@ def assert_not_a_coordinator(finding: Finding, details: str) -> None:
 
 async def test_web_server_is_not_a_coordinator(identity: Identity) -> None:
     async with other_http_server(200, "<html>") as address:
-        config = agent_config(f"ws://{address}/")
+        config = agent_config(f"ws://{address}/x")
 
         finding = await check_coordinator(config, identity)
 
