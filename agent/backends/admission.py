@@ -6,7 +6,7 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import Final
 
-from provider_agent.adapters.base import Backend, BackendError
+from provider_agent.adapters.base import Backend, BackendError, Unreachable
 from provider_agent.agent.backends.breaker import Breaker, BreakerState
 from provider_agent.agent.backends.token_bucket import TokenBucket, resize_bucket
 from provider_agent.event_log import EventLogger
@@ -35,6 +35,8 @@ class Check(Enum):
     """Check the backend's health now."""
     MODEL = auto()
     """Check the backend's health, and whether the model of the job can generate a token."""
+    CONNECTION = auto()
+    """Check the backend's health without a pause; it receives no jobs until the check has ended."""
 
 
 class AdmissionControl:
@@ -163,6 +165,8 @@ class AdmissionControl:
         reached = self._count(admitted, error, request)
         if reached and self._confirms:
             return Check.MODEL
+        if isinstance(error, Unreachable):
+            return Check.CONNECTION
         if counts:
             return Check.HEALTH if reached or is_stale else Check.NOTHING
         checks = reached or error.code is not ErrorCode.BACKEND_OVERLOADED

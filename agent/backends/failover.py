@@ -9,8 +9,8 @@ from provider_agent.agent.backends.routing import Route
 from provider_agent.protocol.errors import entry_for
 
 MAX_ATTEMPTS: Final = 3
-"""The most attempts of a job. Each may cost the processing of a whole prompt, while the client
-waits for the first byte."""
+"""The most attempts of a job, without those whose connection could not be opened. Each may cost the
+processing of a whole prompt, while the client waits for the first byte."""
 
 
 class NoFailover(StrEnum):
@@ -23,7 +23,12 @@ class NoFailover(StrEnum):
 
 
 def next_route(
-    error: BackendError, routes: Sequence[Route], tried: Sequence[str], *, has_output: bool
+    error: BackendError,
+    routes: Sequence[Route],
+    tried: Sequence[str],
+    *,
+    unsent: int = 0,
+    has_output: bool,
 ) -> Route | NoFailover:
     """Choose the backend of the next attempt, after an attempt on `tried[-1]` has failed.
 
@@ -34,11 +39,12 @@ def next_route(
         error: the error of the last attempt.
         routes: the backends that may execute the job now, best first.
         tried: backend ids, in the order of the attempts.
+        unsent: how many of these attempts ended with `Unreachable`, so that no request was sent.
         has_output: whether the response has started; the job then never fails over.
     """
     if has_output:
         return NoFailover.RESPONSE_STARTED
-    if len(tried) >= MAX_ATTEMPTS:
+    if len(tried) - unsent >= MAX_ATTEMPTS:
         return NoFailover.ATTEMPTS_EXHAUSTED
     if not may_be_retried(error):
         return NoFailover.NOT_RETRYABLE

@@ -118,6 +118,8 @@ class HealthMonitor:
         self._idle = asyncio.Event()
         self._idle.set()
         self._answers: asyncio.Task[bool] | None = None
+        self._unreachable = False
+        """Whether a connection failed, and no check that began later has ended yet."""
         self._stall_detector = StallDetector(backend.timeouts.stall_s, clock)
         self._stall_reason: str | None = None
         """Why the backend counts as stalled; None after a check has passed."""
@@ -139,7 +141,8 @@ class HealthMonitor:
 
     def capacity(self, model_id: str) -> int:
         """Return the most jobs at once; 0 if no job for the model may start now."""
-        return self.backend.max_concurrent if self.admission.has_capacity(model_id) else 0
+        may_start = not self._unreachable and self.admission.has_capacity(model_id)
+        return self.backend.max_concurrent if may_start else 0
 
     # --- jobs ------------------------------------------------------------------------------------
 
@@ -161,6 +164,8 @@ class HealthMonitor:
     def _attempt_settled(self, model_id: str, check: Check) -> None:
         if check is Check.MODEL:
             self.suspects.setdefault(model_id, False)
+        if check is Check.CONNECTION:
+            self._unreachable = True
         if check is not Check.NOTHING:
             self._recheck.set()
         self.model_use.ended(model_id)
@@ -200,12 +205,13 @@ class HealthMonitor:
     async def answers(self) -> bool:
         """Whether the backend answers a health check now. Concurrent calls share one check.
 
-        If it does not, `run` checks the backend without waiting for the scheduled time.
+        If it does not, the backend receives no jobs until `run` has checked it, without a pause.
         """
         if self._answers is None or self._answers.done():
             self._answers = asyncio.create_task(answers(self.backend), name="check before failover")
         answered = await asyncio.shield(self._answers)
         if not answered:
+            self._unreachable = True
             self._recheck.set()
         return answered
 
@@ -248,6 +254,8 @@ class HealthMonitor:
         self._recheck.clear()  # before the check: a job that fails during it triggers a new check
         suspects = dict(self.suspects)
         current = await check_backend(self.backend, suspects)
+        if not self._recheck.is_set():
+            self._unreachable = False
         if self.retired:
             return
         self.checked_at = asyncio.get_running_loop().time()
@@ -296,6 +304,8 @@ class HealthMonitor:
 
     def _recheck_pause_s(self, now: float) -> float:
         """Seconds until an unscheduled check may start."""
+        if self._unreachable:
+            return 0.0
         since_check_s = RECHECK_PAUSE_S if self.checked_at is None else now - self.checked_at
         return max(0.0, RECHECK_PAUSE_S - since_check_s)
 

@@ -91,7 +91,9 @@ def choose_routes(
     free = [route for route in supporting if route.in_flight < route.capacity]
     if not free:
         waits = [route.retry_after_s for route in supporting if route.retry_after_s is not None]
-        text = "every backend that supports the request is at capacity or over its token limit"
+        text = (
+            "every backend that supports the request is at capacity, over its token limit, or down"
+        )
         return Refusal(ErrorCode.OUT_OF_CAPACITY, text, min(waits, default=None))
     return sorted(free, key=_preference)
 

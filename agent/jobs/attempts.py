@@ -2,7 +2,7 @@
 
 import logging
 
-from provider_agent.adapters.base import BackendError, Transport
+from provider_agent.adapters.base import BackendError, Transport, Unreachable
 from provider_agent.agent.backends.attempt import Attempt
 from provider_agent.agent.backends.failover import NoFailover, next_route
 from provider_agent.agent.backends.pricing import OfferedPrice
@@ -43,6 +43,7 @@ class JobAttempts:
         "_price",
         "_recorded_deaths",
         "_request_key",
+        "_unsent",
         "latest",
         "tried",
     )
@@ -67,6 +68,8 @@ class JobAttempts:
         """The `request_key` of the request; 0 until `set_request`."""
         self._recorded_deaths = 0
         """`PoisonRequests.recorded` when the latest attempt started."""
+        self._unsent = 0
+        """How many attempts ended with `Unreachable`: no request was sent."""
         self.tried: list[str] = []
         self.latest = self._start(route)
 
@@ -97,6 +100,7 @@ class JobAttempts:
         # Record the failure before looking up routes: this frees the attempt's slot on the backend,
         # and if it opens the breaker, the backend is not among the routes.
         self.failed(error)
+        self._unsent += isinstance(error, Unreachable)
         tokens = used_tokens(self._channel.outcome)
         route = await self._next_route(error)
         if isinstance(route, NoFailover):
@@ -146,6 +150,7 @@ class JobAttempts:
                 error,
                 [route for route in routes if answers.get(route.backend_id, True)],
                 self.tried,
+                unsent=self._unsent,
                 # A started response has sent its status and content type, which cannot change.
                 has_output=self._channel.stream.started is not None,
             )

@@ -131,6 +131,14 @@ def test_next_backend_is_chosen_or_the_reason_is_returned(
     assert choose(status(500), serving, tried) == expected
 
 
+@pytest.mark.parametrize(
+    ("unsent", "expected"), [(0, NoFailover.ATTEMPTS_EXHAUSTED), (1, "d"), (3, "d")]
+)
+def test_an_attempt_without_a_connection_does_not_count(unsent: int, expected: str) -> None:
+    chosen = next_route(REFUSED, routes(*"abcd"), ["a", "b", "c"], unsent=unsent, has_output=False)
+    assert (chosen if isinstance(chosen, NoFailover) else chosen.backend_id) == expected
+
+
 def test_a_started_response_never_fails_over() -> None:
     chosen = next_route(status(500), routes("b"), ["a"], has_output=True)
     assert chosen is NoFailover.RESPONSE_STARTED

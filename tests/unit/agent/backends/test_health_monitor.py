@@ -170,12 +170,46 @@ async def test_a_failure_during_a_check_triggers_another_check() -> None:
     async with DiscoveryHarness(backend) as harness:
         await asyncio.sleep(20)
         backend.gate.clear()
-        harness.fail(backend, Unreachable("refused"))
+        harness.fail(backend, ModelNotFound("gone"))
         await asyncio.sleep(1)
-        harness.fail(backend, Unreachable("refused"))
+        harness.fail(backend, ModelNotFound("gone"))
         backend.gate.set()
         await asyncio.sleep(5)
         assert [one - harness.began for one in backend.checked_at] == pytest.approx([0, 20, 23])
+
+
+@pytest.mark.parametrize("how", ["refused", "no answer after a lost connection"])
+@in_virtual_time
+async def test_a_backend_that_refuses_a_connection_gets_no_jobs_until_a_check_passes(
+    how: str,
+) -> None:
+    # In an earlier version, jobs went to servers that had stopped until the pause between checks
+    # had passed, while another server was idle.
+    backend, other = ScriptedBackend("a", model("m")), ScriptedBackend("b", model("m"))
+    async with DiscoveryHarness(backend, other) as harness:
+        await asyncio.sleep(20)
+        for _ in range(2):  # the second time, the last check has just ended
+            if how == "refused":
+                backend.gate.clear()
+                harness.fail(backend, Unreachable("refused"))
+            else:
+                backend.reported_health = DOWN
+                assert not await harness.discovery.answers("a")
+                backend.reported_health = UP
+                backend.gate.clear()
+            assert harness.capacities() == [0, 8]
+            await asyncio.sleep(1)
+            assert harness.capacities() == [0, 8]
+            began = now()
+            backend.gate.set()
+            await asyncio.sleep(0.001)
+            assert harness.capacities() == [8, 8]
+            assert backend.checked_at[-1] == began - 1, "the check does not wait for the pause"
+        assert harness.changes == 2, "only the first check of each changed the offer"
+        backend.reported_health = DOWN
+        harness.fail(backend, Unreachable("refused"))
+        await asyncio.sleep(0.001)
+        assert harness.capacities() == [8]
 
 
 # --- load -----------------------------------------------------------------------------------------

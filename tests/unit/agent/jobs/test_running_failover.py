@@ -98,11 +98,23 @@ async def test_a_job_ends_with_the_last_error_after_three_attempts() -> None:
     job = new_job()
     submit_job(harness.jobs, job)
     for number, backend in enumerate(backends[:3]):
-        (await backend.next_run()).fail(Unreachable(f"failure {number}"))
+        (await backend.next_run()).fail(BackendTimeout(f"failure {number}"))
     error = await harness.error(job)
-    assert (error.code, error.message) == ("backend_unreachable", "failure 2")
+    assert (error.code, error.message) == ("backend_timeout", "failure 2")
     assert backends[3].runs == []
     assert [one.attempts for one in harness.records] == [3]
+
+
+async def test_a_job_reaches_the_only_backend_that_accepts_connections() -> None:
+    # In an earlier version, refused connections used up the three attempts.
+    backends = [ScriptedBackend(name) for name in "abcde"]
+    harness = JobsHarness(*backends)
+    job = new_job()
+    submit_job(harness.jobs, job)
+    for backend in backends[:4]:
+        (await backend.next_run()).fail(Unreachable("refused"))
+    (await backends[4].next_run()).answer(b"x")
+    assert isinstance(await harness.end(job), JobResult)
 
 
 async def test_when_both_backends_fail_the_last_error_is_reported() -> None:
