@@ -133,14 +133,11 @@ class JobAttempts:
             self._refusals[job.public_key] += 1
         else:
             self._wait_until = self._clock() + self._settings.queue_s
-        if error.code != ErrorCode.OUT_OF_CAPACITY or not self._may_ask_again(job.public_key):
+        had_no_room = error.code == ErrorCode.OUT_OF_CAPACITY
+        may_have_room_in_time = had_no_room and self._clock() < self._wait_until
+        if not may_have_room_in_time or self._refusals[job.public_key] >= MAX_REFUSALS:
             self._tried |= {job.public_key}
         return error
-
-    def _may_ask_again(self, public_key: bytes) -> bool:
-        """Whether an agent that had no room may receive the request again."""
-        in_time = self._clock() < self._wait_until
-        return in_time and self._refusals[public_key] < MAX_REFUSALS
 
     async def _with_output(self, job: RunningJob) -> RunningJob:
         """Wait for output or the end of a job, or of another one if its agent is lost."""

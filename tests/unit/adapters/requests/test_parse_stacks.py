@@ -21,6 +21,8 @@ SLOW_GRAMMARS = {
     "optional end": 'root ::= "x" root? "y"?',
     "space at the end": 'root ::= "-" root ws | [0-9]+\nws ::= [ ]*',
     "list in a list": 'root ::= "x" ("," root)? | "(" root "," root ")"',
+    "a long chain of names": "".join(f"a{n} ::= a{n + 1}\n" for n in range(2000))
+    + 'a2000 ::= "z"\nroot ::= a0',
     "copies": "".join(f'a{n} ::= "x" a{n + 1} "p" | "x" a{n + 1} "q"\n' for n in range(12))
     + 'a12 ::= "z"\nroot ::= a0',
     "parts behind names": "".join(f'a{n} ::= "x" a{n + 1} o\n' for n in range(30))
@@ -57,6 +59,7 @@ root    ::= "1. " move " " move "\n" ([1-9] [0-9]? ". " move " " move "\n")+
 move    ::= (pawn | nonpawn | "O-O" "-O"?) [+#]?
 nonpawn ::= [NBKQR] [a-h]? [1-8]? "x"? [a-h] [1-8]
 pawn    ::= ([a-h] "x")? [a-h] [1-8] ("=" [NBKQR])?""",
+    "tokens": "root ::= <think> (!</think>)* <[1]> .*",
     "right recursion": 'root ::= item | item "," root\nitem ::= [a-z]+ # a comment',
     "60 optional fields": "root ::= "
     + " ".join(f'("f{n}=" v ";")?' for n in range(60))
@@ -223,6 +226,8 @@ def test_bound_holds_for_all_schemas_of_a_request_together() -> None:
     several = [tool(f"f{number}", schema) for number in range(4)]
 
     raw_body("llamacpp", chat(tools=several, **answer))
+    with pytest.raises(BadRequest, match="optional parts"):
+        raw_body("llamacpp", chat(**answer, json_schema=schema, guided_json=schema))
     for tools in ([tool("f", schema)] * 3, [tool("f", schema)] * 2):
         with pytest.raises(BadRequest, match="together"):
             raw_body("llamacpp", chat(tools=tools, **answer))
