@@ -46,6 +46,7 @@ class GuardedConnection(asyncio.Protocol):
         self._head_tail = b""
         self._head_ended = False
         self._counts_all = False
+        self._in_handshake = False
         self._bytes_after_head = 0
         self._body: StreamReader | None = None
         self._body_bytes = 0
@@ -79,8 +80,12 @@ class GuardedConnection(asyncio.Protocol):
             self._transport.abort()
 
     def begin_handshake(self) -> None:
-        """Stop the timer, because the caller limits the agent's handshake; count all bytes."""
+        """Stop the timer, because the caller limits the agent's handshake; count all bytes.
+
+        The peer may already have authenticated, with a client's key.
+        """
         self._stop_timer()
+        self._in_handshake = True
         self.count_all_bytes()
 
     def count_all_bytes(self) -> None:
@@ -99,7 +104,10 @@ class GuardedConnection(asyncio.Protocol):
             self._timer = None
 
     def authenticated(self) -> None:
-        """Note that the peer has authenticated; repeated calls do nothing."""
+        """Note that the peer has authenticated with a key, or has been admitted as an agent."""
+        if self._in_handshake:
+            self._in_handshake = False
+            self._set_extra_bytes(0)
         if not self.is_authenticated:
             self.is_authenticated = True
             self._stop_timer()
@@ -139,6 +147,9 @@ class GuardedConnection(asyncio.Protocol):
                 self._protocol.data_received(data)
             else:
                 self.abort()
+        elif self._in_handshake:
+            self._set_extra_bytes(self._extra_bytes + len(data))
+            self._protocol.data_received(data)
         elif self._counts_all or self._body is None:  # an agent, whose messages have a limit
             self._protocol.data_received(data)
         else:

@@ -13,6 +13,7 @@ from provider_agent.coordinator.access import SecretSet
 from provider_agent.coordinator.server import LAST_WRITES_S, Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.protocol.limits import KIB, MIB
+from tests.faults.test_unauthenticated_peers import UPGRADE
 from tests.kit.coordinator_harness import JSON_HEADERS
 from tests.kit.scripted_agent import ScriptedAgent
 from tests.kit.scripted_job import ScriptedJob
@@ -192,3 +193,21 @@ async def test_bytes_behind_a_chunked_request_are_not_kept_during_its_response()
                 await writer.drain()
             await reader.read()
         assert coordinator.open_connections == 1, "the agent"
+
+
+async def test_incomplete_message_after_an_upgrade_is_limited_also_with_a_key() -> None:
+    # Regression: each such connection could hold 4 MiB.
+    first = b"GET /v1/models HTTP/1.1\r\nHost: a\r\nx-api-key: secret\r\n\r\n"
+    async with (
+        asyncio.timeout(5),
+        Coordinator(SETTINGS) as coordinator,
+        connection(coordinator, first) as (reader, writer),
+    ):
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+        writer.write(UPGRADE)
+        await reader.readuntil(b"HTTP/1.1 101 ")
+        writer.write(b"\x82\xff" + (3 * MIB).to_bytes(8, "big") + bytes(2 * MIB))
+        with contextlib.suppress(ConnectionError):
+            await writer.drain()
+            await reader.read()
+        assert coordinator.open_connections == 0
