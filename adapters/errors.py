@@ -12,7 +12,7 @@
     ├── ModelNotFound           the server does not have the model
     ├── MissingApiKey           the operator's API key is not set
     ├── BadRequest              the client's request is invalid and was not sent
-    │   └── RefusedRequest      the agent's own checks refuse it; the log may quote the message
+    │   └── RefusedRequest      the same, with a reason that the log may quote
     └── PromptTooLong           the prompt exceeds the context window; the server would truncate it
 """
 
@@ -127,7 +127,7 @@ class BadRequest(BackendError):
 
 
 class RefusedRequest(BadRequest):
-    """The agent's own checks refuse the client's request.
+    """A `BadRequest` whose reason may be logged, because it has no text of the client.
 
     Args:
         message: for the client.

@@ -1,7 +1,8 @@
 """Estimates how many parts a grammar or a regular expression has after its counts are expanded.
 
-Servers expand `(a?){1000}` to 1000 optional parts, which stalls them as if they were written out
-(llama.cpp: over 40 s for a grammar of 60 bytes). Counts are read everywhere, also in literals.
+Servers expand `(a?){1000}` to 1000 optional parts, and stall as if the request contained all of
+them (llama.cpp: over 40 s for a grammar of 60 bytes). In a grammar, counts are read everywhere,
+also in literals.
 """
 
 import re
@@ -33,7 +34,7 @@ _AMBIGUOUS: Final = re.compile(rb"\[\^?[\[\]]|\(\?[#a-zA-Z-]*[#x]|\\[QE]")
 def grammar_parts(text: bytes) -> int:
     """Return the parts of a grammar.
 
-    The counts of all groups are multiplied: a group may be inside any other, directly or as a rule.
+    The counts of all groups are multiplied: each may be inside any other, directly or by its name.
     """
     operators = len(text.translate(None, _NOT_OPERATORS))
     if operators > MAX_PARTS or _LONG_COUNT.search(text):

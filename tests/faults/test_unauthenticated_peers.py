@@ -76,8 +76,8 @@ async def test_many_idle_connections_do_not_exclude_clients_and_agents(wait_s: f
             assert (await asking).status == 200
             # Of the 100, 10 are closed at once, because 90 may be open in total. Within the grace
             # period, the agent and the client replace one each. After it, an address may have only
-            # 20 without authentication: the agent's is the 91st, so 71 are closed. It then no longer
-            # counts, so that the client's is the 20th.
+            # 20 without authentication: the agent's is the 91st, so 71 are closed. Then it no
+            # longer counts, so that the client's is the 20th.
             closed = 81 if wait_s else 12
             for reader in sockets[:closed]:
                 await ended(reader)

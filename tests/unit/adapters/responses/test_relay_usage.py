@@ -83,7 +83,7 @@ async def test_usage_is_read_from_the_rest_that_a_stalled_consumer_does_not_read
         json_response({"error": "no", "usage": {"prompt_tokens": 905_000}}),
     ],
 )
-async def test_usage_of_a_response_that_fails_before_its_start_is_reported(
+async def test_usage_of_a_response_that_fails_before_any_byte_is_relayed_is_reported(
     server: FakeOpenAICompatible, connect: Connect, response: FakeResponse
 ) -> None:
     server.script_jobs(response)
