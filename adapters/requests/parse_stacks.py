@@ -46,6 +46,7 @@ class StackBudget:
 
     Attributes:
         stacks: the sum for all grammars but those of tools.
+        steps: how many steps all further analyses may take.
 
     Args:
         request_bytes: the size of the request, which bounds the work.
@@ -54,7 +55,7 @@ class StackBudget:
     def __init__(self, request_bytes: int) -> None:
         self.stacks = 0
         self._by_tool: dict[str, int] = {}
-        self._steps = min(_STEPS + request_bytes, _MOST_STEPS)
+        self.steps = min(_STEPS + request_bytes, _MOST_STEPS)
 
     def add(self, rules: Rules, root: str) -> None:
         """Add an upper bound of the stacks of a grammar.
@@ -66,13 +67,22 @@ class StackBudget:
         Raises:
             TooManyStacksError: the grammars exceed `MAX_STACKS`, or the analysis takes too long.
         """
-        analysis = _Analysis(rules, self._steps)
+        analysis = _Analysis(rules, self.steps)
         try:
-            self.stacks += analysis.bound(root)
+            stacks = analysis.bound(root)
         except RecursionError:
             raise TooManyStacksError from None
-        self._steps = analysis.steps
-        if self.stacks > MAX_STACKS:
+        self.spend(stacks, self.steps - analysis.steps)
+
+    def spend(self, stacks: int, steps: int) -> None:
+        """Add the result of an earlier analysis.
+
+        Raises:
+            TooManyStacksError: the grammars exceed `MAX_STACKS`, or the analysis takes too long.
+        """
+        self.stacks += stacks
+        self.steps -= steps
+        if self.stacks > MAX_STACKS or self.steps < 0:
             raise TooManyStacksError
 
     def assign_to_tool(self, name: str, before: int) -> None:
