@@ -56,7 +56,8 @@ def end_fields(
         fields["at_least"] = at_least
     if isinstance(end, JobError):
         fields |= {"code": str(end.code), "status": end.upstream_status}
-        # A message of the server, or about an invalid request, may quote the prompt.
+        # A message of the server, or about an invalid request, may quote the prompt; `log_message`
+        # does not.
         is_own = end.upstream_status is None and not end.body
         if is_own and end.code != ErrorCode.BAD_REQUEST:
             fields["message"] = end.message

@@ -171,6 +171,6 @@ class CoordinatorMessages:
         )
 
     def link_ended(self) -> None:
-        """Forget routing and drain: on the next connection, the coordinator sends both again."""
+        """Forget routing and drain: both belong to the connection that has ended."""
         self.routing = None
         self.draining = False

@@ -186,7 +186,7 @@ async def _start_llamacpp(stack: AsyncExitStack, folder: Path) -> tuple[list[Fou
         reason = (str(error).splitlines() or [type(error).__name__])[-1]
         return [], f"the built-in echo; llama.cpp did not start: {reason}"
     text = (
-        f"a real llama.cpp server at {process.url},\n"
+        f"a real llama.cpp server at {process.url}\n"
         "             with a tiny model of random weights (its text is meaningless)"
     )
     return [FoundServer("llamacpp", process.url)], text
