@@ -59,7 +59,7 @@ root    ::= "1. " move " " move "\n" ([1-9] [0-9]? ". " move " " move "\n")+
 move    ::= (pawn | nonpawn | "O-O" "-O"?) [+#]?
 nonpawn ::= [NBKQR] [a-h]? [1-8]? "x"? [a-h] [1-8]
 pawn    ::= ([a-h] "x")? [a-h] [1-8] ("=" [NBKQR])?""",
-    "tokens": "root ::= <think> (!</think>)* <[1]> .*",
+    "tokens": "root ::= !<[1]> .+",
     "right recursion": 'root ::= item | item "," root\nitem ::= [a-z]+ # a comment',
     "60 optional fields": "root ::= "
     + " ".join(f'("f{n}=" v ";")?' for n in range(60))
