@@ -85,15 +85,16 @@ def read_entries(
             not be mistaken for unrestricted access.
     """
     if path is not None:
-        source, text = str(path), _read(path)
+        source, text, how = str(path), _read(path), "add one per line"
     elif variable in environment:
-        source, text = variable, environment[variable].replace(",", "\n")
+        text = environment[variable].replace(",", "\n")
+        source, how = variable, "separate several with commas"
     else:
         return None
     lines = (line.strip() for line in text.splitlines())
     entries = [line for line in lines if line and not line.startswith("#")]
     if not entries:
-        raise SettingsError(f"{source}: contains no entry; add one per line, or remove the setting")
+        raise SettingsError(f"{source}: contains no entry; {how}, or remove the setting")
     return entries
 
 

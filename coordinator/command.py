@@ -71,7 +71,7 @@ def _count(setting: str) -> click.IntRange:
     "--authority",
     "authorities",
     multiple=True,
-    metavar="HOST:PORT",
+    metavar="HOST[:PORT]",
     help="An address that agents dial; may be repeated. Default: loopback and --host.",
 )
 @click.option(

@@ -225,19 +225,24 @@ class Coordinator:
             drain_timeout_s=self.settings.drain_s,
         )
         self._fleet.start_draining(_REASON)
-        try:
-            await self._http_api.stop(self.settings.drain_s)
-        finally:  # also when a second signal cancels the wait
-            if self._server is not None:
-                self._server.close()
-        interrupted = self._http_api.running
-        self._fleet.close()
-        await self._agent_endpoint.close(_REASON)
-        await self._http_api.stop(LAST_WRITES_S)
-        for connection in self._connections:
-            connection.abort_request()
-        await runner.cleanup()
-        log.info("coordinator stopped", interrupted_requests=interrupted)
+        interrupted = 0
+        try:  # a second signal cancels any of these waits
+            try:
+                await self._http_api.stop(self.settings.drain_s)
+            finally:
+                interrupted = self._http_api.running
+                if self._server is not None:
+                    self._server.close()
+            self._fleet.close()
+            await self._agent_endpoint.close(_REASON)
+            await self._http_api.stop(LAST_WRITES_S)
+            self._http_api.interrupt()
+            for connection in self._connections:
+                connection.abort_request()
+            await runner.cleanup()
+        finally:
+            self._http_api.interrupt()
+            log.info("coordinator stopped", interrupted_requests=interrupted)
 
 
 async def run(

@@ -81,8 +81,8 @@ class CoordinatorSettings(Struct, frozen=True, kw_only=True):
         host: address or name to listen on.
         port: port to listen on; 0 chooses a free port.
         name: the coordinator's name, for the logs of agents.
-        authorities: addresses that agents may dial, each as `host:port`, a URL, or a bare host
-            (port 443). If empty, the loopback names and `host` (unless it is a wildcard), with the
+        authorities: addresses that agents may dial, each as `host:port` or a bare host (port
+            443). If empty, the loopback names and `host` (unless it is a wildcard), with the
             bound port.
         api_keys: the clients' API keys. If None, every client has access, and `host` must be a
             loopback address.
@@ -241,13 +241,15 @@ def parse_authority(text: str) -> str:
     """Convert a configured address to the form that agents sign: `host:port`.
 
     Args:
-        text: `host:port`, a `ws(s)://` or `http(s)://` URL, or a bare host, which means port 443.
+        text: `host:port`, or a bare host, which means port 443.
 
     Raises:
-        SettingsError: `text` has none of these forms.
+        SettingsError: `text` has neither form.
     """
     try:
-        parts = urlsplit(text if "://" in text else f"wss://{text}")
+        if re.search(r"[/?#@]", text):
+            raise ValueError("a URL, or part of one")
+        parts = urlsplit(f"wss://{text}")
         host = parts.hostname or ""
         if not _HOST.fullmatch(host):
             raise ValueError(f"{host!r} is neither a host name nor an IP address")

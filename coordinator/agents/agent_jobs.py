@@ -109,6 +109,11 @@ class AgentJobs:
             self._protocol.consumed(job.job_id, job.unconsumed)
             self._wake()
 
+    def cancel_all(self) -> None:
+        """Cancel every job, because the session ends: the agent would run them until it knows."""
+        for job_id in self._jobs:
+            self._protocol.cancel_job(job_id, CANCEL_REASON)
+
     def set_lost(self, lost: bool) -> None:
         """Report to the requests that the agent may be lost, or that it responds again."""
         for job in self._jobs.values():

@@ -21,7 +21,11 @@ from provider_agent.coordinator.agents.close_reason import (
 from provider_agent.coordinator.agents.handshake import key_in_use, welcome
 from provider_agent.coordinator.agents.heartbeats import LatestHeartbeat
 from provider_agent.coordinator.agents.notices import REPLACED
-from provider_agent.coordinator.agents.offer_check import check_offers, log_unroutable
+from provider_agent.coordinator.agents.offer_check import (
+    check_offers,
+    log_unroutable,
+    replaced_status,
+)
 from provider_agent.coordinator.agents.registry import AgentRegistry
 from provider_agent.coordinator.sessions.detached_session import DetachedSession
 from provider_agent.coordinator.sessions.end_log import log_end
@@ -189,6 +193,8 @@ class ConnectedAgent:
         self.retired = True
         if self.state is State.OPEN:
             self._protocol.to_send.append(REPLACED)
+            if self.offers is not None:
+                self._protocol.to_send.append(replaced_status(self.offers))
             self._wake()
         self._close_if_retired()
 
@@ -220,6 +226,8 @@ class ConnectedAgent:
             keep_session: whether the agent may resume the session; otherwise its jobs fail.
         """
         if not self._detached:
+            if not keep_session:
+                self._jobs.cancel_all()
             self._registry.leave(self, self.detach(), keep_session=keep_session)
 
     def set_overdue(self, overdue: bool) -> None:
@@ -288,13 +296,13 @@ class ConnectedAgent:
             case Heartbeat():
                 self.heartbeat.receive(frame)
             case Capabilities():
-                limit = self._settings.max_price
+                limit, older = self._settings.max_price, self.offers
                 self.offers, answer = check_offers(frame, max_price=limit, replaced=self.retired)
                 self._protocol.to_send += answer
                 if self.offers.unroutable and not (self.retired or self._unroutable_logged):
                     self._unroutable_logged = True  # once, however often the offers change
                     log_unroutable(self.name, self.offers)
-                self._registry.capacity_changed()
+                self._registry.offers_changed(self.public_key, self.offers.changed_models(older))
             case Draining() if not self.draining:  # the agent repeats it on each new connection
                 self.draining = True
                 log.info("agent draining", agent=self.name, jobs=self.in_flight)

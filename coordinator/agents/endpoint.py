@@ -150,5 +150,5 @@ class AgentEndpoint:
         """
         self._closing = True
         for link in list(self._links):
-            link.close(CloseReason(WSCloseCode.GOING_AWAY, reason))
+            link.close(CloseReason(WSCloseCode.GOING_AWAY, reason, flush=True))
         await self._all_closed.wait()

@@ -248,6 +248,11 @@ class Fleet:
         self._history.job_ended(public_key, model_id, end, duration_s)
         self._on_capacity(None if is_refusal(end) else model_id)
 
+    def offers_changed(self, public_key: bytes, model_ids: Iterable[str]) -> None:
+        """Forget the agent's refusals of models whose offers are new; try to send requests."""
+        self._history.forget_refusals(public_key, model_ids)
+        self.capacity_changed()
+
     def capacity_changed(self) -> None:
         """Report that an agent may have room now."""
         self._on_capacity(None)

@@ -6,7 +6,7 @@ counts less than what the coordinator measures.
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
 from msgspec import Struct
@@ -140,6 +140,12 @@ class JobHistory:
         if tokens:
             record.tokens += tokens
             record.seconds += duration_s
+
+    def forget_refusals(self, public_key: bytes, model_ids: Iterable[str]) -> None:
+        """Let an agent receive jobs for models that it refused, because its offers are new."""
+        for model_id in model_ids:
+            if (record := self._records.get((public_key, model_id))) is not None:
+                record.refused_until = -math.inf
 
     def next_retry_s(self, public_keys: list[bytes], model_id: str) -> float | None:
         """Return seconds until the first agent that refused a job may get another, or None."""

@@ -100,6 +100,15 @@ def check_offers(
     ]
 
 
+def replaced_status(offers: OfferTable) -> RoutingStatus:
+    """Return the status of all offered models after another connection of the key took over."""
+    models = (
+        UnroutableModel(model_id, REPLACED.code, REPLACED.message)
+        for model_id in (*offers.models, *offers.unroutable)
+    )
+    return RoutingStatus(offers.revision, list(_fitting(models)))
+
+
 def _duplicate_notice(capabilities: Capabilities) -> list[Notice]:
     """Return a notice about the first model that is offered twice, if there is one."""
     seen: set[str] = set()

@@ -1,5 +1,6 @@
 """The interface through which connections use the registry of agents."""
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from provider_agent.coordinator.sessions.detached_session import DetachedSession
@@ -49,6 +50,10 @@ class AgentRegistry(Protocol):
             end: how it ended.
             duration_s: seconds since the job was sent, by the coordinator's clock.
         """
+        ...
+
+    def offers_changed(self, public_key: bytes, model_ids: Iterable[str]) -> None:
+        """Forget the agent's refusals of models whose offers are new; try to send requests."""
         ...
 
     def capacity_changed(self) -> None:

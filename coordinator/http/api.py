@@ -24,7 +24,7 @@ from provider_agent.coordinator.http.refusal_log import RefusalLog
 from provider_agent.coordinator.http.request_checks import refused_body, refused_origin
 from provider_agent.coordinator.http.request_handler import RequestHandler
 from provider_agent.coordinator.http.request_memory import MemoryShare, RequestMemory
-from provider_agent.coordinator.http.request_record import RequestRecord
+from provider_agent.coordinator.http.request_record import DISCONNECTED, RequestRecord
 from provider_agent.coordinator.http.responses import error_response, json_response
 from provider_agent.coordinator.http.status_routes import StatusRoutes
 from provider_agent.coordinator.reason import Reason
@@ -73,6 +73,7 @@ class HttpApi:
         self._running = 0
         self._reading: set[asyncio.Timeout] = set()
         self._stopping = False
+        self._interrupting = False
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -107,6 +108,10 @@ class HttpApi:
         except TimeoutError:
             return
 
+    def interrupt(self) -> None:
+        """Note that the caller now cuts off the requests that still run."""
+        self._interrupting = True
+
     def _operation_handler(self, operation: Operation) -> Handler:
         async def handle(request: web.Request) -> web.StreamResponse:
             if (denied := self._deny(request, operation.wire_format)) is not None:
@@ -123,6 +128,8 @@ class HttpApi:
                 if not self._running:
                     self._idle.set()
                 ended_at = self._clock()
+                if self._interrupting and record.code == DISCONNECTED:
+                    record.failed(error_of_reason(Reason.COORDINATOR_STOPPING))
                 record.log(ended_at)
                 self._metrics.request_ended(record, ended_at)
 

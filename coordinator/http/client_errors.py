@@ -68,7 +68,9 @@ _BY_STATUS_AND_CODE: Final = {
         ),
     },
     (408, ErrorCode.BAD_REQUEST): {Reason.BODY_TIMEOUT: "The request body did not arrive in time."},
-    (413, ErrorCode.BAD_REQUEST): {Reason.BODY_TOO_LARGE: "The request body is too large."},
+    (413, ErrorCode.BAD_REQUEST): {
+        Reason.BODY_TOO_LARGE: "The request body is larger than the limit of {detail}."
+    },
     (415, "unsupported_media_type"): {
         Reason.COMPRESSED_BODY: (
             "Send the request body without compression (no `Content-Encoding` header)."
@@ -152,7 +154,7 @@ def error_of_reason(
         reason: the cause.
         model_id: the requested model.
         operation: the requested operation.
-        detail: why the model is unroutable.
+        detail: why the model is unroutable, or the limit of the body.
     """
     status, code, template = _BY_REASON[reason]
     name = f"{operation.wire_format} {operation}"

@@ -10,7 +10,7 @@ from provider_agent.coordinator.http.client_errors import ClientError, error_of_
 from provider_agent.coordinator.http.request_memory import MemoryShare
 from provider_agent.coordinator.reason import Reason
 from provider_agent.protocol.formats import Operation
-from provider_agent.protocol.limits import MAX_NAME_CHARS
+from provider_agent.protocol.limits import MAX_NAME_CHARS, MIB
 from provider_agent.protocol.trace_context import is_traceparent
 
 
@@ -62,18 +62,22 @@ async def _read_body(request: web.Request, memory: MemoryShare) -> bytes | Clien
     """Return the body as it was sent."""
     limit, announced = request.client_max_size, request.content_length or 0
     if announced > limit:
-        return error_of_reason(Reason.BODY_TOO_LARGE)
+        return _too_large(limit)
     # Not reserved: a few clients that announce large bodies but send nothing could exclude others.
     if not memory.fits(announced):
         return error_of_reason(Reason.NO_MEMORY)
     body = bytearray()
     async for data in request.content.iter_any():
         if len(body) + len(data) > limit:
-            return error_of_reason(Reason.BODY_TOO_LARGE)
+            return _too_large(limit)
         if not memory.grow(len(data)):
             return error_of_reason(Reason.NO_MEMORY)
         body += data
     return bytes(body)
+
+
+def _too_large(limit: int) -> ClientError:
+    return error_of_reason(Reason.BODY_TOO_LARGE, detail=f"{limit / MIB:g} MiB")
 
 
 def find_model(body: bytes) -> str | ClientError:

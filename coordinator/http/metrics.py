@@ -13,6 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
+from provider_agent.coordinator.http.client_errors import error_of_reason
 from provider_agent.coordinator.http.request_record import DISCONNECTED, OK, RequestRecord
 from provider_agent.coordinator.reason import Reason
 from provider_agent.log_writer import dropped_lines
@@ -20,7 +21,9 @@ from provider_agent.protocol.errors import ErrorCode
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 
-_CODES: Final = frozenset({OK, DISCONNECTED, Reason.PROVIDER_LOST, *ErrorCode})
+_CODES: Final = frozenset(
+    {OK, DISCONNECTED, *ErrorCode, *(error_of_reason(reason).code for reason in Reason)}
+)
 
 _OTHER: Final = "other"
 

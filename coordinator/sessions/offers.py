@@ -47,6 +47,17 @@ class OfferTable:
     def __repr__(self) -> str:
         return f"<OfferTable revision={self.revision} models={len(self.models)}>"
 
+    def changed_models(self, older: "OfferTable | None") -> list[str]:
+        """Return the models that an older table did not offer, or not in the same way."""
+        if older is None or self.capacity != older.capacity:
+            return list(self.models)
+        return [
+            model_id
+            for model_id, operations in self.models.items()
+            if (older.models.get(model_id), older.slots.get(model_id))
+            != (operations, self.slots[model_id])
+        ]
+
     def models_for(self, wire_format: WireFormat) -> set[str]:
         """Return the models that offer at least one operation of this format."""
         return {

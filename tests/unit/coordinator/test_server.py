@@ -19,6 +19,7 @@ from tests.kit.coordinator_harness import (
 )
 from tests.kit.scripted_agent import ScriptedAgent
 from tests.kit.virtual_time import in_virtual_time
+from tests.unit.coordinator.http.test_request_record import finished
 
 CHAT = "/v1/chat/completions"
 BODY = b'{"model":"tiny"}'
@@ -78,9 +79,13 @@ async def test_stop_ends_requests_with_an_error_after_drain_s(
         ScriptedAgent(coordinator.connect_url) as agent,
     ):
         asking = asyncio.create_task(http.post(coordinator.http_url + CHAT, data=BODY))
-        await agent.next_job()
+        job = await agent.next_job()
         await coordinator.stop()
-        assert (await asking).status == 503
+        response = await asking
+        await agent.closed.wait()
+        assert job.cancelled.is_set(), "the agent would generate the rest of the response"
+        assert response.status == 503
+        assert (await response.json())["error"]["message"] == "The coordinator is stopping."
     fields = {record.message: getattr(record, "fields", {}) for record in caplog.records}
     assert fields["coordinator stopping"] == {"requests": 1, "agents": 1, "drain_timeout_s": 0}
     assert fields["coordinator stopped"] == {"interrupted_requests": 1}
@@ -137,6 +142,8 @@ async def test_run_calls_started_and_serves_until_a_signal(settings: Coordinator
 async def test_second_signal_cancels_the_wait_for_running_requests(
     settings: CoordinatorSettings, caplog: pytest.LogCaptureFixture
 ) -> None:
+    # Regression: the log said that the client had disconnected.
+    caplog.set_level(logging.INFO)
     patient = msgspec.structs.replace(settings, drain_s=30.0)
     listening: asyncio.Future[Coordinator] = asyncio.get_running_loop().create_future()
     running = asyncio.create_task(run(patient, listening.set_result))
@@ -154,4 +161,9 @@ async def test_second_signal_cancels_the_wait_for_running_requests(
         with pytest.raises(asyncio.CancelledError):
             await running
         asking.cancel()
+        await wait_until(lambda: bool(finished(caplog.records)))
+    (line,) = finished(caplog.records)
+    assert (line["code"], line["reason"]) == ("draining", "coordinator_stopping")
+    fields = {record.message: getattr(record, "fields", {}) for record in caplog.records}
+    assert fields["coordinator stopped"] == {"interrupted_requests": 1}
     assert "second signal, the stop does not wait any longer" in warning_events(caplog.records)

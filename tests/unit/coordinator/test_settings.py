@@ -93,7 +93,6 @@ def test_every_number_has_a_range() -> None:
     [
         ("Coordinator.Example:8443", "coordinator.example:8443"),
         ("coordinator.example", "coordinator.example:443"),
-        ("ws://coordinator.example/provider/connect", "coordinator.example:80"),
         ("[::1]:8700", "[::1]:8700"),
     ],
 )
@@ -101,7 +100,20 @@ def test_authority_is_normalized(text: str, authority: str) -> None:
     assert parse_authority(text) == authority
 
 
-@pytest.mark.parametrize("text", ["", "a:b", "ftp://x", "two words", "a,b:443"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "a:b",
+        "two words",
+        "a,b:443",
+        "https://a:443",
+        "wss://a/provider/connect",
+        "a:443/x",
+        "a:443?x",
+        "user@a:443",
+    ],
+)
 def test_invalid_authority_is_an_error(text: str) -> None:
     with pytest.raises(SettingsError, match="expected host:port"):
         parse_authority(text)

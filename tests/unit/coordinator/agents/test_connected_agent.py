@@ -1,6 +1,6 @@
 import base64
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 import pytest
@@ -87,6 +87,9 @@ class FakeRegistry:
 
     def job_ended(self, public_key: bytes, model_id: str, end: JobEnd, duration_s: float) -> None:
         self.ended.append((public_key, model_id, end, duration_s))
+
+    def offers_changed(self, public_key: bytes, model_ids: Iterable[str]) -> None:
+        self.capacity_changes += 1
 
     def capacity_changed(self) -> None:
         self.capacity_changes += 1
@@ -328,13 +331,21 @@ def test_resuming_agent_receives_welcome_then_acknowledgements_then_unreceived_j
 
 
 def test_retired_agent_is_closed_when_its_last_job_ends(harness: AgentHarness) -> None:
+    models = [offer(), offer("unsupported", operations=["unknown"])]
+    harness.receive(Capabilities(3, models, AgentLimits(4)))
     harness.agent.submit(JOB)
+    harness.take_frames()
     harness.agent.retire()
     assert harness.close_reasons == []
     assert "retired" in repr(harness.agent)
-    assert [frame.code for frame in harness.take_frames() if isinstance(frame, Notice)] == [
-        "replaced"
-    ]
+    notice, status = harness.take_frames()
+    assert isinstance(notice, Notice)
+    assert isinstance(status, RoutingStatus)
+    assert (notice.code, status.revision) == ("replaced", 3)
+    assert {model.model_id: model.code for model in status.unroutable} == {
+        "tiny": "replaced",
+        "unsupported": "replaced",
+    }
     harness.receive(JobError(JOB_ID, 0, "internal", ""))
     (close_reason,) = harness.close_reasons
     assert (close_reason.close_code, close_reason.flush) == (REPLACED, True)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 
 import aiohttp
 import pytest
@@ -132,14 +133,58 @@ async def test_agent_that_refused_a_job_receives_it_when_it_has_room() -> None:
         assert await (await asking).read() == b"ok"
 
 
+async def start_new_session(agent: ScriptedAgent) -> None:
+    await agent.reconnect(resume=False)
+    await agent.advertise(*agent.models)
+
+
+async def resume_session(agent: ScriptedAgent) -> None:
+    await agent.lose_link()
+    await agent.reconnect()
+    await agent.advertise(*agent.models)
+
+
+async def offer_more_slots(agent: ScriptedAgent) -> None:
+    agent.max_concurrent *= 2
+    await agent.advertise(*agent.models)
+
+
+async def repeat_the_offer(agent: ScriptedAgent) -> None:
+    await agent.advertise(*agent.models)
+
+
+@pytest.mark.parametrize(
+    ("change", "refused_s"),
+    [(start_new_session, 0), (offer_more_slots, 0), (resume_session, 20), (repeat_the_offer, 20)],
+)
+def test_new_offers_end_a_refusal(
+    change: Callable[[ScriptedAgent], Awaitable[None]], refused_s: int
+) -> None:
+    # Regression: an agent that was restarted after a refusal received no jobs for up to 30 s.
+    @in_virtual_time
+    async def run() -> None:
+        async with coordinator_harness() as harness:
+            asking = harness.ask()
+            refused = await harness.agent.next_job()
+            await refused.fail("out_of_capacity", retry_after_ms=20_000)
+            await queued(harness, 1)
+            began = now()
+            await change(harness.agent)
+            await (await harness.agent.next_job()).answer(b"ok")
+            assert now() - began == pytest.approx(refused_s, abs=1)
+            assert await (await asking).read() == b"ok"
+
+    run()
+
+
 @in_virtual_time
 async def test_refused_request_is_sent_before_younger_ones() -> None:
     async with coordinator_harness() as harness:
+        await harness.agent.advertise(*ONE_SLOT)
         older = harness.ask()
         refused = await harness.agent.next_job()
         await refused.fail("out_of_capacity", retry_after_ms=4000)
         await queued(harness, 1)
-        await harness.agent.advertise(*ONE_SLOT)
         younger = harness.ask()
         await queued(harness, 2)
         again = await harness.agent.next_job()

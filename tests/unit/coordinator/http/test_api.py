@@ -11,6 +11,7 @@ import pytest
 from provider_agent.coordinator.access import SecretSet
 from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings
+from provider_agent.protocol.limits import MAX_REQUEST_BYTES
 from tests.kit.coordinator_harness import JSON_HEADERS
 from tests.kit.scripted_agent import ScriptedAgent, offer
 from tests.kit.scripted_job import ScriptedJob
@@ -107,6 +108,11 @@ async def test_body_without_a_length_over_the_size_limit_receives_413(
         http.post(MESSAGES, data=pieces()) as response,
     ):
         assert response.status == 413
+
+
+async def test_413_names_the_limit(http: aiohttp.ClientSession) -> None:
+    async with http.post(MESSAGES, data=bytes(MAX_REQUEST_BYTES + 1)) as response:
+        assert "larger than the limit of 16 MiB" in (await response.json())["error"]["message"]
 
 
 async def test_body_that_does_not_arrive_in_time_receives_408(

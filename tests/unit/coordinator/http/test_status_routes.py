@@ -101,16 +101,18 @@ async def test_metrics_count_requests_and_show_the_state(
             job = await agent.next_job()
             await (job.fail(code) if code else job.answer(b"{}"))
             await (await asking).read()
+        async with http.post(CHAT, data=BODY, headers={"Content-Type": "text/plain"}) as response:
+            assert response.status == 415
         async with http.post(CHAT, data=BODY, headers={"Origin": "http://a.example"}) as response:
             assert response.status == 403
         async with http.get("/metrics") as response:
             assert response.content_type == "text/plain"
             lines = set((await response.text()).splitlines())
-    for code in ("ok", "backend_error", "other"):
+    for code in ("ok", "backend_error", "unsupported_media_type", "other"):
         assert f'coordinator_requests_total{{code="{code}",operation="chat"}} 1.0' in lines
     for line in (
         'coordinator_denied_requests_total{status="403"} 1.0',
-        'coordinator_request_seconds_count{operation="chat"} 3.0',
+        'coordinator_request_seconds_count{operation="chat"} 4.0',
         'coordinator_first_byte_seconds_count{operation="chat"} 1.0',
         "coordinator_agents 1.0",
         "coordinator_models 1.0",
