@@ -1,4 +1,5 @@
 import asyncio
+import io
 import logging
 from collections.abc import AsyncIterator
 
@@ -111,7 +112,7 @@ async def test_body_without_a_length_over_the_size_limit_receives_413(
 
 
 async def test_413_names_the_limit(http: aiohttp.ClientSession) -> None:
-    async with http.post(MESSAGES, data=bytes(MAX_REQUEST_BYTES + 1)) as response:
+    async with http.post(MESSAGES, data=io.BytesIO(bytes(MAX_REQUEST_BYTES + 1))) as response:
         assert "larger than the limit of 16 MiB" in (await response.json())["error"]["message"]
 
 
