@@ -31,6 +31,7 @@ from provider_agent.adapters.requests.rules import (
     decode_string,
     unescaped,
 )
+from provider_agent.adapters.requests.schema_bounds import check_bounds
 from provider_agent.adapters.requests.schema_rules import ROOT, schema_rules
 from provider_agent.adapters.requests.structure import check_structure
 from provider_agent.protocol.limits import KIB
@@ -208,6 +209,7 @@ def _check_node(value: dict[str, object] | list[object], name: str, review: Revi
         return 0
     if len(value) > MAX_PROPERTIES:
         raise RefusedRequest(f"{name} has an object of over {MAX_PROPERTIES} properties")
+    check_bounds(value, name)
     for field in ("grammar", "definition"):
         if isinstance(text := value.get(field), str):
             _GRAMMAR.check(Raw(_ENCODER.encode(text)), f"{name}.{field}", review)

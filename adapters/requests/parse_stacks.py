@@ -143,6 +143,7 @@ class _Analysis:
             if len(names) > 1 or names[0] in graph[names[0]]:
                 self._check_recursion(names)
         for name in self._rules:
+            self._entry(name)
             self._stacks_after(name)
         return max(self._stacks.get(root, 0), *self._after.values(), 0)
 
@@ -168,7 +169,8 @@ class _Analysis:
         if not isinstance(symbol, str):
             return symbol.stacks
         if symbol not in self._at_entry:
-            self._at_entry[symbol] = 0  # a rule that begins with itself is refused by the server
+            # A rule that begins with itself is not valid; llama.cpp overlooks some of them.
+            self._at_entry[symbol] = MAX_STACKS + 1
             starts = self._starts.get(symbol, ())
             self._at_entry[symbol] = self._check(sum(map(self._rest_entry, starts)))
         return self._at_entry[symbol]

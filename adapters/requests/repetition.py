@@ -2,7 +2,8 @@
 
 Servers expand `(a?){1000}` to 1000 optional parts, and stall as if the request contained all of
 them (llama.cpp: over 40 s for a grammar of 60 bytes). In a grammar, counts are read everywhere,
-also in literals.
+also in literals. llama.cpp expands `a{3,1}` until it has no memory left, and reads `{2000x}` as
+`{2000}`.
 """
 
 import re
@@ -17,6 +18,8 @@ _CHARACTERS_PER_PART: Final = 64
 """A count of plain characters, such as `[a-z]{1,64}`, has no alternatives: it costs little."""
 
 _TOO_MANY: Final = MAX_PARTS + 1
+_INVALID: Final = 10_000
+"""A count beyond each limit, for one that is not valid, such as `{3,1}`."""
 
 _GRAMMAR_COUNT: Final = re.compile(rb"[{~](?=((?:[\s\d,.]|#[^\n]*\n){0,64}))")
 """`{m}`, `{m,}`, `{m,n}`, `{,n}`, with the spaces and comments of GBNF, and Lark's `~ m..n`.
@@ -26,7 +29,9 @@ _COMMENT: Final = re.compile(rb"#[^\n]*\n")
 _NUMBER: Final = re.compile(rb"\d+")
 _OPERATORS: Final = b"|?*+{~"
 _NOT_OPERATORS: Final = bytes(code for code in range(256) if code not in _OPERATORS)
-_TOKEN: Final = re.compile(rb"(?s)\\.|\[\^?(?:\\.|[^\]\\])*\]|\{[\s\d,]*\d[\s\d,]*\}?|.")
+_TOKEN: Final = re.compile(rb"(?s)\\.|\[\^?(?:\\.|[^\]\\])*\]|\{[\s,+-]*\d[^}]*\}?|.")
+_ODD_COUNT: Final = re.compile(rb"\{[\s,+-]*(?:[+-]\s*\d|\d[\d\s,]*[^\d\s,}])")
+"""A count with other characters than those of `_GRAMMAR_COUNT`."""
 _AMBIGUOUS: Final = re.compile(rb"\[\^?[\[\]]|\(\?[#a-zA-Z-]*[#x]|\\[QE]")
 """Where engines disagree on what is inside a class or a comment."""
 
@@ -60,7 +65,7 @@ def regex_parts(text: bytes) -> int:
     if operators > MAX_PARTS or b"{" not in text:
         return operators
     if _AMBIGUOUS.search(text):
-        return grammar_parts(text)
+        return _ambiguous_parts(text)
     outer: list[int] = []
     parts, last, plain = 0, 0, True
     for match in _TOKEN.finditer(text):
@@ -70,7 +75,7 @@ def regex_parts(text: bytes) -> int:
             parts = 0
         elif token == b")":
             if not outer:
-                return grammar_parts(text)
+                return _ambiguous_parts(text)
             last = parts
             parts += outer.pop()
         elif token[:1] == b"{" and len(token) > 1:
@@ -89,13 +94,21 @@ def regex_parts(text: bytes) -> int:
         plain = token not in (b"(", b")", b"|", b"?", b"*", b"+") and token[:1] != b"{"
         if parts > MAX_PARTS:
             return parts
-    return grammar_parts(text) if outer else parts
+    return _ambiguous_parts(text) if outer else parts
+
+
+def _ambiguous_parts(text: bytes) -> int:
+    """Return the parts of a regular expression whose structure depends on the engine."""
+    return _TOO_MANY if _ODD_COUNT.search(text) else grammar_parts(text)
 
 
 def _number(count: bytes) -> int:
-    """Return the largest number of a count, at least 1."""
+    """Return the largest number of a count, at least 1; for an invalid one, `_INVALID`."""
     digits = _NUMBER.findall(_COMMENT.sub(b" ", count))
-    return max(1, *(int(number[:5]) if len(number) < 5 else 10_000 for number in digits), 1)
+    numbers = [int(number) if len(number) < 5 else _INVALID for number in digits]
+    if numbers != sorted(numbers) or _ODD_COUNT.match(count):
+        return _INVALID
+    return max(1, *numbers, 1)
 
 
 def _of_characters(number: int) -> int:

@@ -17,11 +17,10 @@ from provider_agent.adapters.requests.grammar_rules import (
 )
 from provider_agent.adapters.requests.parse_stacks import TooManyStacksError
 from provider_agent.adapters.requests.repetition import regex_parts
+from provider_agent.adapters.requests.schema_references import COMBINING, References, Schema
 
 ROOT: Final = "0"
 """The rule of the schema."""
-
-Schema = dict[str, object]
 
 _STARTS: Final = {
     "string": '"',
@@ -40,10 +39,14 @@ def schema_rules(schema: Schema) -> dict[str, list[Alternative]]:
     """Return the rules of a schema; their first one is `ROOT`.
 
     Raises:
-        TooManyStacksError: `allOf` combines too many schemas, or references are too deep.
+        TooManyStacksError: `allOf` combines too many schemas, or a schema contains only itself, or
+            references are too deep.
     """
-    writer = _Writer(schema)
+    references = References(schema)
+    writer = _Writer(references)
     try:
+        if references.has_cycle():
+            raise TooManyStacksError
         writer.value(schema)
     except RecursionError:
         raise TooManyStacksError from None
@@ -53,9 +56,9 @@ def schema_rules(schema: Schema) -> dict[str, list[Alternative]]:
 class _Writer:
     """Writes one rule for each schema inside a schema."""
 
-    def __init__(self, root: Schema) -> None:
+    def __init__(self, references: References) -> None:
         self.rules: dict[str, list[Alternative]] = {}
-        self._root = root
+        self._references = references
         self._names: dict[int, str] = {}
         self._members = 0
 
@@ -76,7 +79,7 @@ class _Writer:
 
     def _alternatives(self, schema: Schema) -> list[Alternative]:
         if isinstance(reference := schema.get("$ref"), str):
-            return [(self.value(self._resolve(reference)),)]
+            return [(self.value(one),) for one in self._references.resolve(reference) or [None]]
         for key in ("oneOf", "anyOf"):
             if isinstance(choices := schema.get(key), list):
                 return [(self.value(choice),) for choice in choices]
@@ -90,7 +93,7 @@ class _Writer:
         return self._of_type(schema, kinds)
 
     def _of_type(self, schema: Schema, kind: object) -> list[Alternative]:
-        if kind in ("object", None) and schema.keys() & _OBJECT_WORDS:
+        if (kind in ("object", None) and schema.keys() & _OBJECT_WORDS) or "allOf" in schema:
             return [self._object(schema)]
         if kind in ("array", None) and schema.keys() & {"items", "prefixItems"}:
             return [self._array(schema)]
@@ -132,14 +135,14 @@ class _Writer:
                 yield Terminal(mask('"'), pattern, _pattern_stacks(pattern)), value, False
         if schema.get("additionalProperties", False) is not False:
             yield literal('"*":'), schema["additionalProperties"], False
-        for key in ("allOf", "anyOf", "oneOf") if seen or "allOf" in schema else ():
+        for key in COMBINING if seen or "allOf" in schema else ():
             parts = schema.get(key)
             for part in parts if isinstance(parts, list) else ():
-                inner = part
-                if isinstance(part, dict) and isinstance(reference := part.get("$ref"), str):
-                    inner = self._resolve(reference)
-                if isinstance(inner, dict) and id(inner) not in seen:
-                    yield from self._properties(inner, seen | {id(schema), id(inner)})
+                if isinstance(part, dict) and id(part) not in seen:
+                    yield from self._properties(part, seen | {id(schema), id(part)})
+        if seen and isinstance(reference := schema.get("$ref"), str):
+            for one in self._references.resolve(reference):
+                yield from self._properties(one, seen)
 
     def _array(self, schema: Schema) -> Alternative:
         items = schema.get("prefixItems", schema.get("items"))
@@ -153,19 +156,6 @@ class _Writer:
         more = self._rule([()])
         self.rules[more].append((*symbols, more))
         return more
-
-    def _resolve(self, reference: str) -> object:
-        """Return the schema that a reference names; None for an unknown one."""
-        found: object = self._root
-        for step in reference.removeprefix("#").split("/")[1:]:
-            key = step.replace("~1", "/").replace("~0", "~")
-            if isinstance(found, dict):
-                found = found.get(key)
-            elif isinstance(found, list) and key.isdecimal() and int(key[:5]) < len(found):
-                found = found[int(key[:5])]
-            else:
-                return None
-        return found
 
 
 def _pattern_stacks(pattern: str) -> int:
