@@ -46,7 +46,7 @@ def _check_order(least: object, most: object, error: str) -> None:
         raise RefusedRequest(error)
 
 
-def _is_number(value: object) -> TypeGuard[float]:
+def _is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

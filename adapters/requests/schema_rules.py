@@ -79,7 +79,8 @@ class _Writer:
 
     def _alternatives(self, schema: Schema) -> list[Alternative]:
         if isinstance(reference := schema.get("$ref"), str):
-            return [(self.value(one),) for one in self._references.resolve(reference) or [None]]
+            named: list[object] = [*self._references.resolve(reference)]
+            return [(self.value(one),) for one in named or [None]]
         for key in ("oneOf", "anyOf"):
             if isinstance(choices := schema.get(key), list):
                 return [(self.value(choice),) for choice in choices]

@@ -144,11 +144,30 @@ FAST_SCHEMAS = {
 }
 INVALID_SCHEMAS: list[Schema] = [
     {"anyOf": [{"$ref": "#/no"}, {"$ref": "https://example.com"}, {"$ref": "#/anyOf/9"}, True]},
-    {"$ref": "#"},
     {"type": [7, "object"], "properties": 7, "required": 7, "allOf": 7, "patternProperties": [7]},
     {"type": "array", "prefixItems": [{"const": {}}, {"enum": [None, ""]}], "anyOf": 7},
-    {"allOf": [{"$ref": "#"}, 7, {"anyOf": [{"$ref": "#/allOf/2"}]}], "required": [7, []]},
+    {"allOf": [7, {"anyOf": [{"$ref": "#/no"}]}], "required": [7, []]},
 ]
+_TO_ITSELF: Schema = {"$ref": "#/$defs/a"}
+ENDLESS_SCHEMAS: list[Schema] = [
+    {"$ref": "#"},
+    {"allOf": [{"$ref": "#"}]},
+    {"allOf": [_TO_ITSELF], "$defs": {"a": _TO_ITSELF}},
+    {"allOf": [_TO_ITSELF], "$defs": {"a": {"$ref": "#/$defs/b"}, "b": _TO_ITSELF}},
+    {"properties": {"x": {"anyOf": [_TO_ITSELF]}}, "$defs": {"a": {"oneOf": [_TO_ITSELF]}}},
+    {"type": "object", "$defs": {"a": _TO_ITSELF}},
+    {"allOf": [{"$ref": "#/$defs/a~1b"}], "$defs": {"a/b": {"$ref": "#/%24defs/a~1b"}}},
+]
+TRIPLED = {f"a{n}": [{"$ref": f"#/$defs/a{n + 1}"}] * 3 for n in range(20)}
+SLOW_SCHEMAS["repeated alternatives"] = {
+    "$ref": "#/$defs/a0",
+    "$defs": {**{name: {"anyOf": refs} for name, refs in TRIPLED.items()}, "a20": STRING},
+}
+SLOW_GRAMMARS["repeated alternatives"] = (
+    "root ::= a0\n"
+    + "".join(f"a{n} ::= a{n + 1} | a{n + 1} | a{n + 1}\n" for n in range(20))
+    + 'a20 ::= "x"'
+)
 
 
 def chat(**fields: object) -> bytes:
@@ -213,6 +232,14 @@ def test_invalid_schema_is_left_to_the_server() -> None:
     for schema in INVALID_SCHEMAS:
         for fields in forms(schema):
             raw_body("llamacpp", chat(**fields))
+
+
+def test_schema_that_leads_only_to_itself_is_refused() -> None:
+    # Regression: llama.cpp followed the references until its stack overflowed, and died.
+    for schema in ENDLESS_SCHEMAS:
+        for fields in forms(schema):
+            with pytest.raises(BadRequest):
+                raw_body("llamacpp", chat(**fields))
 
 
 def test_schemas_of_passthroughs_are_not_analyzed() -> None:

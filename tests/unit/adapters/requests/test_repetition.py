@@ -1,6 +1,7 @@
 """Repetition counts, such as `{1000}`, in grammars and regular expressions. Servers expand them."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -49,7 +50,7 @@ FAST_GRAMMARS = [
     'root ::= "{" ws (item ("," item)*)? "}"',
 ]
 # Regression: llama.cpp expanded the counts of these until it had no memory left.
-INVALID_BOUNDS: list[dict[str, object]] = [
+INVALID_BOUNDS: list[dict[str, Any]] = [
     *({f"min{word}": 5, f"max{word}": 3} for word in ("Length", "Items", "Properties", "Contains")),
     *({"minLength": 5.9, "maxItems": 9, "maxLength": 3.0}, {"minItems": 3.5, "maxItems": 3}),
     # llama.cpp stores these in 32 bits, so that 2^32 + 3 becomes 3.
@@ -63,7 +64,7 @@ INVALID_BOUNDS: list[dict[str, object]] = [
     {"type": "integer", "maximum": 2**64 - 2 * 10**15},
     {"type": "integer", "exclusiveMaximum": -2 * 10**15},
 ]
-VALID_BOUNDS: list[dict[str, object]] = [
+VALID_BOUNDS: list[dict[str, Any]] = [
     *({"minLength": 3, "maxLength": 3}, {"minItems": 0, "maxItems": 0}, {"maxLength": 2**31 - 1}),
     *({"type": "integer", "minimum": 0, "maximum": high} for high in (2**53 - 1, 2**63 - 1)),
     *({"type": "integer", "minimum": 10**15}, {"type": "number", "minimum": 1e18}),
