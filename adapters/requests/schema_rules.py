@@ -1,7 +1,8 @@
 """Writes a JSON schema as the rules of a grammar, as llama.cpp does.
 
-Source: `common/json-schema-to-grammar.cpp`. Only what can cause parse stacks is written: white
-space is left out, a number is one terminal, and properties that are not required are a repetition.
+Source: `common/json-schema-to-grammar.cpp`. The rules serve to count parse stacks, and leave out
+what adds none: white space is omitted, a number is one terminal, and the properties that are not
+required are a repetition.
 """
 
 import json
@@ -39,8 +40,8 @@ def schema_rules(schema: Schema) -> dict[str, list[Alternative]]:
     """Return the rules of a schema; their first one is `ROOT`.
 
     Raises:
-        TooManyStacksError: `allOf` combines too many schemas, or a schema contains only itself, or
-            references are too deep.
+        TooManyStacksError: the schema has too many properties and combined schemas, contains only
+            itself, or is nested too deeply, directly or by references.
     """
     references = References(schema)
     writer = _Writer(references)

@@ -93,7 +93,7 @@ class DiscoveryHarness:
         return self.monitor(backend_id).start("m")
 
     def fail(self, backend: Backend, error: BackendError, times: int = 1) -> None:
-        """Fail jobs with different requests."""
+        """Fail `times` jobs on the backend, each with a request of its own."""
         for _ in range(times):
             self.start(backend.id).failed(error, request=next(self._requests))
 

@@ -69,7 +69,7 @@ def test_error_after_a_long_event_is_recognized_wherever_the_stream_is_cut(line_
         assert read(stream, [cut]).error_relayed(), cut
 
 
-def test_long_event_does_not_end_at_a_line_end_where_it_is_shortened() -> None:
+def test_shortening_a_long_event_creates_no_blank_line() -> None:
     for line_bytes in range(MAX_EVENT_BYTES - 4, MAX_EVENT_BYTES + 1):
         start = b"data: ".ljust(line_bytes, b"x") + b"\n: comment\n"
         stream = start + b'data: {"error":1}\n\n'
