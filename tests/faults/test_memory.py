@@ -21,7 +21,7 @@ from tests.kit.scripted_coordinator import ScriptedCoordinator, welcome
 
 JOBS = 16
 WINDOW_BYTES = 256 * KIB
-RESPONSE = flood(2 * MIB)
+RESPONSE = flood(3 * MIB)
 
 READ_BYTES = 256 * KIB
 """The most that an event loop reads from a socket at once."""

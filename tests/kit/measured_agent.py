@@ -8,6 +8,7 @@ import gc
 import logging
 import os
 import resource
+import socket
 import sys
 import tracemalloc
 from collections.abc import AsyncIterator
@@ -24,9 +25,14 @@ from provider_agent.agent.backends.configured import Backends
 from provider_agent.agent.config import LimitsConfig
 from provider_agent.agent.identity.key import Identity
 from provider_agent.agent.service import Service
+from provider_agent.protocol.limits import KIB
 from tests.kit.agent_config import agent_config
 
 ROOT = Path(__file__).parents[2]
+
+RECEIVE_BUFFER_BYTES = 256 * KIB
+"""The receive buffer of the agent's sockets. By default the kernel enlarges it to megabytes, and a
+server could then send its whole response although the agent has stopped reading."""
 
 POLL_S = 0.01
 
@@ -109,7 +115,16 @@ async def measured_agent(coordinator_url: str, backend_url: str) -> AsyncIterato
 # --- in the agent process -------------------------------------------------------------------------
 
 
+class _Socket(socket.socket):
+    """A socket with a receive buffer of a fixed size."""
+
+    def __init__(self, *args: int, **kwargs: int) -> None:
+        super().__init__(*args, **kwargs)
+        self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+
+
 async def _main(coordinator_url: str, backend_url: str) -> None:
+    socket.socket = _Socket  # type: ignore[assignment,misc]
     settings = BackendSettings(
         kind=OpenAICompatibleBackend.kind,
         url=backend_url,
