@@ -1,10 +1,10 @@
 """The adapter for llama.cpp's server, which serves one model or, as a router, several.
 
 `/v1/models` needs no key on many builds, so the key is checked with `/props`, which also reports
-the number of slots and the context window of one slot. While a model loads, every route returns
-503. A request whose only field is `model` shows whether a route exists: the server answers 400 (500
-for Messages) if the route exists, 404 if the build does not have it, and 501 if the server was
-started without it (observed, and `tools/server/README.md` of llama.cpp).
+the number of slots and the context window of one slot. While a server that serves one model loads
+it, its routes return 503. A request without a prompt shows whether a route exists: the server
+answers 400 (500 for Messages) if the route exists, 404 if the build does not have it, and 501 if
+the server was started without it (observed, and `tools/server/README.md` of llama.cpp).
 """
 
 import re
@@ -123,8 +123,9 @@ class LlamaCppBackend(HttpBackend):
     reuses_connections: ClassVar[bool] = False
     default_max_concurrent: ClassVar[int] = 4
     # While a request waits for a slot, the server sends no byte of the response body; older builds
-    # do not even send headers. `stall_s`: the server answers `/slots` between two batches of a
-    # prompt; without a GPU, one batch can take most of a minute.
+    # do not even send headers. `stall_s`: each answer to `/slots` counts as progress. The server
+    # answers it only between two batches of a prompt, and without a GPU, one batch can take most
+    # of a minute.
     default_timeouts: ClassVar[BackendTimeouts] = BackendTimeouts(first_byte_s=600.0, stall_s=60.0)
 
     def __init__(

@@ -63,8 +63,8 @@ class CatalogModel(msgspec.Struct):
     def supports(self, parameter: str) -> bool | None:
         """Whether a provider of the model accepts this request field; None if not reported.
 
-        OpenRouter sends a request with the field only to such a provider (openrouter.ai/docs,
-        models).
+        OpenRouter chooses such a provider for a request with `tools`. For other fields, it may
+        choose a provider that ignores them (openrouter.ai/docs, provider routing).
         """
         parameters = self.supported_parameters
         return None if parameters is None else parameter in parameters
@@ -100,7 +100,7 @@ def price_of(model: CatalogModel) -> CatalogPrice:
     base = model.pricing or {}
     overrides = base.get("overrides") or []
     if not isinstance(overrides, list) or not all(isinstance(one, dict) for one in overrides):
-        return CatalogPrice(unknown="its long-context prices are unknown")
+        return CatalogPrice(unknown="its prices for long prompts or some times of day are unknown")
     rows = [base, *overrides]
     if model.supports("web_search_options") and is_charged(base.get("web_search")):
         return CatalogPrice(unknown="it can search the web without being asked, for a fee")

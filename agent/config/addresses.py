@@ -70,8 +70,8 @@ def is_loopback(host: str) -> bool:
 
 
 _LOCAL_DOMAINS: Final = frozenset({"localhost", "local", "lan", "internal", "home", "arpa"})
-"""The last labels of names that are used within a network only (RFC 6761, RFC 6762, RFC 8375), or
-by custom."""
+"""The last labels of names that are used only within a network, by standard (RFC 6761, RFC 6762,
+RFC 8375) or by custom."""
 
 
 def is_public(host: str) -> bool:

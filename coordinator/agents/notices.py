@@ -18,7 +18,7 @@ def slow_reading(max_unsent_bytes: int) -> Notice:
         "slow_reading",
         "warning",
         f"More than {max_unsent_bytes // MIB} MiB of requests wait, because this agent reads them "
-        "slowly; until it has read them, it receives no further jobs.",
+        "slowly; while more than that wait, it receives no further jobs.",
     )
 
 

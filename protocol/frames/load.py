@@ -37,7 +37,7 @@ class BackendLoad(Struct, array_like=True, frozen=True):
 
     Attributes:
         backend_id: `<kind>:<url>` or `<kind>`; of two equal ids, the second ends with `#2`.
-        healthy: whether its last health check succeeded.
+        healthy: whether its last health check succeeded and it has not stalled since.
         in_flight: how many of this agent's jobs run on it.
         capacity: how many of this agent's jobs it accepts at once.
         running: requests that the server processes, of all its clients; None: not reported.
@@ -57,7 +57,9 @@ class BackendLoad(Struct, array_like=True, frozen=True):
 
 
 class Heartbeat(Struct, tag=35, array_like=True, frozen=True):
-    """The agent's load. Measurements cover the last 60 seconds; None: nothing was measured.
+    """The agent's load.
+
+    Its own rates and times cover the last 60 seconds; None: nothing was measured.
 
     Attributes:
         in_flight: how many jobs run now.

@@ -92,8 +92,8 @@ class RoutingStatus(Struct, tag=10, array_like=True, frozen=True):
 
     Attributes:
         revision: of the `Capabilities` that it answers.
-        unroutable: the offered models that receive no jobs; all other offered models may receive
-            them.
+        unroutable: the offered models that receive no jobs. If the list does not fit into a
+            message, its last models are left out. All other offered models may receive jobs.
     """
 
     revision: Count

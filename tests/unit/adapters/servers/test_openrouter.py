@@ -104,7 +104,7 @@ async def test_price_of_what_the_model_does_not_accept_is_ignored(
         ("acme/image-fee", "it costs a fee per image, besides the price per token"),
         ("acme/search", "it can search the web without being asked, for a fee"),
         ("acme/new-price", "it has a price of an unknown kind (input_thoughts)"),
-        ("acme/odd-tiers", "its long-context prices are unknown"),
+        ("acme/odd-tiers", "its prices for long prompts or some times of day are unknown"),
     ],
 )
 async def test_price_is_unknown_if_a_price_per_token_might_not_cover_the_cost(
