@@ -85,7 +85,7 @@ REGISTRY: Final[dict[ErrorCode, ErrorEntry]] = {
     ErrorCode.SLOW_CONSUMER: ErrorEntry(
         Fault.CLIENT,
         False,
-        "The response was not read; its window stayed full for too long.",
+        "The response was not read; too much of its window stayed unacknowledged for too long.",
     ),
     ErrorCode.BACKEND_UNREACHABLE: ErrorEntry(
         Fault.PROVIDER, True, "The connection to the inference server failed."

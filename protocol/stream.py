@@ -103,8 +103,12 @@ class SendStream:
 
     @property
     def blocked(self) -> bool:
-        """Whether the stream needs an acknowledgement: to free its full window, or of its end."""
-        return self.full or (self.end is not None and not self.done)
+        """Whether the stream needs an acknowledgement: of its end, or to free half of its window.
+
+        A paused source continues only when half of the window is free, so a source may stay paused
+        although the window is no longer full.
+        """
+        return not self.below_low_water or (self.end is not None and not self.done)
 
     @property
     def unsent(self) -> bool:

@@ -159,8 +159,9 @@ class LimitsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         max_concurrent: most jobs at once on all backends together.
         max_tokens_per_minute: limit for input and output tokens of all jobs; None for no limit.
         drain_timeout_s: how long a stopping agent waits for its jobs.
-        slow_consumer_s: how long a job's window may stay full, or its end unacknowledged, without
-            an acknowledgement of its stream; then that job alone ends with `slow_consumer`.
+        slow_consumer_s: how long more than half of a job's window, or its end, may stay
+            unacknowledged without an acknowledgement of its stream; then that job alone ends with
+            `slow_consumer`.
     """
 
     max_concurrent: Concurrency = 8

@@ -23,7 +23,7 @@ class _Position(Struct, frozen=True):
 class SlowConsumers:
     """Remembers the position of each blocked stream at the last check.
 
-    A stream is blocked when its window is full, or when it has an end that is not acknowledged.
+    A stream is blocked when more than half of its window is not acknowledged, or its end is not.
     While its bytes are still being sent or acknowledged, the link is slow, not the consumer.
     """
 

@@ -35,14 +35,15 @@ def stream(written: int, *, ended: bool = False) -> SendStream:
     ("sending", "is_stalled"),
     [
         (stream(0), False),
-        (stream(WINDOW - 1), False),
+        (stream(WINDOW // 2), False),
+        (stream(WINDOW // 2 + 1), True),
         (stream(WINDOW), True),
         (stream(WINDOW + 1), True),
         (stream(1, ended=True), True),
         (stream(WINDOW + 1, ended=True), True),
     ],
 )
-def test_stream_stalls_only_with_a_full_window_or_an_unacknowledged_end(
+def test_stream_stalls_only_above_half_of_its_window_or_with_an_unacknowledged_end(
     sending: SendStream, is_stalled: bool
 ) -> None:
     slow = SlowConsumers()
@@ -60,6 +61,16 @@ def test_any_progress_of_a_stream_restarts_its_time_limit() -> None:
     sending.next_frames()  # sent bytes are progress, even if none are acknowledged
     assert slow.stalled([sending], 2 * LIMIT_S, LIMIT_S) == []
     assert slow.stalled([sending], 3 * LIMIT_S, LIMIT_S) == [sending]
+
+
+def test_consumer_that_stops_before_its_paused_source_resumes_is_stalled() -> None:
+    # In an earlier version, only a full window counted: the source stayed paused for ever.
+    sending = stream(WINDOW)
+    slow = SlowConsumers()
+    sending.acknowledge(WINDOW // 4, final=False)
+    assert not sending.below_low_water, "the source is still paused"
+    slow.stalled([sending], 0.0, LIMIT_S)
+    assert slow.stalled([sending], LIMIT_S, LIMIT_S) == [sending]
 
 
 def test_time_without_a_link_does_not_count_as_stalled() -> None:
