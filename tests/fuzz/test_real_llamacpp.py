@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 from provider_agent.adapters.base import (
     BackendError,
@@ -83,8 +84,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
     running.stop()
 
 
-def test_server_survives_and_no_error_counts_against_it(server: RealServer) -> None:
-    @given(hostile_requests.requests(OPERATIONS))
+@pytest.mark.parametrize(
+    "requests",
+    [hostile_requests.requests(OPERATIONS), hostile_requests.constrained_requests()],
+    ids=["any field", "schemas and grammars"],
+)
+def test_server_survives_and_no_error_counts_against_it(
+    server: RealServer, requests: st.SearchStrategy[HostileRequest]
+) -> None:
+    @given(requests)
     @depth(2.5)
     def run(request: HostileRequest) -> None:
         STEPS_DONE["requests"] += 1

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from provider_agent.adapters.requests.fields import NATIVE, STANDARD
 from provider_agent.protocol.formats import Operation
+from tests.kit.hostile_schemas import gbnf_texts, schema_texts
 
 FORBIDDEN: Final = (
     *("models", "fallbacks", "provider", "plugins", "preset", "route", "service_tier", "speed"),
@@ -162,7 +163,7 @@ messages = objects(
 )
 good_message = st.just('{"role":"user","content":"hi"}')
 message_lists = lists(st.one_of(good_message, good_message, messages))
-schemas = mostly(st.sampled_from(SCHEMAS))
+schemas = mostly(st.sampled_from(SCHEMAS) | schema_texts())
 functions = objects([("name", st.just('"f"')), ("parameters", schemas), ("strict", flags)])
 tools = lists(
     objects(
@@ -177,7 +178,7 @@ tools = lists(
         ]
     )
 )
-grammars = mostly(st.sampled_from(GRAMMARS).map(_text))
+grammars = mostly(st.sampled_from(GRAMMARS).map(_text) | gbnf_texts().map(_text))
 _VALUES: Final[dict[str, st.SearchStrategy[str]]] = {
     "messages": message_lists,
     "input": mostly(short_texts) | message_lists | lists(mostly(short_texts)),
@@ -236,3 +237,22 @@ def requests(draw: st.DrawFn, operations: Iterable[Operation] = Operation) -> Ho
         cut = draw(st.integers(0, len(body)))
         body = body[:cut] + draw(st.sampled_from(["", "\u0000", "]", '"', "\\"]))
     return HostileRequest(operation, body.encode("utf-8", "surrogatepass"))
+
+
+def constrained_requests() -> st.SearchStrategy[HostileRequest]:
+    """Draw a chat request whose only odd field is a schema or a grammar."""
+    constraints = st.one_of(
+        schema_texts().map('"json_schema":{}'.format),
+        schema_texts().map(
+            '"response_format":{{"type":"json_schema","json_schema":{{"schema":{}}}}}'.format
+        ),
+        schema_texts().map(
+            '"tool_choice":"required","tools":'
+            '[{{"type":"function","function":{{"name":"f","parameters":{}}}}}]'.format
+        ),
+        gbnf_texts().map(_text).map('"grammar":{}'.format),
+    )
+    needed = _NEEDED[Operation.CHAT]
+    return constraints.map(
+        lambda text: HostileRequest(Operation.CHAT, f"{{{needed},{text}}}".encode())
+    )

@@ -1,0 +1,151 @@
+"""JSON schemas and grammars (GBNF) with odd counts, references, patterns and nested alternatives.
+
+Most are valid and small, so that they get past the agent's checks: what reaches the server must not
+kill it.
+"""
+
+import json
+from typing import Any, Final
+
+from hypothesis import strategies as st
+
+from provider_agent.adapters.requests.schema_references import COMBINING
+
+Schema = dict[str, Any]
+
+COUNTS: Final = (0, 1, 2, 3, 20, 300, 5.0, 2.5, -1, 2**31 - 1, 2**31, 2**32 + 3, "3", None)
+BOUNDS: Final = (
+    *(0, 1, -1, 9, 10, -10, 99, 0.5, -0.0, True, 10**15, 10**15 + 1, -(10**15) - 1, 2**53),
+    *(2**63 - 1, 2**63, -(2**63), 2**64 - 1, 2**64, 10**30, 1e18, 1e308, "5", None),
+)
+TYPES: Final = ("object", "array", "string", "number", "integer", "boolean", "null", "nope")
+NAMES: Final = ("a", "b", "c/d", "e~", "", "é", 'q"')
+REFERENCES: Final = (
+    *("#", "#/", "#/$defs/a", "#/$defs/b", "#/$defs/c~1d", "#/$defs/c/d", "#/$defs/a/items"),
+    *("#/$defs/b/anyOf/0", "#/$defs/a/properties/a", "#/properties/a", "#/allOf/0", "#/anyOf/+01"),
+    *("#/definitions/a", "#/nowhere", "#a", "", "a", "https://127.0.0.1:1/schema"),
+)
+PATTERNS: Final = (
+    *("^a*$", "^(a|b){2,5}$", "^[a-z]{3,1}$", "^(a?){0,20}$", "^a{4294967299}$", r"^\d+\.\w$"),
+    *("a", "^$", "^(", "^[$", "^[]$", "^[^]$", "^a{,3}$", "^a{3,}$", "^(?:a|)+$", "^(?=a)b$"),
+    *("^a|b$", "^**$", "^{2}$", "^a{2}{3}{4}$", "^\\", "^[z-a]$", "^[\\]a]$", '^"\\"$', "^.\n$"),
+)
+FORMATS: Final = ("date", "time", "date-time", "uuid", "uuid1", "email", "nope")
+
+_MOSTLY_SMALL: Final = 3
+"""How often a plausible value is drawn for each draw from the odd ones."""
+
+
+def _mostly(plausible: st.SearchStrategy[Any], odd: st.SearchStrategy[Any]) -> Any:
+    return st.one_of(*[plausible] * _MOSTLY_SMALL, odd)
+
+
+_counts = _mostly(st.integers(0, 5), st.sampled_from(COUNTS))
+_bounds = _mostly(st.integers(-200, 200), st.sampled_from(BOUNDS))
+_values = st.sampled_from([None, True, 0, -1.5, "", "text", 'q"\\', [], [1], {}, {"a": [None]}])
+_references = st.fixed_dictionaries({"$ref": st.sampled_from(REFERENCES)})
+
+
+def _some(**keywords: st.SearchStrategy[Any]) -> st.SearchStrategy[Schema]:
+    return st.fixed_dictionaries({}, optional=keywords)
+
+
+def _limits(what: str) -> st.SearchStrategy[Schema]:
+    return _some(**{f"min{what}": _counts, f"max{what}": _counts})
+
+
+def _with(schema: Schema, *others: st.SearchStrategy[Schema]) -> st.SearchStrategy[Schema]:
+    """Draw an object with the keywords of all of these."""
+    return st.tuples(st.just(schema), *others).map(
+        lambda found: {name: value for one in found for name, value in one.items()}
+    )
+
+
+_leaves = st.one_of(
+    _references,
+    _with({}, _some(type=st.sampled_from(TYPES))),
+    _with({}, _some(type=st.lists(st.sampled_from(TYPES), max_size=3))),
+    _with({"type": "string"}, _limits("Length")),
+    _with({"type": "string"}, _some(pattern=st.sampled_from(PATTERNS)), _limits("Length")),
+    _with({"type": "string"}, _some(format=st.sampled_from(FORMATS))),
+    _with({}, _some(enum=st.lists(_values, max_size=4), const=_values)),
+    _with(
+        {"type": "integer"},
+        _some(minimum=_bounds, maximum=_bounds, exclusiveMinimum=_bounds, exclusiveMaximum=_bounds),
+    ),
+    st.sampled_from([True, False, None, 0, "", []]),
+)
+
+
+def _nested(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    by_name = st.dictionaries(st.sampled_from(NAMES), inner, max_size=3)
+    some = st.lists(inner, max_size=3)
+    return st.one_of(
+        _with({"type": "array"}, _some(items=inner, prefixItems=some), _limits("Items")),
+        _with({}, _some(items=st.one_of(inner, some), contains=inner), _limits("Contains")),
+        _with(
+            {"type": "object"},
+            _some(properties=by_name, additionalProperties=inner),
+            _some(required=st.lists(st.sampled_from(NAMES), max_size=3)),
+            _limits("Properties"),
+        ),
+        _with({}, _some(patternProperties=st.dictionaries(st.sampled_from(PATTERNS), inner))),
+        *(_with({}, st.fixed_dictionaries({key: some})) for key in COMBINING),
+        _with({}, _some(allOf=some, anyOf=some, properties=by_name), _some(**{"$ref": _ref_text})),
+        _with({}, _some(**{"not": inner, "if": inner, "then": inner, "$defs": by_name})),
+    )
+
+
+_ref_text = st.sampled_from(REFERENCES)
+_inner = st.recursive(_leaves, _nested, max_leaves=8)
+
+
+def schemas() -> st.SearchStrategy[Any]:
+    """Draw a schema, mostly with definitions that its references name."""
+    definitions = st.dictionaries(st.sampled_from(NAMES), _inner, min_size=1, max_size=3)
+    return _inner.flatmap(
+        lambda schema: (
+            st.just(schema)
+            if not isinstance(schema, dict)
+            else definitions.map(lambda found: {"$defs": found, **schema})
+        )
+    )
+
+
+def schema_texts() -> st.SearchStrategy[str]:
+    """Draw a schema as JSON text."""
+    return schemas().map(json.dumps)
+
+
+_RULES: Final = ("root", "a", "b")
+_gbnf_counts = _mostly(st.integers(0, 5), st.sampled_from(["", "300", "4294967299", "x", "-1"]))
+_suffixes = st.one_of(
+    st.sampled_from(["", "", "?", "*", "+", "??", "{"]),
+    _gbnf_counts.map("{{{}}}".format),
+    st.tuples(_gbnf_counts, _gbnf_counts).map(lambda ends: "{{{},{}}}".format(*ends)),
+)
+_symbols = st.one_of(
+    st.sampled_from(_RULES),
+    st.sampled_from(
+        ['"x"', '""', "[a-z]", "[^\\n]", "[z-a]", "[]", ".", '"\\x41"', '"\\u00e9"', "nowhere"]
+    ),
+)
+
+
+def _alternatives(symbols: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    one = st.tuples(symbols, _suffixes).map("".join)
+    return st.lists(st.lists(one, max_size=3).map(" ".join), min_size=1, max_size=3).map(" | ".join)
+
+
+_bodies = _alternatives(
+    st.recursive(_symbols, lambda inner: _alternatives(inner).map("({})".format), max_leaves=6)
+)
+
+
+def gbnf_texts() -> st.SearchStrategy[str]:
+    """Draw a grammar whose rules may name each other or themselves."""
+    return st.tuples(*[_bodies] * len(_RULES)).map(
+        lambda bodies: "\n".join(
+            f"{name} ::= {body}" for name, body in zip(_RULES, bodies, strict=True)
+        )
+    )
