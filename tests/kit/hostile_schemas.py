@@ -117,35 +117,50 @@ def schema_texts() -> st.SearchStrategy[str]:
     return schemas().map(json.dumps)
 
 
-_RULES: Final = ("root", "a", "b")
-_gbnf_counts = _mostly(st.integers(0, 5), st.sampled_from(["", "300", "4294967299", "x", "-1"]))
-_suffixes = st.one_of(
-    st.sampled_from(["", "", "?", "*", "+", "??", "{"]),
-    _gbnf_counts.map("{{{}}}".format),
-    st.tuples(_gbnf_counts, _gbnf_counts).map(lambda ends: "{{{},{}}}".format(*ends)),
+_TERMINALS: Final = ('"x"', '"yz"', "[a-z]", "[^\\n]", ".", '"\\x41"', '"\\u00e9"')
+_ODD_SYMBOLS: Final = ('""', "[z-a]", "[]", "nowhere", "root", "a", "b", "(", "|")
+_ODD_SUFFIXES: Final = (
+    "{3,1}",
+    "{300}",
+    "{4294967299}",
+    "{x}",
+    "{-1}",
+    "{",
+    "}",
+    "??",
+    "{ 2 , 3 }",
 )
-_symbols = st.one_of(
-    st.sampled_from(_RULES),
-    st.sampled_from(
-        ['"x"', '""', "[a-z]", "[^\\n]", "[z-a]", "[]", ".", '"\\x41"', '"\\u00e9"', "nowhere"]
-    ),
+_ranges = st.lists(st.integers(0, 5), min_size=2, max_size=2).map(sorted)
+_counts_in_braces = _ranges.map(lambda ends: f"{{{ends[0]},{ends[1]}}}")
+
+
+def _one_in(number: int, odd: st.SearchStrategy[str], usual: st.SearchStrategy[str]) -> Any:
+    return st.integers(1, number).flatmap(lambda drawn: odd if drawn == 1 else usual)
+
+
+_suffixes = _one_in(
+    30,
+    st.sampled_from(_ODD_SUFFIXES),
+    _one_in(5, st.sampled_from("?*+") | _counts_in_braces, st.just("")),
 )
 
 
 def _alternatives(symbols: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
     one = st.tuples(symbols, _suffixes).map("".join)
-    return st.lists(st.lists(one, max_size=3).map(" ".join), min_size=1, max_size=3).map(" | ".join)
+    sequences = st.lists(one, max_size=3).map(" ".join)
+    return st.lists(sequences, min_size=1, max_size=3).map(" | ".join)
 
 
-_bodies = _alternatives(
-    st.recursive(_symbols, lambda inner: _alternatives(inner).map("({})".format), max_leaves=6)
-)
+def _body(*rules: str) -> st.SearchStrategy[str]:
+    """Draw the right side of a rule, which mostly names only these rules."""
+    plain = st.sampled_from((*rules, *_TERMINALS))
+    symbols = _one_in(30, st.sampled_from(_ODD_SYMBOLS), plain)
+    groups = _alternatives(symbols).map("({})".format)
+    return _alternatives(_one_in(6, groups, symbols))
 
 
 def gbnf_texts() -> st.SearchStrategy[str]:
-    """Draw a grammar whose rules may name each other or themselves."""
-    return st.tuples(*[_bodies] * len(_RULES)).map(
-        lambda bodies: "\n".join(
-            f"{name} ::= {body}" for name, body in zip(_RULES, bodies, strict=True)
-        )
+    """Draw a grammar whose rules name each other, and sometimes themselves."""
+    return st.tuples(_body("a", "b"), _body("b"), _body()).map(
+        lambda bodies: "root ::= {}\na ::= {}\nb ::= {}".format(*bodies)
     )
