@@ -57,7 +57,7 @@ REGISTRY: Final[dict[ErrorCode, ErrorEntry]] = {
     ErrorCode.BAD_REQUEST: ErrorEntry(
         Fault.CLIENT,
         False,
-        "The request is invalid: not one JSON object, or rejected by the server.",
+        "The request is invalid: not one JSON object, or rejected by the provider or its server.",
     ),
     ErrorCode.CONTEXT_LENGTH_EXCEEDED: ErrorEntry(
         Fault.CLIENT, False, "Prompt and answer do not fit the model's context window."
@@ -74,7 +74,9 @@ REGISTRY: Final[dict[ErrorCode, ErrorEntry]] = {
         "The model is served, but not in this format or operation.",
     ),
     ErrorCode.OUT_OF_CAPACITY: ErrorEntry(
-        Fault.COORDINATOR, True, "The agent already runs as many jobs as it advertised."
+        Fault.COORDINATOR,
+        True,
+        "The agent has no room for the job now: its jobs or tokens are at a limit.",
     ),
     ErrorCode.DRAINING: ErrorEntry(
         Fault.PROVIDER, True, "The agent is stopping and did not complete the job."

@@ -26,7 +26,7 @@ CLIENT_HEADERS: Final = frozenset(
 `request-id`, OpenRouter's `x-generation-id`), its model, API version and processing time, and when
 to retry.
 
-All others stay with the agent, above all those about the operator's account at a passthrough: rate
+All others but `Content-Type` stay with the agent, above all those about the operator's account at a passthrough: rate
 limits (`x-ratelimit-*`, `anthropic-ratelimit-*`) show how much other clients use the same key, and
 would make a client slow down for a limit that is not its own; balances (`x-venice-balance-*`) and
 organizations (`openai-organization`, `anthropic-organization-id`) are private. Cookies belong to
@@ -48,7 +48,7 @@ def valid_content_type(value: str) -> str:
 def client_headers(headers: Iterable[tuple[str, str]]) -> list[ResponseHeader]:
     """Return the headers that the client receives, with names in lower case.
 
-    A value with characters other than printable ASCII is left out: it could not be sent on.
+    A value with characters other than printable ASCII is left out: HTTP cannot carry all of them.
 
     Args:
         headers: name and value of each header; of a repeated name the first valid value is used.

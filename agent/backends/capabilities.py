@@ -1,4 +1,4 @@
-"""Builds the `Capabilities` frame: one offer per model that the backends serve."""
+"""The contents of `Capabilities`: the offers, the agent's limits and the operator's metadata."""
 
 from collections.abc import Iterable, Mapping
 from typing import Final

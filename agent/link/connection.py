@@ -1,7 +1,7 @@
 """One connection to the coordinator: dial, handshake, then a reader and a writer until it ends.
 
 The reader never waits for work: it passes each frame to a callback that returns at once. The writer
-sends what the outbox holds, in as few and as large messages as possible.
+sends what the outbox holds, many frames in one message; on a slow link, messages are smaller.
 """
 
 import asyncio
@@ -193,8 +193,9 @@ class Link:
             for message in encoder.encode(frames):
                 with write_timer:
                     await connection.send(message)
+                del message  # an idle link must not hold the bytes of its last message
             log_sent(frames)
-            del frames  # an idle link must not hold the bytes of its last message
+            del frames
             size.adapt(write_timer.duration_s)
 
     async def _close_when_drained(self, connection: ClientConnection) -> None:

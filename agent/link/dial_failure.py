@@ -4,7 +4,13 @@ import ssl
 from typing import Final
 from urllib.parse import urlsplit
 
-from websockets.exceptions import InvalidProxy, InvalidStatus, NegotiationError, ProxyError
+from websockets.exceptions import (
+    InvalidProxy,
+    InvalidProxyStatus,
+    InvalidStatus,
+    NegotiationError,
+    ProxyError,
+)
 from websockets.http11 import Response
 
 from provider_agent.adapters.responses.retry_after import parse_retry_after
@@ -38,8 +44,17 @@ def explain(error: Exception, url: str) -> Disconnect:
             DisconnectCause.UPGRADE_REFUSED,
             "the server selected a subprotocol or extension that the agent did not offer",
         )
+    if isinstance(error, InvalidProxyStatus):
+        status = error.response.status_code
+        return Disconnect(
+            DisconnectCause.UPGRADE_REFUSED,
+            f"the proxy refused the connection with HTTP status {status}",
+        )
     if isinstance(error, ProxyError):
-        return Disconnect(DisconnectCause.UPGRADE_REFUSED, "the proxy refused the connection")
+        return Disconnect(
+            DisconnectCause.UPGRADE_REFUSED,
+            "the response is not that of an HTTP proxy; is the proxy's address right?",
+        )
     if isinstance(error, InvalidProxy | ImportError):
         # `ImportError`: for a SOCKS proxy, `websockets` needs a package that is not installed.
         return Disconnect(

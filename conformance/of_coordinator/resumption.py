@@ -183,7 +183,11 @@ async def _require_failure(job: PlayedJob) -> str:
     return "an error event for the client" if whole else "the client's connection was aborted"
 
 
-@CASES.must("resume-ended", _RESUMPTION, "A job whose end has arrived is reported as `ended`.")
+@CASES.must(
+    "resume-ended",
+    _RESUMPTION,
+    "A job whose end has arrived is reported as `ended`, or left out.",
+)
 async def reports_delivered_end(coordinator: CoordinatorUnderTest) -> str:
     job = await _started_job(coordinator)
     await _finish(job, b"")
@@ -195,7 +199,11 @@ async def reports_delivered_end(coordinator: CoordinatorUnderTest) -> str:
     return f"[{job.sent}, ended]"
 
 
-@CASES.must("resume-cancelled", _RESUMPTION, "A job that was cancelled is cancelled again.")
+@CASES.must(
+    "resume-cancelled",
+    _RESUMPTION,
+    "A job that was cancelled is cancelled again, or left out.",
+)
 async def cancels_again(coordinator: CoordinatorUnderTest) -> str:
     job = await _started_job(coordinator)
     await job.client.disconnect()

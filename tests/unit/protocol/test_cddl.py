@@ -29,7 +29,7 @@ def decoded(vector: Vector) -> object:
 
 
 def is_decodable(vector: Vector) -> bool:
-    """Whether the message is MessagePack, and breaks only rules that a schema can express."""
+    """Whether the message is MessagePack, and not rejected for its size, which no schema knows."""
     try:
         decoded(vector)
     except (AssertionError, ValueError, RecursionError, TypeError):

@@ -1,4 +1,5 @@
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,8 +20,11 @@ def _restored_logging() -> Iterator[None]:
 
 @pytest.fixture
 def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CliRunner:
-    """Runs commands in an empty home directory, without the configuration of this machine."""
+    """Runs commands in an empty home directory, without the user's file and variables."""
     monkeypatch.chdir(tmp_path)
+    for name in os.environ:
+        if name.startswith("PROVIDER_AGENT_"):
+            monkeypatch.delenv(name)
     return CliRunner(
         env={
             "HOME": str(tmp_path),

@@ -265,20 +265,31 @@ async def test_loopback_coordinator_is_dialed_without_the_proxy(
     await dial_and_close(DialSettings(url=coordinator.url, proxy="http://127.0.0.1:1"))
 
 
-async def test_remote_coordinator_is_dialed_through_the_proxy() -> None:
+@pytest.mark.parametrize(
+    ("response", "detail"),
+    [
+        (
+            b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n",
+            "the proxy refused the connection with HTTP status 403",
+        ),
+        (
+            b"SSH-2.0-OpenSSH_9.2\r\n",
+            "the response is not that of an HTTP proxy; is the proxy's address right?",
+        ),
+    ],
+)
+async def test_remote_coordinator_is_dialed_through_the_proxy(response: bytes, detail: str) -> None:
     requests: list[bytes] = []
 
     async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         requests.append(await reader.readuntil(b"\r\n\r\n"))
-        writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+        writer.write(response)
         writer.close()
 
     async with await asyncio.start_server(proxy, "127.0.0.1", 0) as server:
         address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         disconnect = await failure(DialSettings(url="ws://c.example:81/", proxy=address))
-    assert disconnect == Disconnect(
-        DisconnectCause.UPGRADE_REFUSED, "the proxy refused the connection"
-    )
+    assert disconnect == Disconnect(DisconnectCause.UPGRADE_REFUSED, detail)
     assert requests[0].startswith(b"CONNECT c.example:81 HTTP/1.1\r\n")
 
 
@@ -317,7 +328,7 @@ def verification_error() -> ssl.SSLCertVerificationError:
             "Name or service not known",
         ),
         (OSError(), DisconnectCause.LOST, "OSError"),
-        (ProxyError("no"), DisconnectCause.UPGRADE_REFUSED, "the proxy"),
+        (ProxyError("no"), DisconnectCause.UPGRADE_REFUSED, "HTTP proxy"),
         (InvalidHandshake("odd"), DisconnectCause.UPGRADE_REFUSED, "WebSocket server"),
         (EOFError(), DisconnectCause.LOST, "closed the connection without a response"),
     ],

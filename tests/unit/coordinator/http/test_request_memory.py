@@ -32,7 +32,7 @@ def test_share_holds_bytes_until_its_end() -> None:
 async def test_request_over_the_memory_limit_of_all_requests_receives_503(
     settings: CoordinatorSettings,
 ) -> None:
-    # 1,024 requests of 16 MiB may run at once, which is more memory than most machines have.
+    # Without this limit, the 1,024 requests that may run at once could hold 16 MiB each.
     async def in_chunks() -> AsyncIterator[bytes]:  # without a Content-Length
         yield BODY
 
