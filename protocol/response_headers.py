@@ -26,11 +26,11 @@ CLIENT_HEADERS: Final = frozenset(
 `request-id`, OpenRouter's `x-generation-id`), its model, API version and processing time, and when
 to retry.
 
-All others but `Content-Type` stay with the agent, above all those about the operator's account at a passthrough: rate
-limits (`x-ratelimit-*`, `anthropic-ratelimit-*`) show how much other clients use the same key, and
-would make a client slow down for a limit that is not its own; balances (`x-venice-balance-*`) and
-organizations (`openai-organization`, `anthropic-organization-id`) are private. Cookies belong to
-the agent's connection, and `cf-ray` names a city near the agent."""
+All others but `Content-Type` stay with the agent, above all those about the operator's account at a
+passthrough: rate limits (`x-ratelimit-*`, `anthropic-ratelimit-*`) show how much other clients use
+the same key, and would make a client slow down for a limit that is not its own; balances
+(`x-venice-balance-*`) and organizations (`openai-organization`, `anthropic-organization-id`) are
+private. Cookies belong to the agent's connection, and `cf-ray` names a city near the agent."""
 
 MAX_VALUE_CHARS: Final = 256
 """Ids have up to about 100 characters. A longer value is left out, because a part of an id is
