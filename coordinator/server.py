@@ -17,6 +17,7 @@ from provider_agent.coordinator.agents.fleet import Fleet
 from provider_agent.coordinator.agents.snapshots import AgentSnapshot, DetachedSnapshot
 from provider_agent.coordinator.connections.client_address import ProxyNetworks
 from provider_agent.coordinator.connections.guarded_connection import (
+    CLIENT_READ_BYTES,
     GuardedConnection,
     connection_factory,
 )
@@ -183,6 +184,7 @@ class Coordinator:
             keepalive_timeout=self.settings.keep_alive_s,
             lingering_time=LINGERING_S,
             logger=http_logger(),
+            read_bufsize=CLIENT_READ_BYTES,
             auto_decompress=False,  # it would cost seconds of CPU before a key is checked
         )
         await runner.setup()

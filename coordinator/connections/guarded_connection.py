@@ -13,13 +13,23 @@ from aiohttp import StreamReader, web
 
 from provider_agent.coordinator.connections.client_address import ProxyNetworks
 from provider_agent.coordinator.connections.limits import ConnectionLimits
+from provider_agent.protocol.limits import KIB
+
+CLIENT_READ_BYTES: Final = 16 * KIB
+"""The most bytes of a client that are read at once; also aiohttp's `read_bufsize`, which limits how
+far the parser is ahead of the handler. A chunk of a body costs aiohttp about 3 µs and may have only
+6 bytes, so that a read of 256 KiB would block the event loop for over 100 ms."""
+
+AGENT_READ_BYTES: Final = 64 * KIB
+"""The most bytes of an agent that are read at once. Its messages have no such chunks, and larger
+reads cost less."""
 
 UNAUTHENTICATED_S: Final = 10.0
 """How long a connection may stay open before a request with a valid key or an upgrade. Headers fit
 in one packet, so this is enough on a slow network too."""
 
 
-class GuardedConnection(asyncio.Protocol):
+class GuardedConnection(asyncio.BufferedProtocol):
     """One connection; forwards everything to the protocol that serves it.
 
     Args:
@@ -41,6 +51,8 @@ class GuardedConnection(asyncio.Protocol):
         self._limits = limits
         self._exempt = exempt
         self._transport: asyncio.Transport | None = None
+        self._buffer = bytearray()
+        self._read_bytes = CLIENT_READ_BYTES
         self._timer: asyncio.TimerHandle | None = None
         self._is_refused = False
         self._head_tail = b""
@@ -86,6 +98,7 @@ class GuardedConnection(asyncio.Protocol):
         """
         self._stop_timer()
         self._in_handshake = True
+        self._read_bytes = AGENT_READ_BYTES
         self.count_all_bytes()
 
     def count_all_bytes(self) -> None:
@@ -140,8 +153,20 @@ class GuardedConnection(asyncio.Protocol):
         if self._body is not None and (self._is_handling or not self._body.is_eof()):
             self.abort()
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> bytearray:  # noqa: ARG002
+        """Return the buffer for the next read.
+
+        The buffer limits the read. `asyncio.Protocol` would receive up to 256 KiB.
+        """
+        self._buffer = bytearray(self._read_bytes)
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Forward received bytes, unless the peer sends too many that stay in memory."""
+        data, self._buffer = bytes(memoryview(self._buffer)[:nbytes]), bytearray()
+        self._data_received(data)
+
+    def _data_received(self, data: bytes) -> None:
         if not self.is_authenticated:
             if self._may_receive(data):
                 self._protocol.data_received(data)

@@ -27,10 +27,10 @@ of a request, or the `Hello` of an agent with a thousand jobs."""
 MAX_BYTES: Final = MIN_MESSAGE_TO_COORDINATOR_BYTES + 64 * KIB
 """The most: an agent's largest message before `Welcome`, and frame headers and pings around it."""
 
-MAX_EXTRA_BYTES: Final = MIB + 64 * KIB
+MAX_EXTRA_BYTES: Final = 256 * KIB
 """The most bytes beside the body of a request that a connection may hold after its peer has
-authenticated. Up to 768 KiB of the next request count too: aiohttp reads them before it calls the
-handler."""
+authenticated. The headers and up to 64 KiB of the next request count too: aiohttp reads them before
+it calls the handler."""
 
 SHARED_BYTES: Final = 64 * MIB
 """More than `FREE_BYTES` is allowed only while all these connections together hold less."""

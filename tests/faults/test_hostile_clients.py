@@ -15,6 +15,7 @@ from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.protocol.limits import KIB, MIB
 from tests.faults.test_unauthenticated_peers import UPGRADE
 from tests.kit.coordinator_harness import JSON_HEADERS
+from tests.kit.loops import on_both_loops
 from tests.kit.scripted_agent import ScriptedAgent
 from tests.kit.scripted_job import ScriptedJob
 from tests.kit.virtual_time import in_virtual_time, now
@@ -77,6 +78,32 @@ async def test_bytes_beside_a_body_are_not_kept_in_memory(
             await writer.drain()
             await reader.read()
         assert coordinator.open_connections == 1, "the agent"
+
+
+@on_both_loops
+@pytest.mark.parametrize("key", ["secret", "wrong"])
+async def test_body_in_tiny_chunks_is_read_in_small_steps(key: str) -> None:
+    # One turn of the event loop read 43,000 such chunks and more, which took over 100 ms.
+    most_chunks, longest, read = 6000, 0, 0
+    loop = asyncio.get_running_loop()
+    head = HEAD.replace(b"secret", key.encode()) + b"Transfer-Encoding: chunked\r\n\r\n"
+    sent = head + b"1\r\nx\r\n" * 150_000 + b"0\r\n\r\n"
+
+    def note_progress() -> None:
+        nonlocal longest, read, noting
+        bodies = [guarded._body for guarded in coordinator._connections]
+        total = sum(body.total_bytes for body in bodies if body is not None)
+        longest, read = max(longest, total - read), total
+        noting = loop.call_soon(note_progress)
+
+    async with Coordinator(SETTINGS) as coordinator:
+        noting = loop.call_soon(note_progress)
+        async with connection(coordinator, sent) as (reader, _):
+            with contextlib.suppress(ConnectionError):
+                assert (await reader.readline()).startswith(b"HTTP/1.1 4")
+                await reader.read(1 if key == "secret" else -1)
+        noting.cancel()
+    assert 0 < longest < most_chunks
 
 
 async def test_large_bodies_in_small_chunks_are_read() -> None:
