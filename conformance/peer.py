@@ -53,7 +53,8 @@ class Peer:
 
     Attributes:
         answer_s: how long an answer may take, in seconds; the default of each `within_s`.
-        transcript: every frame that was received or sent, in order.
+        transcript: the frames that were received, and those passed to `send` and `send_encoded`,
+            in order.
         message_sizes: the size of each well-formed received message, in bytes.
         defect: why a received message is malformed; "" if none was.
         closed: set when the connection has ended.

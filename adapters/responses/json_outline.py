@@ -101,7 +101,7 @@ class JsonOutline:
         return end + 1
 
     def _read_plain(self, data: bytes, at: int) -> int:
-        """Read up to the next quote or bracket; return where reading continues."""
+        """Read whole values, or up to a quote or bracket; return where reading continues."""
         # Whole values within `STRING_BYTES` exceed no limit of their own. Inside a value that is
         # left out, the size does not matter.
         end = len(data) if self._omitting else at + STRING_BYTES
@@ -134,7 +134,7 @@ class JsonOutline:
 
         Nothing inside a value at depth 4, or one that is left out, has a limit of its own, except
         long strings. Return `at` if such a string or a closing bracket is next, or if the innermost
-        open value is of another kind.
+        open value is neither at depth 4 nor left out.
         """
         value = self._open[-1]
         if data[at : at + 1] in (b"}", b"]") or not (self._omitting or value.depth == 4):

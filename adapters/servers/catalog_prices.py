@@ -1,8 +1,8 @@
 """The price per token of a model in a catalog, in the worst case that a client can cause.
 
 A client chooses the length of its prompt, and whether it has images or is written to a cache. The
-offered price is fixed before. So each of the two prices is the highest of all prices that may apply
-to a token of that direction.
+offered prices of input and output are fixed before a request is known. So each is the highest of
+all prices that may apply to such a token.
 """
 
 from collections.abc import Iterable

@@ -63,8 +63,9 @@ class CatalogModel(msgspec.Struct):
     def supports(self, parameter: str) -> bool | None:
         """Whether a provider of the model accepts this request field; None if not reported.
 
-        OpenRouter chooses such a provider for a request with `tools`. For other fields, it may
-        choose a provider that ignores them (openrouter.ai/docs, provider routing).
+        OpenRouter prefers such a provider for a request with `tools`, and requires one that allows
+        the request's `max_tokens`. For most other fields, it may choose a provider that ignores
+        them (openrouter.ai/docs, provider routing).
         """
         parameters = self.supported_parameters
         return None if parameters is None else parameter in parameters

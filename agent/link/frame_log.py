@@ -32,7 +32,7 @@ def log_received(decoded: Decoded[CoordinatorFrame]) -> None:
 
 
 def log_sent(frames: Sequence[AgentFrame]) -> None:
-    """Log the frames of one sent message."""
+    """Log the frames of one batch, even one that could not be sent, which is logged as an error."""
     if not log.enabled_for(logging.DEBUG):
         return
     for frame in frames:

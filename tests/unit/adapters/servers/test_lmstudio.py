@@ -178,4 +178,4 @@ async def test_error_or_empty_stream_with_status_200_fails_before_the_response_s
     with pytest.raises(error):
         await connect(server).execute(a_job(MODEL), sink)
 
-    assert sink.status is None, "no response has started, so the job can fail over"
+    assert sink.status is None, "the response must not start before the error"

@@ -18,6 +18,19 @@ def test_help_is_printed_without_a_command(runner: CliRunner) -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
+def test_help_describes_every_command_in_the_command_s_own_words(
+    name: str, runner: CliRunner
+) -> None:
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+
+    result = runner.invoke(main)
+
+    lines = [line.split(maxsplit=1) for line in result.output.splitlines()]
+    assert [name, command.get_short_help_str(limit=80)] in lines
+
+
+@pytest.mark.parametrize("name", COMMANDS)
 def test_help_of_every_command_fits_into_eighty_columns(name: str, runner: CliRunner) -> None:
     result = runner.invoke(main, [name, "--help"])
 

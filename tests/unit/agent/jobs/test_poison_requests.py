@@ -58,7 +58,7 @@ def test_request_is_refused_after_three_deaths_until_it_is_forgotten() -> None:
     poison.check(deadly)
 
 
-def test_memory_is_bounded_and_drops_the_oldest_death() -> None:
+def test_memory_is_bounded_and_drops_the_request_with_the_oldest_death() -> None:
     poison = PoisonRequests(FakeClock())
     for number in range(MAX_REMEMBERED + 1):
         for _ in range(MAX_DEATHS):
@@ -156,7 +156,7 @@ async def test_job_ends_if_no_other_server_answers() -> None:
 
 
 @in_virtual_time
-async def test_job_can_be_cancelled_while_the_next_server_is_checked() -> None:
+async def test_job_can_be_cancelled_while_the_failed_server_is_checked() -> None:
     first, second = backends(2)
     harness = JobsHarness(first, second)
     job, run = await start_job(harness, first)

@@ -148,7 +148,7 @@ async def test_agent_at_a_fallback_address_keeps_its_connection(
         {"coordinator_url": "wss://other"},
     ],
 )
-async def test_handshake_is_performed_if_the_running_agent_has_no_session(
+async def test_handshake_is_performed_if_the_running_agent_has_no_session_at_the_configured_address(
     changes: dict[str, object], coordinator: ScriptedCoordinator, identity: Identity
 ) -> None:
     state = replace(replace(READY, coordinator_url=coordinator.url), **changes)
