@@ -3,10 +3,11 @@
 It uses the same protocol, coordinator and server as the agent, but has no window, validation,
 batching or cancellation.
 
-`python -m bench.obvious_relay CONNECT_URL SERVER_URL`
+`python -m bench.obvious_relay CONNECT_URL SERVER_URL...` sends jobs to the servers in turn.
 """
 
 import asyncio
+import itertools
 import sys
 from urllib.parse import urlsplit
 
@@ -51,7 +52,7 @@ async def _run_job(
     await socket.send(VERSION_1.encode([JobResult(job.job_id, total, Usage(), "", 0, None)]))
 
 
-async def main(connect_url: str, server_url: str) -> None:
+async def main(connect_url: str, server_urls: list[str]) -> None:
     """Relay until the coordinator closes the connection."""
     parts = urlsplit(connect_url)
     key = Ed25519PrivateKey.generate()
@@ -63,6 +64,7 @@ async def main(connect_url: str, server_url: str) -> None:
     )
     incoming: dict[bytes, tuple[JobHeader, RequestBuffer]] = {}
     tasks: set[asyncio.Task[None]] = set()
+    next_server = itertools.cycle(server_urls)
     connector = aiohttp.TCPConnector(limit=0)
     async with (
         aiohttp.ClientSession(connector=connector) as session,
@@ -86,7 +88,9 @@ async def main(connect_url: str, server_url: str) -> None:
                     if request.complete:
                         del incoming[frame.job_id]
                         job = join_request(header, request.take())
-                        task = asyncio.create_task(_run_job(session, socket, server_url, job))
+                        task = asyncio.create_task(
+                            _run_job(session, socket, next(next_server), job)
+                        )
                         tasks.add(task)
                         task.add_done_callback(tasks.discard)
             if protocol.to_send:
@@ -97,4 +101,4 @@ async def main(connect_url: str, server_url: str) -> None:
 if __name__ == "__main__":
     import uvloop
 
-    uvloop.run(main(sys.argv[1], sys.argv[2]))
+    uvloop.run(main(sys.argv[1], sys.argv[2:]))

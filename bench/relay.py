@@ -1,167 +1,152 @@
-"""Measures the agent's CPU time per relayed event, relative to that of `bench.obvious_relay`.
+"""Measures what relays cost, relative to each other: `python -m bench.relay --help`.
 
-`python -m bench.relay` prints a table. The relays run each load alternately; only the ratio in the
-last column is comparable between machines.
+For each load and relay, the load generator in C (`bench/load/`) plays the inference servers and the
+coordinator or the clients, and checks every byte. The relays run alternately, each in new
+processes; only ratios within one run are comparable between machines.
 """
 
 import argparse
 import asyncio
-import os
-import statistics
+import platform
+import shutil
 import sys
 import tempfile
-from asyncio.subprocess import PIPE, Process
-from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
-from msgspec import Struct
+import msgspec
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench.coordinator_rig import CoordinatorRig, Received
+from bench import process_usage, python_rig, relays
+from bench.load_generator import LoadGenerator, compile_load, compiler
+from bench.loads import LOADS, QUICK, Load
+from bench.relays import AGENT, COORDINATOR, NGINX, OBVIOUS, RECEIPTS, Place, Relay
+from bench.results import COLUMNS, Measured, Result, markdown, rows
 
-START_S = 30.0
-"""Timeout from the start of the relay to its offer of models."""
-RUN_S = 60.0
-"""Timeout of one load."""
+DOCUMENT: Final = Path(__file__).parents[1] / "docs" / "performance.md"
+TABLE_BEGIN: Final = "<!-- relay table: written by make bench ARGS=--write-docs -->\n"
+TABLE_END: Final = "<!-- end of the relay table -->\n"
 
 
-class Load(Struct):
-    """One load, which every relay runs.
+def measure(load: Load, relay: Relay, program: Path) -> Measured:
+    """Run one relay under one load.
 
-    Attributes:
-        name: its label in the table.
-        streams: concurrent streams.
-        events: number of events per stream.
-        rate: events per second and stream; 0: as fast as possible.
+    Raises:
+        SystemExit: the relay or the load generator failed; a message says why.
     """
-
-    name: str
-    streams: int
-    events: int
-    rate: float
-
-
-LOADS = [
-    Load("1 stream, 50/s", 1, 250, 50),
-    Load("64 streams, 50/s", 64, 250, 50),
-    Load("256 streams, 40/s", 256, 200, 40),
-    Load("32 streams, flat out", 32, 5_000, 0),
-    Load("1000 short jobs of 1 event", 1000, 1, 0),
-]
-
-
-class Measured(Struct):
-    """The result of one run.
-
-    Attributes:
-        cpu_us: the relay's CPU time per event, in microseconds.
-        received: what arrived at the coordinator.
-    """
-
-    cpu_us: float
-    received: Received
-
-
-async def measure(load: Load, relay: str) -> Measured:
-    """Run `relay` ("agent", "receipts" or "obvious") under one load."""
-    rig = CoordinatorRig(load.streams, receipts=relay == "receipts")
-    connect_url = await rig.start()
-    module = [sys.executable, "-m", "bench.sse_server", str(load.events), str(load.rate)]
-    server = await asyncio.create_subprocess_exec(*module, stdout=PIPE)
-    assert server.stdout is not None
-    server_url = f"http://127.0.0.1:{int(await server.stdout.readline())}"
-    with tempfile.TemporaryDirectory() as folder:
-        agent = await _start(relay, connect_url, server_url, Path(folder), load.streams)
+    port = relays.free_port() if relay.http else 0
+    options = [*load.arguments(), *relay.load_options(port)]
+    with tempfile.TemporaryDirectory() as folder, LoadGenerator(program, options) as generator:
+        place = Place(Path(folder), generator.servers, generator.coordinator, port, load.streams)
+        running = relays.start(relay, place)
         try:
-            await asyncio.wait_for(rig.offered.wait(), START_S)
-            before = _cpu_s(agent)
-            rig.go.set()
-            await asyncio.wait_for(rig.done.wait(), RUN_S)
-            used = _cpu_s(agent) - before
-            if rig.failure:
-                raise SystemExit(f"{load.name}, {relay}: a job failed: {rig.failure}")
+            generator.wait_until_ready()
+            idle_bytes = process_usage.resident_bytes(running.pid)
+            process_usage.reset_peak(running.pid)
+            before_ns = process_usage.cpu_ns(running.pid)
+            figures = generator.run()
+            used_ns = process_usage.cpu_ns(running.pid) - before_ns
+            peak_bytes = process_usage.peak_resident_bytes(running.pid)
+        except SystemExit as error:
+            log = running.log()
+            raise SystemExit(f"{load.name}, {relay.name}: {error}\n{log}") from None
         finally:
-            for process in (agent, server):
-                with suppress(ProcessLookupError):
-                    process.terminate()
-            await asyncio.gather(agent.wait(), server.wait())
-            await rig.stop()
-    return Measured(used / (load.streams * load.events) * 1e6, rig.received)
+            generator.stop()
+            running.stop()
+    units = load.streams * load.rounds * (1 if load.per_job else load.events)
+    return Measured(used_ns / units / 1000, idle_bytes, peak_bytes, figures)
 
 
-async def _start(
-    relay: str, connect_url: str, server_url: str, folder: Path, streams: int
-) -> Process:
-    if relay == "obvious":
-        arguments = ["-m", "bench.obvious_relay", connect_url, server_url]
+def run(load: Load, compared: list[Relay], rounds: int, program: Path) -> Result:
+    """Run all relays under one load, alternately."""
+    result = Result(load, {})
+    for _ in range(rounds):
+        for relay in compared:
+            if relay is not COORDINATOR or load.coordinator:
+                result.rounds.setdefault(relay.name, []).append(measure(load, relay, program))
+    return result
+
+
+def choose_relays(options: argparse.Namespace) -> list[Relay]:
+    """The relays that are available."""
+    chosen = [OBVIOUS, AGENT]
+    if shutil.which("nginx"):
+        chosen += [NGINX, COORDINATOR]
     else:
-        config = folder / "agent.toml"
-        config.write_text(
-            f'[coordinator]\nurl = "{connect_url}"\n'
-            f'[identity]\nkey_path = "{folder}/identity.key"\n'
-            f'[[backends]]\nkind = "openai_compatible"\nurl = "{server_url}"\n'
-            f"max_concurrent = {streams}\n[limits]\nmax_concurrent = {streams}\n"
-            '[observability]\nprometheus_addr = ""\nlog_level = "warning"\n'
+        print("nginx is not on PATH: no ratios to it", file=sys.stderr)
+        chosen.append(COORDINATOR)
+    if options.receipts:
+        chosen.append(RECEIPTS)
+    if options.litellm_command:
+        chosen.append(Relay("litellm", http=True, loose=True, command=options.litellm_command))
+    return chosen
+
+
+def write_document(results: list[Result]) -> None:
+    """Replace the table in docs/performance.md."""
+    before, _, rest = DOCUMENT.read_text().partition(TABLE_BEGIN)
+    _, _, after = rest.partition(TABLE_END)
+    DOCUMENT.write_text(f"{before}{TABLE_BEGIN}\n{markdown(results)}\n{TABLE_END}{after}")
+
+
+def write_json(path: Path, results: list[Result]) -> None:
+    """Write everything that was measured, with absolute figures."""
+    machine = {"python": platform.python_version(), "kernel": platform.release()}
+    encoded = msgspec.json.encode({"machine": machine, "results": results})
+    path.write_bytes(msgspec.json.format(encoded))
+
+
+def main(options: argparse.Namespace) -> None:
+    """Run the chosen loads and print the table."""
+    if compiler() is None:
+        print(
+            "No C compiler (cc or gcc) is on PATH: the slower load generator in Python runs "
+            "instead, without nginx and with fewer loads.",
+            file=sys.stderr,
         )
-        arguments = ["-m", "provider_agent.agent.cli.main", "run", "-c", str(config)]
-    return await asyncio.create_subprocess_exec(sys.executable, *arguments)
+        asyncio.run(python_rig.main(options.rounds, options.only, receipts=options.receipts))
+        return
+    table = Table(*COLUMNS, box=box.SIMPLE_HEAD, pad_edge=False)
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        program = compile_load(Path(folder))
+        compared = choose_relays(options)
+        for load in QUICK if options.quick else LOADS:
+            if options.only in load.name:
+                print(load.name, file=sys.stderr, flush=True)
+                results.append(run(load, compared, options.rounds, program))
+    for result in results:
+        for row in rows(result):
+            table.add_row(*row)
+    Console(width=160).print(table)
+    if options.json:
+        write_json(options.json, results)
+    if options.write_docs:
+        write_document(results)
 
 
-def _cpu_s(process: Process) -> float:
-    """User and system time of a process so far (proc(5), fields 14 and 15)."""
-    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _latency(received: Received, share: float) -> str:
-    """Format the latency, in milliseconds, that this share of the chunks does not exceed."""
-    ordered = sorted(received.latencies_ms)
-    return f"{ordered[int(share * (len(ordered) - 1))]:.2f}" if ordered else "-"
-
-
-async def main(rounds: int, only: str, *, receipts: bool) -> None:
-    """Run every load and print the table."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title in ("load", "relay", "CPU µs/event", "p50 ms", "p99 ms", "events/s", "ev/message"):
-        table.add_column(title, justify="left" if title in ("load", "relay") else "right")
-    table.add_column("agent/obvious", justify="right")
-    for load in LOADS:
-        if only and only not in load.name:
-            continue
-        costs: dict[str, list[Measured]] = {"obvious": [], "agent": []}
-        if receipts:
-            costs["receipts"] = []
-        for _ in range(rounds):
-            for relay, measured in costs.items():
-                measured.append(await measure(load, relay))
-        for relay, measured in costs.items():
-            middle = sorted(measured, key=lambda one: one.cpu_us)[len(measured) // 2]
-            got = middle.received
-            ratio = statistics.median(
-                ours.cpu_us / theirs.cpu_us
-                for ours, theirs in zip(measured, costs["obvious"], strict=True)
-            )
-            table.add_row(
-                load.name if relay == "obvious" else "",
-                relay,
-                f"{middle.cpu_us:.1f}",
-                _latency(got, 0.5),
-                _latency(got, 0.99),
-                f"{got.events / got.seconds:,.0f}",
-                f"{got.events / got.messages:.1f}",
-                "" if relay == "obvious" else f"{ratio:.2f}",
-            )
-    Console(width=110).print(table)
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+def parse_options(arguments: list[str]) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(prog="python -m bench.relay", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default="", help="run only loads whose name contains this")
+    parser.add_argument("--quick", action="store_true", help="a smoke run of seconds")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
+    parser.add_argument(
+        "--write-docs", action="store_true", help="replace the table in docs/performance.md"
+    )
     parser.add_argument(
         "--receipts", action="store_true", help="also run the agent with signed receipts"
     )
-    chosen = parser.parse_args()
-    asyncio.run(main(chosen.rounds, chosen.only, receipts=chosen.receipts))
+    parser.add_argument(
+        "--litellm-command",
+        metavar="COMMAND",
+        help="a LiteLLM proxy that listens on {port} and sends the model bench to {server}",
+    )
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main(parse_options(sys.argv[1:]))

@@ -1,0 +1,116 @@
+"""Compiles the load generator in C (`bench/load/`) and runs it."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from msgspec import Struct, convert
+
+SOURCE = Path(__file__).with_name("load")
+_FLAGS = ("-std=c11", "-O2")
+
+
+class Quantiles(Struct):
+    """A distribution of durations, in milliseconds."""
+
+    p50: float
+    p99: float
+    p999: float
+
+
+class Figures(Struct):
+    """What the load generator measured.
+
+    Attributes:
+        jobs: ended jobs.
+        events: events that arrived unaltered.
+        seconds: from the first job to the last end.
+        messages: WebSocket messages of the agent.
+        usages: jobs whose counts of tokens were reported; wrong ones end the load generator.
+        latency_ms: from writing an event to its arrival, except the first one of each job.
+        first_byte_ms: from the start of a job to the first byte of its response.
+        errors: failed jobs.
+        error: the first error.
+    """
+
+    jobs: int
+    events: int
+    seconds: float
+    messages: int
+    usages: int
+    latency_ms: Quantiles
+    first_byte_ms: Quantiles
+    errors: int
+    error: str
+
+
+def compiler() -> str | None:
+    """The path of a C compiler, if there is one."""
+    return shutil.which("cc") or shutil.which("gcc")
+
+
+def compile_load(folder: Path, flags: Sequence[str] = ()) -> Path:
+    """Compile the load generator into `folder`.
+
+    Raises:
+        CalledProcessError: the compiler failed; it has printed why.
+    """
+    program = folder / "load"
+    sources = sorted(SOURCE.glob("*.c"))
+    subprocess.run([compiler() or "cc", *_FLAGS, *flags, *sources, "-o", program], check=True)
+    return program
+
+
+class LoadGenerator:
+    """A running load generator. It ends with the `with` block.
+
+    Attributes:
+        servers: the ports of its inference servers.
+        coordinator: the port of its coordinator; 0 with `--target`.
+    """
+
+    def __init__(self, program: Path, arguments: Sequence[str]) -> None:
+        self._process = subprocess.Popen(
+            [program, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        ports = self._read()
+        self.servers: list[int] = ports["servers"]
+        self.coordinator: int = ports.get("coordinator", 0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Let it exit; a relay that stops before it would be an error."""
+        self._process.communicate()
+
+    def wait_until_ready(self) -> None:
+        """Wait until the relay has run the jobs of the warm-up."""
+        self._read()
+
+    def run(self) -> Figures:
+        """Run the load."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        return convert(self._read(), Figures)
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit("the load generator failed; its error is above")
+        answer: dict[str, Any] = json.loads(line)
+        return answer

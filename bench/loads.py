@@ -1,0 +1,96 @@
+"""The loads that every relay runs."""
+
+from msgspec import Struct
+
+KIB = 1024
+
+
+class Load(Struct):
+    """One load.
+
+    Attributes:
+        name: its label in the table.
+        streams: concurrent streams.
+        events: events of each job.
+        rounds: jobs of each stream, one after another.
+        rate: events per second and stream; 0: as fast as possible.
+        ping_pong: whether each event is sent when the one before it has arrived.
+        prompt: the size of each prompt, in bytes.
+        backends: the number of inference servers.
+        per_job: whether CPU time is counted per job instead of per event.
+        coordinator: whether the reference coordinator runs this load too.
+    """
+
+    name: str
+    streams: int
+    events: int = 250
+    rounds: int = 1
+    rate: float = 50
+    ping_pong: bool = False
+    prompt: int = 100
+    backends: int = 1
+    per_job: bool = False
+    coordinator: bool = False
+
+    @property
+    def paced(self) -> bool:
+        """Whether the server does not write as fast as it can: only then does latency mean much."""
+        return self.rate > 0 or self.ping_pong
+
+    def arguments(self) -> list[str]:
+        """The options of the load generator."""
+        values = {
+            "streams": self.streams,
+            "events": self.events,
+            "rounds": self.rounds,
+            "rate": self.rate,
+            "prompt": self.prompt,
+            "backends": self.backends,
+        }
+        options = [f"--{name}={value}" for name, value in values.items()]
+        return [*options, "--ping-pong"] if self.ping_pong else options
+
+
+def _jobs(events: int, rounds: int) -> Load:
+    return Load(
+        f"{32 * rounds:,} jobs of {events} event{'s' * (events > 1)}, 32 at once",
+        streams=32,
+        events=events,
+        rounds=rounds,
+        rate=0,
+        per_job=True,
+        coordinator=True,
+    )
+
+
+LOADS = [
+    Load("1 stream × 50/s", 1),
+    Load("8 × 50/s", 8),
+    Load("32 × 50/s", 32, coordinator=True),
+    Load("128 × 50/s", 128),
+    Load("256 × 50/s", 256, coordinator=True),
+    Load("256 × 50/s, 8 servers", 256, backends=8),
+    Load("1,000 × 50/s", 1000),
+    Load("32 streams, unlimited rate", 32, events=20_000, rate=0),
+    Load("256 streams, unlimited rate", 256, events=2_500, rate=0),
+    Load("32 streams, one event at a time", 32, events=2_000, rate=0, ping_pong=True),
+    _jobs(1, 63),
+    _jobs(20, 63),
+    _jobs(200, 20),
+    Load(
+        "200 jobs with prompts of 256 KiB, 8 at once",
+        streams=8,
+        events=20,
+        rounds=25,
+        rate=0,
+        prompt=256 * KIB,
+        per_job=True,
+    ),
+]
+
+QUICK = [
+    Load("8 × 50/s", 8, events=25),
+    Load("8 streams, one event at a time", 8, events=50, rate=0, ping_pong=True),
+    Load("80 jobs of 20 events, 8 at once", 8, events=20, rounds=10, rate=0, per_job=True),
+]
+"""A smoke run: figures of so few events mean little."""

@@ -1,0 +1,175 @@
+"""The relays that `bench.relay` compares: how each is started."""
+
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from msgspec import Struct
+
+_PYTHON = (sys.executable, "-m")
+_STOP_S = 10.0
+
+_NGINX = """
+daemon off;
+worker_processes 1;
+pid {folder}/nginx.pid;
+error_log stderr error;
+events {{ worker_connections 8192; }}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/bodies;
+    client_body_buffer_size 1m;
+    client_max_body_size 16m;
+    keepalive_requests 1000000;
+    upstream servers {{
+        {servers}
+        keepalive 4096;
+        keepalive_requests 1000000;
+    }}
+    server {{
+        listen 127.0.0.1:{port};
+        location / {{
+            proxy_pass http://servers;
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+            proxy_buffering off;
+        }}
+    }}
+}}
+"""
+
+
+class Relay(Struct):
+    """One relay.
+
+    Attributes:
+        name: its name in tables.
+        http: whether clients send HTTP requests to it; otherwise it dials the coordinator.
+        loose: whether it may encode events anew, so that only their contents can be compared.
+        receipts: whether the coordinator asks for signed receipts.
+        command: a shell command with the places `{port}`, `{server}` and `{coordinator}`.
+    """
+
+    name: str
+    http: bool = False
+    loose: bool = False
+    receipts: bool = False
+    command: str = ""
+
+    def load_options(self, port: int) -> list[str]:
+        """The options of the load generator for this relay, which listens on `port` if `http`."""
+        options = [f"--target={port}"] if self.http else []
+        if self.loose:
+            options.append("--loose")
+        if self.receipts:
+            options.append("--receipts")
+        return options
+
+
+OBVIOUS = Relay("obvious")
+AGENT = Relay("agent")
+RECEIPTS = Relay("agent, receipts", receipts=True)
+NGINX = Relay("nginx", http=True)
+COORDINATOR = Relay("coordinator", http=True)
+
+
+class Place(Struct):
+    """Where a relay runs.
+
+    Attributes:
+        folder: an empty folder for its files.
+        servers: the ports of the inference servers.
+        coordinator: the port of the coordinator to dial.
+        port: where it listens, if it is an HTTP server.
+        streams: how many jobs run at once.
+    """
+
+    folder: Path
+    servers: list[int]
+    coordinator: int
+    port: int
+    streams: int
+
+
+class RunningRelay:
+    """The processes of a relay; the first one is measured."""
+
+    def __init__(self, folder: Path, commands: Sequence[Sequence[str]]) -> None:
+        self._log = folder / "log"
+        with self._log.open("wb") as log:
+            self._processes = [
+                subprocess.Popen(command, stdout=log, stderr=log) for command in commands
+            ]
+        self.pid = self._processes[0].pid
+
+    def log(self) -> str:
+        """The last lines that the processes have printed."""
+        return "\n".join(self._log.read_text(errors="replace").splitlines()[-20:])
+
+    def stop(self) -> None:
+        """Terminate the processes, and wait for their end."""
+        for process in reversed(self._processes):
+            process.terminate()
+            try:
+                process.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def start(relay: Relay, place: Place) -> RunningRelay:
+    """Start a relay; it may not work yet."""
+    urls = [f"http://127.0.0.1:{port}" for port in place.servers]
+    dialed = f"ws://127.0.0.1:{place.coordinator}/"
+    if relay.command:
+        filled = relay.command.format(port=place.port, server=urls[0], coordinator=dialed)
+        return RunningRelay(place.folder, [shlex.split(filled)])
+    if relay.name == "obvious":
+        return RunningRelay(place.folder, [[*_PYTHON, "bench.obvious_relay", dialed, *urls]])
+    if relay.name == "nginx":
+        return RunningRelay(place.folder, [_nginx(place)])
+    if relay.name == "coordinator":
+        return RunningRelay(
+            place.folder,
+            [_coordinator(place), _agent(place, f"ws://127.0.0.1:{place.port}/provider/connect")],
+        )
+    return RunningRelay(place.folder, [_agent(place, dialed)])
+
+
+def free_port() -> int:
+    """A port of loopback that no process uses."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def _agent(place: Place, dialed: str) -> list[str]:
+    """Write the configuration of an agent as operators run it; return its command."""
+    jobs = -(-place.streams // len(place.servers))
+    backends = "".join(
+        f'[[backends]]\nkind = "openai_compatible"\nurl = "http://127.0.0.1:{port}"\n'
+        f"max_concurrent = {jobs}\n"
+        for port in place.servers
+    )
+    config = place.folder / "agent.toml"
+    config.write_text(
+        f'[coordinator]\nurl = "{dialed}"\n[identity]\nkey_path = "{place.folder}/identity.key"\n'
+        f"{backends}[limits]\nmax_concurrent = {jobs * len(place.servers)}\n"
+        f'[observability]\nprometheus_addr = "127.0.0.1:{free_port()}"\n'
+    )
+    return [*_PYTHON, "provider_agent.agent.cli.main", "run", "-c", str(config)]
+
+
+def _coordinator(place: Place) -> list[str]:
+    return [*_PYTHON, "provider_agent.coordinator", "--port", str(place.port)]
+
+
+def _nginx(place: Place) -> list[str]:
+    config = place.folder / "nginx.conf"
+    servers = " ".join(f"server 127.0.0.1:{port};" for port in place.servers)
+    config.write_text(_NGINX.format(folder=place.folder, servers=servers, port=place.port))
+    return [shutil.which("nginx") or "nginx", "-e", "stderr", "-c", str(config)]

@@ -1,0 +1,94 @@
+"""The load generator of the benchmark, through the agent and through a plain HTTP relay."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from bench import relay
+from bench.load_generator import Figures, LoadGenerator, compile_load, compiler
+from bench.loads import LOADS, QUICK, Load
+from bench.relays import AGENT, OBVIOUS, Relay
+
+pytestmark = pytest.mark.skipif(compiler() is None, reason="needs a C compiler")
+
+TINY = Load("tiny", streams=3, events=40, rounds=2, rate=400, prompt=100_000, backends=2)
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    flags = ["-Wall", "-Wextra", "-Werror"]
+    return compile_load(tmp_path_factory.mktemp("load"), flags)
+
+
+@pytest.mark.parametrize("compared", [AGENT, OBVIOUS], ids=lambda one: one.name)
+@pytest.mark.parametrize(
+    "load",
+    [
+        TINY,
+        Load("unlimited", streams=3, events=3_000, rate=0),
+        Load("ping-pong", streams=3, events=50, rate=0, ping_pong=True),
+    ],
+    ids=lambda one: one.name,
+)
+def test_every_byte_of_a_tiny_load_arrives(program: Path, load: Load, compared: Relay) -> None:
+    figures = relay.measure(load, compared, program).figures
+    assert (figures.errors, figures.error) == (0, "")
+    assert figures.jobs == load.streams * load.rounds
+    assert figures.events == figures.jobs * load.events
+    assert figures.usages == (figures.jobs if compared is AGENT else 0)
+
+
+@asynccontextmanager
+async def http_relay(alter: Callable[[bytes], bytes]) -> AsyncIterator[tuple[int, list[int]]]:
+    """A relay of raw bytes; yields its port, and a list for the port to dial."""
+    dialed: list[int] = []
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", dialed[0])
+        async with asyncio.TaskGroup() as group:
+            group.create_task(copy(reader, upstream_writer))
+            while data := await upstream_reader.read(65536):
+                writer.write(alter(data))
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1], dialed
+
+
+def _run(program: Path, port: int, dialed: list[int]) -> Figures:
+    options = Load("http", streams=2, events=20, rate=0).arguments()
+    with LoadGenerator(program, [*options, f"--target={port}"]) as generator:
+        dialed += generator.servers
+        generator.wait_until_ready()
+        return generator.run()
+
+
+async def test_responses_through_an_http_relay_are_complete(program: Path) -> None:
+    async with http_relay(lambda data: data) as (port, dialed):
+        figures = await asyncio.to_thread(_run, program, port, dialed)
+    assert (figures.jobs, figures.events, figures.error) == (2, 40, "")
+
+
+async def test_a_wrong_byte_fails_its_job(program: Path) -> None:
+    def alter(data: bytes) -> bytes:
+        return data.replace(b"00000001 0000013 xx", b"00000001 0000013 xy")
+
+    async with http_relay(alter) as (port, dialed):
+        figures = await asyncio.to_thread(_run, program, port, dialed)
+    assert (figures.jobs, figures.errors) == (2, 1)
+    assert figures.error == "a byte of the response is wrong"
+
+
+def test_the_load_generator_accepts_every_load(program: Path) -> None:
+    for load in (*LOADS, *QUICK):
+        with LoadGenerator(program, load.arguments()) as generator:
+            assert len(generator.servers) == load.backends
