@@ -30,6 +30,7 @@ _INVALID_REQUEST: Final = (
     rb"Unknown reasoning format",
     rb"Cannot use (?:both json_schema and grammar|custom grammar)",
     rb"Jinja Exception",
+    rb"Unexpected empty grammar stack",  # no token matches the grammar, such as `[z-a]`
     # vLLM (recorded): errors of Python for a field of the wrong type, or a tool without `function`
     rb"'(?:int|float|bool|str|list|dict)' object ",
     rb'"message": ?"\'\w+\'"',

@@ -19,7 +19,7 @@ from provider_agent.agent.telemetry.status import StatusSnapshot, readiness
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @with_local_config
 def status(loaded: LoadedConfig, as_json: bool) -> None:
-    """Print the state of the running agent: link, jobs, backends, last job, last disconnect.
+    """Print the state of the running agent: link, jobs and backends.
 
     It shows the coordinator's notices, and why offered models receive no jobs.
 
@@ -45,7 +45,8 @@ def _print_status(state: StatusSnapshot, out: Console) -> None:
     facts.add_row("coordinator", state.coordinator_url)
     facts.add_row("link", state.link)
     facts.add_row("last welcome", _ago(state.last_welcome_age_s))
-    facts.add_row("last disconnect", visible(state.last_disconnect or "none"))
+    if state.last_disconnect:  # absent while connected, also if an earlier link was lost
+        facts.add_row("last disconnect", visible(state.last_disconnect))
     facts.add_row("offered models", _routing(state))
     facts.add_row("last job", _ago(state.last_job_age_s))
     facts.add_row("jobs", f"{state.in_flight} of {state.capacity}")

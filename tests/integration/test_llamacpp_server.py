@@ -68,6 +68,7 @@ INVALID_REQUESTS: dict[str, dict[str, Any]] = {
     "missing role": {"messages": [{"content": "hi"}]},
     "role of the wrong type": {"messages": [{"role": 7, "content": "hi"}]},
     "unknown reasoning format": {"reasoning_format": "bad"},
+    "grammar that no output matches": {"grammar": "root ::= [z-a]"},
     "schema and grammar": {"json_schema": {"type": "object"}, "grammar": 'root ::= "a"'},
 }
 

@@ -122,6 +122,7 @@ class FakeLlamaCpp(FakeServer):
                 "Failed to parse messages: [json.exception.type_error.302] type must be string",
                 "Unknown reasoning format: bad",
                 "Cannot use both json_schema and grammar",
+                "got exception: Unexpected empty grammar stack after accepting piece: \x1b (30)",
                 (
                     "\n----\nWhile executing CallExpression at line 19, column 27 in source:\n...\n"
                     "Error: Jinja Exception: Conversation roles must alternate user/assistant/..."

@@ -23,6 +23,8 @@ async def test_status_of_a_ready_agent_prints_its_state_and_exits_with_0(runner:
     assert "link connected" in words
     assert "up 1 h 2 min" in words
     assert "last job never" in words
+    # Regression: this was "none" while connected, also if an earlier link had been lost.
+    assert "last disconnect" not in result.output
     assert words[-1] == "ready"
 
 
