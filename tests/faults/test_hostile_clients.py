@@ -89,6 +89,8 @@ async def test_body_in_tiny_chunks_is_read_in_small_steps(key: str) -> None:
     head = HEAD.replace(b"secret", key.encode()) + b"Transfer-Encoding: chunked\r\n\r\n"
     sent = head + b"1\r\nx\r\n" * 150_000 + b"0\r\n\r\n"
 
+    noting: asyncio.Handle | None = None
+
     def note_progress() -> None:
         nonlocal longest, read, noting
         bodies = [guarded._body for guarded in coordinator._connections]
@@ -97,11 +99,12 @@ async def test_body_in_tiny_chunks_is_read_in_small_steps(key: str) -> None:
         noting = loop.call_soon(note_progress)
 
     async with Coordinator(SETTINGS) as coordinator:
-        noting = loop.call_soon(note_progress)
+        note_progress()
         async with connection(coordinator, sent) as (reader, _):
             with contextlib.suppress(ConnectionError):
                 assert (await reader.readline()).startswith(b"HTTP/1.1 4")
                 await reader.read(1 if key == "secret" else -1)
+        assert noting is not None
         noting.cancel()
     assert 0 < longest < most_chunks
 
