@@ -13,6 +13,11 @@ _CODE_BY_STATUS: Final = {
     402: ErrorCode.AUTH_REJECTED_BY_BACKEND,
     403: ErrorCode.AUTH_REJECTED_BY_BACKEND,
     404: ErrorCode.MODEL_NOT_LOADED,
+    # About the agent's connection or headers, which the client does not choose.
+    407: ErrorCode.BACKEND_ERROR,
+    421: ErrorCode.BACKEND_ERROR,
+    426: ErrorCode.BACKEND_ERROR,
+    431: ErrorCode.BACKEND_ERROR,
     408: ErrorCode.BACKEND_TIMEOUT,
     410: ErrorCode.MODEL_NOT_LOADED,
     429: ErrorCode.BACKEND_OVERLOADED,

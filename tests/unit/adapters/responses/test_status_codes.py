@@ -35,6 +35,12 @@ OPENAI = b'{"error":{"code":"context_length_exceeded"}}'
         (403, b"", ErrorCode.AUTH_REJECTED_BY_BACKEND),
         (404, b"", ErrorCode.MODEL_NOT_LOADED),
         (410, b"", ErrorCode.MODEL_NOT_LOADED),
+        # A proxy's 407 reached the client as its own invalid request.
+        (407, b"", ErrorCode.BACKEND_ERROR),
+        (421, b"", ErrorCode.BACKEND_ERROR),
+        (426, b"", ErrorCode.BACKEND_ERROR),
+        (431, b"", ErrorCode.BACKEND_ERROR),
+        (511, b"", ErrorCode.BACKEND_ERROR),
         (408, b"", ErrorCode.BACKEND_TIMEOUT),
         (504, b"", ErrorCode.BACKEND_TIMEOUT),
         (429, b"", ErrorCode.BACKEND_OVERLOADED),

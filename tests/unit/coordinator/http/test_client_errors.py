@@ -24,6 +24,7 @@ FOR_OPERATORS = re.compile(r"\b(agent|backend|job|upstream)\b")
         ("bad_request", 422, 422),
         ("bad_request", 401, 400),
         ("bad_request", 429, 400),
+        ("bad_request", 431, 400),
         ("bad_request", 500, 400),
         ("context_length_exceeded", 413, 413),
         ("cancelled", None, 503),
