@@ -57,7 +57,8 @@ _ABOUT_THE_REQUEST: Final = frozenset(
 """Codes for which the client receives the agent's message. Other messages are for its operator."""
 
 _OPERATOR_STATUSES: Final = frozenset({401, 402, 403, 407, 408, 421, 426, 429, 431})
-"""Upstream statuses about the agent's access or connection to the server, not about the client's request."""
+"""Upstream statuses about the agent's access or connection to the server, not about the client's
+request."""
 
 _BY_STATUS_AND_CODE: Final = {
     (400, ErrorCode.BAD_REQUEST): {
