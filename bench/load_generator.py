@@ -14,6 +14,10 @@ SOURCE = Path(__file__).with_name("load")
 _FLAGS = ("-std=c11", "-O2")
 
 
+class LoadFailed(Exception):
+    """The load generator has exited; it has printed why."""
+
+
 class Quantiles(Struct):
     """A distribution of durations, in milliseconds."""
 
@@ -97,11 +101,15 @@ class LoadGenerator:
         self._process.communicate()
 
     def wait_until_ready(self) -> None:
-        """Wait until the relay has run the jobs of the warm-up."""
+        """Wait until the relay has run the jobs of the warm-up.
+
+        Raises:
+            LoadFailed: the relay does not work, or violated the protocol.
+        """
         self._read()
 
     def run(self) -> Figures:
-        """Run the load."""
+        """Run the load; raises `LoadFailed` if the relay violates the protocol."""
         assert self._process.stdin is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
@@ -111,6 +119,6 @@ class LoadGenerator:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise SystemExit("the load generator failed; its error is above")
+            raise LoadFailed
         answer: dict[str, Any] = json.loads(line)
         return answer

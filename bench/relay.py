@@ -20,10 +20,10 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import process_usage, python_rig, relays
-from bench.load_generator import LoadGenerator, compile_load, compiler
+from bench.load_generator import LoadFailed, LoadGenerator, compile_load, compiler
 from bench.loads import LOADS, QUICK, Load
 from bench.relays import AGENT, COORDINATOR, NGINX, OBVIOUS, RECEIPTS, Place, Relay
-from bench.results import COLUMNS, Measured, Result, markdown, rows
+from bench.results import COLUMNS, Measured, Result, failures, markdown, rows
 
 DOCUMENT: Final = Path(__file__).parents[1] / "docs" / "performance.md"
 TABLE_BEGIN: Final = "<!-- relay table: written by make bench ARGS=--write-docs -->\n"
@@ -34,7 +34,7 @@ def measure(load: Load, relay: Relay, program: Path) -> Measured:
     """Run one relay under one load.
 
     Raises:
-        SystemExit: the relay or the load generator failed; a message says why.
+        LoadFailed: the relay does not work, or violated the protocol. Its log is printed.
     """
     port = relays.free_port() if relay.http else 0
     options = [*load.arguments(), *relay.load_options(port)]
@@ -49,9 +49,9 @@ def measure(load: Load, relay: Relay, program: Path) -> Measured:
             figures = generator.run()
             used_ns = process_usage.cpu_ns(running.pid) - before_ns
             peak_bytes = process_usage.peak_resident_bytes(running.pid)
-        except SystemExit as error:
-            log = running.log()
-            raise SystemExit(f"{load.name}, {relay.name}: {error}\n{log}") from None
+        except LoadFailed:
+            print(f"{load.name}, {relay.name}: failed\n{running.log()}", file=sys.stderr)
+            raise
         finally:
             generator.stop()
             running.stop()
@@ -60,13 +60,16 @@ def measure(load: Load, relay: Relay, program: Path) -> Measured:
 
 
 def run(load: Load, compared: list[Relay], rounds: int, program: Path) -> Result:
-    """Run all relays under one load, alternately."""
-    result = Result(load, {})
+    """Run all relays under one load, alternately; one that fails is left out from then on."""
+    working = [relay for relay in compared if relay is not COORDINATOR or load.coordinator]
+    measured: dict[str, list[Measured]] = {relay.name: [] for relay in working}
     for _ in range(rounds):
-        for relay in compared:
-            if relay is not COORDINATOR or load.coordinator:
-                result.rounds.setdefault(relay.name, []).append(measure(load, relay, program))
-    return result
+        for relay in list(working):
+            try:
+                measured[relay.name].append(measure(load, relay, program))
+            except LoadFailed:
+                working.remove(relay)
+    return Result(load, measured, rounds)
 
 
 def choose_relays(options: argparse.Namespace) -> list[Relay]:
@@ -125,6 +128,8 @@ def main(options: argparse.Namespace) -> None:
         write_json(options.json, results)
     if options.write_docs:
         write_document(results)
+    if any(failures(result) for result in results):
+        sys.exit(1)
 
 
 def parse_options(arguments: list[str]) -> argparse.Namespace:

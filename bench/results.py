@@ -33,11 +33,14 @@ class Result(Struct):
 
     Attributes:
         load: the load.
-        rounds: by the name of the relay: what was measured, in the order of the rounds.
+        rounds: by the name of the relay: what was measured, in the order of the rounds; fewer
+            than `expected` if the relay failed.
+        expected: the number of rounds.
     """
 
     load: Load
     rounds: dict[str, list[Measured]]
+    expected: int
 
 
 COLUMNS = (
@@ -59,9 +62,12 @@ COLUMNS = (
 def rows(result: Result) -> Iterable[list[str]]:
     """The rows of the table for one load, one per relay."""
     for index, (name, rounds) in enumerate(result.rounds.items()):
+        label = [result.load.name if index == 0 else "", name]
+        if len(rounds) < result.expected:
+            yield [*label, *["failed"] * (len(COLUMNS) - len(label))]
+            continue
         yield [
-            result.load.name if index == 0 else "",
-            name,
+            *label,
             _ratio(rounds, result.rounds.get("obvious"), _cpu),
             _ratio(rounds, result.rounds.get("nginx"), _cpu),
             _ratio(rounds, result.rounds.get("obvious"), _rate),
@@ -71,6 +77,14 @@ def rows(result: Result) -> Iterable[list[str]]:
             f"{_kib_per_stream(result.load, rounds):.0f}",
             f"{sum(one.figures.errors for one in rounds)}",
         ]
+
+
+def failures(result: Result) -> bool:
+    """Whether a relay failed, or one of its jobs did."""
+    return any(
+        len(rounds) < result.expected or any(one.figures.errors for one in rounds)
+        for rounds in result.rounds.values()
+    )
 
 
 def markdown(results: Iterable[Result]) -> str:
@@ -99,7 +113,7 @@ def _ratio(
     ours: Sequence[Measured], theirs: Sequence[Measured] | None, value: Callable[[Measured], float]
 ) -> str:
     """The median of the ratios of single rounds, with the smallest and the largest."""
-    if theirs is None or ours is theirs:
+    if theirs is None or ours is theirs or len(theirs) < len(ours):
         return ""
     ratios = [value(one) / value(other) for one, other in zip(ours, theirs, strict=True)]
     middle = f"{statistics.median(ratios):.2f}"

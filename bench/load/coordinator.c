@@ -138,11 +138,9 @@ static void put_piece(void)
     last_unsent = slot;
 }
 
-void coordinator_flush(void)
+/* Append messages with pieces of requests, about BATCH_BYTES. */
+static void send_pieces(void)
 {
-    if (link_to_agent.fd < 0)
-        return;
-    send_control();
     while (first_unsent != NOTHING && buffer_size(&link_to_agent.out) < BATCH_BYTES) {
         while (first_unsent != NOTHING && buffer_size(&pieces) < BATCH_BYTES / 2)
             put_piece();
@@ -150,7 +148,18 @@ void coordinator_flush(void)
         buffer_consume(&pieces, buffer_size(&pieces));
         piece_frames = 0;
     }
-    conn_send(&link_to_agent);
+}
+
+void coordinator_flush(void)
+{
+    if (link_to_agent.fd < 0)
+        return;
+    send_control();
+    do {
+        send_pieces();
+        if (!conn_send(&link_to_agent))
+            return; /* `on_link` reports it */
+    } while (first_unsent != NOTHING && buffer_size(&link_to_agent.out) == 0);
 }
 
 static void put_ack(uint32_t slot, uint64_t offset, bool final)

@@ -14,7 +14,7 @@ from bench.relays import AGENT, OBVIOUS, Relay
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="needs a C compiler")
 
-TINY = Load("tiny", streams=3, events=40, rounds=2, rate=400, prompt=100_000, backends=2)
+TINY = Load("tiny", streams=3, events=40, rounds=2, rate=400, prompt=300_000, backends=2)
 
 
 @pytest.fixture(scope="module")
