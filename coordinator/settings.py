@@ -103,7 +103,7 @@ class CoordinatorSettings(Struct, frozen=True, kw_only=True):
         resume_ms: how long a detached session can be resumed; 0 disables resumption.
         window_bytes: the window of each stream.
         max_request_bytes: the largest request body.
-        max_requests: concurrent requests; additional requests receive 503.
+        max_requests: concurrent requests with a complete body; additional requests receive 503.
         max_queued: requests that wait until an agent has room; additional requests receive 503.
         queue_s: the longest time that a request waits for room; then it receives 503.
         max_agents: connected agents; additional agents are rejected. Also the maximum number of

@@ -146,8 +146,13 @@ class HttpApi:
     def _overload(self) -> ClientError | None:
         if self._stopping:
             return error_of_reason(Reason.COORDINATOR_STOPPING)
-        is_busy = self._running >= self._settings.max_requests
+        is_busy = self._occupied_slots >= self._settings.max_requests
         return error_of_reason(Reason.TOO_MANY_REQUESTS) if is_busy else None
+
+    @property
+    def _occupied_slots(self) -> int:
+        """Requests whose body is complete: slow bodies of one client must not exclude others."""
+        return self._running - len(self._reading)
 
     async def _respond(
         self, request: web.Request, record: RequestRecord, refusal: ClientError | None
@@ -157,9 +162,12 @@ class HttpApi:
         with self._memory.share() as memory:
             if refusal is None:
                 read = await self._read(request, operation, memory)
-                if isinstance(read, ClientRequest):
+                if not isinstance(read, ClientRequest):
+                    refusal = read
+                elif self._occupied_slots > self._settings.max_requests:  # this request included
+                    refusal = error_of_reason(Reason.TOO_MANY_REQUESTS)
+                else:
                     return await self._run(request, read, record)
-                refusal = read
         record.status = refusal.status
         record.failed(refusal)
         return error_response(operation.wire_format, refusal)

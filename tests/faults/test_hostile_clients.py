@@ -179,6 +179,27 @@ async def test_stalled_body_does_not_delay_a_stop(busy: bool) -> None:
         assert now() - began < 1
 
 
+async def test_slow_bodies_do_not_occupy_the_slots_of_other_requests() -> None:
+    # 1,024 bodies of one key that arrived slowly excluded all other requests for a minute.
+    stalled = HEAD + b"Content-Length: %d\r\nExpect: 100-continue\r\n\r\n" % len(BODY)
+    async with (
+        asyncio.timeout(20),
+        Coordinator(replace(SETTINGS, max_requests=1)) as coordinator,
+        ScriptedAgent(coordinator.connect_url) as agent,
+        connection(coordinator, stalled) as (slow, slow_writer),
+        connection(coordinator, stalled),
+    ):
+        assert (await slow.readline()).startswith(b"HTTP/1.1 100 ")
+        async with connection(coordinator, WHOLE) as (reader, _):
+            job = await agent.next_job()
+            # The slow request becomes complete while the only slot is occupied.
+            slow_writer.write(BODY)
+            await slow.readline()
+            assert (await slow.readline()).startswith(b"HTTP/1.1 503 ")
+            await job.answer(b"{}")
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+
+
 @in_virtual_time
 async def test_client_that_does_not_read_does_not_delay_a_stop() -> None:
     # After the drain, aiohttp waited for its handler for 10 s.
