@@ -43,7 +43,7 @@ for their end."""
 @click.option("--max-concurrent", type=int, help="Overrides [limits] max_concurrent.")
 @click.option("--drain-timeout", type=float, help="Overrides [limits] drain_timeout_s.")
 @click.option(
-    "--prometheus-addr", help='Overrides [observability] prometheus_addr; "" disables it.'
+    "--prometheus-addr", help="Overrides [observability] prometheus_addr; off disables it."
 )
 @click.option("--log-level", help="Overrides [observability] log_level.")
 @click.option("--log-format", help="Overrides [observability] log_format: text or json.")

@@ -10,12 +10,15 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
+from websockets.proxy import get_proxy
 from websockets.typing import Subprotocol
+from websockets.uri import parse_uri
 
 from provider_agent.agent.config import CoordinatorConfig
 from provider_agent.agent.config.addresses import is_loopback
 from provider_agent.agent.link.backoff import Disconnect, DisconnectCause
 from provider_agent.agent.link.dial_failure import (
+    CHECK_PROXY,
     OPEN_TIMEOUT_S,
     TLS_TIMEOUT_S,
     DialFailed,
@@ -160,7 +163,8 @@ async def dial(settings: DialSettings, subprotocol: str) -> CountingConnection:
     except (WebSocketException, OSError, EOFError, ValueError, ImportError) as error:
         lost = progress.lost
         cause = lost if isinstance(lost, ssl.SSLError) else error
-        raise DialFailed(explain(cause, settings.url)) from error
+        disconnect = explain(cause, settings.url, through_proxy=_uses_proxy(settings))
+        raise DialFailed(disconnect) from error
     if connection.subprotocol != subprotocol:
         await connection.close(1002, "no common subprotocol")
         detail = f"the server does not support {subprotocol}; {_CHECK_URL}"
@@ -173,8 +177,8 @@ def _explain_timeout(settings: DialSettings, progress: _DialProgress) -> str:
     within = f"within {OPEN_TIMEOUT_S:.0f} s"
     if progress.connected:
         return f"connected, but no response to the upgrade {within}; {_CHECK_URL}"
-    if isinstance(_proxy(settings), str):
-        return f"no connection through the proxy {within}; check [coordinator] proxy"
+    if _uses_proxy(settings):
+        return f"no connection through the proxy {within}; {CHECK_PROXY}"
     return f"no connection {within}"
 
 
@@ -192,6 +196,12 @@ def _proxy(settings: DialSettings) -> str | Literal[True] | None:
     if is_loopback(urlsplit(settings.url).hostname or ""):
         return None
     return settings.proxy or True
+
+
+def _uses_proxy(settings: DialSettings) -> bool:
+    """Whether `websockets` dials a proxy, also one of the environment."""
+    proxy = _proxy(settings)
+    return get_proxy(parse_uri(settings.url)) is not None if proxy is True else proxy is not None
 
 
 async def _tls(settings: DialSettings) -> ssl.SSLContext | None:

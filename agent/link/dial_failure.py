@@ -1,5 +1,6 @@
 """Turns the exception of a failed dial into a `Disconnect`, which explains the failure."""
 
+import socket
 import ssl
 from typing import Final
 from urllib.parse import urlsplit
@@ -34,8 +35,17 @@ class DialFailed(Exception):
         self.disconnect = disconnect
 
 
-def explain(error: Exception, url: str) -> Disconnect:
-    """Return what an exception of `websockets.connect` means for the next dial of `url`."""
+CHECK_PROXY: Final = "check [coordinator] proxy or HTTPS_PROXY"
+
+
+def explain(error: Exception, url: str, *, through_proxy: bool = False) -> Disconnect:
+    """Return what an exception of `websockets.connect` means for the next dial of `url`.
+
+    Args:
+        error: the exception.
+        url: the coordinator's address.
+        through_proxy: whether a proxy was dialed instead of the coordinator.
+    """
     if isinstance(error, InvalidStatus):
         return _explain_status(error.response, urlsplit(url).path)
     if isinstance(error, NegotiationError):
@@ -66,10 +76,17 @@ def explain(error: Exception, url: str) -> Disconnect:
     if isinstance(error, ConnectionAbortedError) and error.errno is None:  # asyncio's timeout
         detail = f"the TLS handshake took longer than {TLS_TIMEOUT_S:.0f} s"
         return Disconnect(DisconnectCause.LOST, f"{detail}; should the url begin with ws://?")
+    if isinstance(error, ConnectionRefusedError) and through_proxy:
+        return Disconnect(
+            DisconnectCause.LOST, f"the connection to the proxy was refused; {CHECK_PROXY}"
+        )
     if isinstance(error, ConnectionRefusedError):
         return Disconnect(
             DisconnectCause.LOST, "connection refused; is the coordinator running there?"
         )
+    if isinstance(error, socket.gaierror):
+        advice = CHECK_PROXY if through_proxy else "check [coordinator] url"
+        return Disconnect(DisconnectCause.LOST, f"no such host ({error.strerror}); {advice}")
     if isinstance(error, OSError):
         return Disconnect(
             DisconnectCause.LOST, f"no connection: {error.strerror or type(error).__name__}"

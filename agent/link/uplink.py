@@ -246,7 +246,8 @@ class Uplink:
         self, disconnect: Disconnect, decision: Retry | Fatal, next_url: str, wait_s: float | None
     ) -> None:
         reason, cause = disconnect.detail, disconnect.cause
-        log.debug("backoff decided", cause=cause, url=self.url, next=next_url, wait_s=wait_s)
+        wait = wait_s if wait_s is None else round(wait_s, 3)
+        log.debug("backoff decided", cause=cause, url=self.url, next=next_url, wait_s=wait)
         # Expected in a rolling update: the new agent connects while this one drains.
         if cause is DisconnectCause.REPLACED and not self._jobs.accepting:
             log.info("replaced by a newer agent", url=self.url)

@@ -293,6 +293,22 @@ async def test_remote_coordinator_is_dialed_through_the_proxy(response: bytes, d
     assert requests[0].startswith(b"CONNECT c.example:81 HTTP/1.1\r\n")
 
 
+@pytest.mark.parametrize("from_environment", [True, False])
+async def test_proxy_that_refuses_connections_is_named(
+    monkeypatch: pytest.MonkeyPatch, from_environment: bool
+) -> None:
+    # Regression: the message was "connection refused; is the coordinator running there?".
+    proxy = "http://127.0.0.1:1"
+    settings = DialSettings(url="wss://c.example/")
+    if from_environment:
+        monkeypatch.setenv("HTTPS_PROXY", proxy)
+    else:
+        settings = DialSettings(url="wss://c.example/", proxy=proxy)
+    disconnect = await failure(settings)
+    expected = "the connection to the proxy was refused; check [coordinator] proxy or HTTPS_PROXY"
+    assert disconnect == Disconnect(DisconnectCause.LOST, expected)
+
+
 @pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1", "gopher://127.0.0.1:1", "nonsense"])
 async def test_unusable_proxy_counts_as_a_lost_connection(proxy: str) -> None:
     # In an earlier version, an ALL_PROXY for SOCKS ended the agent with an ImportError.
@@ -325,7 +341,7 @@ def verification_error() -> ssl.SSLCertVerificationError:
         (
             socket.gaierror(-2, "Name or service not known"),
             DisconnectCause.LOST,
-            "Name or service not known",
+            "no such host (Name or service not known); check [coordinator] url",
         ),
         (OSError(), DisconnectCause.LOST, "OSError"),
         (ProxyError("no"), DisconnectCause.UPGRADE_REFUSED, "HTTP proxy"),
@@ -339,3 +355,9 @@ def test_every_error_has_a_cause_and_a_detail(
     disconnect = explain(error, "wss://c.example/x")
     assert disconnect.cause is cause
     assert text in disconnect.detail
+
+
+def test_missing_host_of_a_proxy_is_not_reported_as_that_of_the_coordinator() -> None:
+    error = socket.gaierror(-2, "Name or service not known")
+    disconnect = explain(error, "wss://c.example/x", through_proxy=True)
+    assert disconnect.detail.endswith("; check [coordinator] proxy or HTTPS_PROXY")

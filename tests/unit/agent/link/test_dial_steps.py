@@ -22,7 +22,7 @@ UPGRADE = (
     "check that [coordinator] url is the address of a coordinator"
 )
 TLS = "the TLS handshake took longer than 10 s; should the url begin with ws://?"
-PROXY = "no connection through the proxy within 15 s; check [coordinator] proxy"
+PROXY = "no connection through the proxy within 15 s; check [coordinator] proxy or HTTPS_PROXY"
 
 
 @asynccontextmanager
