@@ -190,7 +190,7 @@ class Session {
     sessions.delete(this);
     if (closeCode) this.socket?.close(closeCode, message);
     this.socket = null;
-    for (const job of [...this.jobs.values()]) job.fail("backend_unreachable", message);
+    for (const job of [...this.jobs.values()]) job.fail("provider_lost", message);
   }
 
   // Jobs take turns with one piece each, and only while little waits in the socket.
@@ -213,7 +213,7 @@ class Session {
     for (const [key, job] of [...this.jobs]) {
       const [, first, next, requestOffset] = live.get(key) ?? [];
       if (first === undefined) { // the agent does not know the job
-        if (job.started || job.cancelled) job.fail("backend_unreachable", "The link was lost.");
+        if (job.started || job.cancelled) job.fail("provider_lost", "The link was lost.");
         else steps.push(() => job.sendHeader());
       } else if (job.cancelled) { // skip the unreceived bytes, and cancel the job again
         if (!(job.received = job.passedOn = job.acked = next)) job.started = null;
@@ -225,7 +225,7 @@ class Session {
         job.acked = job.passedOn; // earlier acknowledgements may be lost
         steps.push(() => send(this.socket, [ACK, job.id, job.acked]));
         steps.push(() => job.sendBody(requestOffset));
-      } else job.fail("backend_unreachable", "The provider lost a part of the response.");
+      } else job.fail("provider_lost", "The provider lost a part of the response.");
     }
     for (const [key, [jobId, , , , ended]] of live) {
       if (ended && this.ended.has(key)) resumed.push([jobId, this.ended.get(key), true]);

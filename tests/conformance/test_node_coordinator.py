@@ -101,6 +101,8 @@ async def test_only_one_of_two_newer_processes_replaces_a_dead_process() -> None
         named = r"In use by an agent at 127\.0\.0\.1, since \S+Z, version conformance\."
         assert re.fullmatch(named, rejected.message)
         assert (await job.client.response()).status == 502, "the dead process has lost its job"
+        body, _ = await job.client.read_all()
+        assert b'"code":"provider_lost"' in body
         await admitted.advertise(offer(dead.process.model_id))
         await kit.run_job(admitted)
 
