@@ -61,7 +61,7 @@ def measure(load: Load, relay: Relay, program: Path) -> Measured:
 
 def run(load: Load, compared: list[Relay], rounds: int, program: Path) -> Result:
     """Run all relays under one load, alternately; one that fails is left out from then on."""
-    working = [relay for relay in compared if relay is not COORDINATOR or load.coordinator]
+    working = [relay for relay in compared if _suits(relay, load)]
     measured: dict[str, list[Measured]] = {relay.name: [] for relay in working}
     for _ in range(rounds):
         for relay in list(working):
@@ -70,6 +70,14 @@ def run(load: Load, compared: list[Relay], rounds: int, program: Path) -> Result
             except LoadFailed:
                 working.remove(relay)
     return Result(load, measured, rounds)
+
+
+def _suits(relay: Relay, load: Load) -> bool:
+    if load.streams > relay.max_streams:
+        return False
+    if relay.command and load.backends > 1:
+        return False
+    return load.coordinator or relay is not COORDINATOR
 
 
 def choose_relays(options: argparse.Namespace) -> list[Relay]:
@@ -84,6 +92,8 @@ def choose_relays(options: argparse.Namespace) -> list[Relay]:
         chosen.append(RECEIPTS)
     if options.litellm_command:
         chosen.append(Relay("litellm", http=True, loose=True, command=options.litellm_command))
+    if options.rust_command:
+        chosen.append(Relay("rust agent", max_streams=256, command=options.rust_command))
     return chosen
 
 
@@ -149,6 +159,12 @@ def parse_options(arguments: list[str]) -> argparse.Namespace:
         "--litellm-command",
         metavar="COMMAND",
         help="a LiteLLM proxy that listens on {port} and sends the model bench to {server}",
+    )
+    parser.add_argument(
+        "--rust-command",
+        metavar="COMMAND",
+        help="the existing Rust agent; it runs in a folder with an agent.toml, and dials "
+        "{coordinator}",
     )
     return parser.parse_args(arguments)
 

@@ -13,6 +13,27 @@ from msgspec import Struct
 _PYTHON = (sys.executable, "-m")
 _STOP_S = 10.0
 
+_RUST_CONFIG = """
+[operator]
+display_name = "bench"
+wallet = "11111111111111111111111111111111"
+contact_email = "bench@example.com"
+[coordinator]
+url = "{coordinator}"
+enrollment_code = "bench"
+[identity]
+key_path = "identity.key"
+[[backends]]
+kind = "vllm"
+url = "{server}"
+[pricing]
+default_input_per_1m = 500_000
+default_output_per_1m = 750_000
+[limits]
+max_concurrent = {streams}
+max_tokens_per_minute = 1_000_000_000
+"""
+
 _NGINX = """
 daemon off;
 worker_processes 1;
@@ -50,14 +71,17 @@ class Relay(Struct):
         name: its name in tables.
         http: whether clients send HTTP requests to it; otherwise it dials the coordinator.
         loose: whether it may encode events anew, so that only their contents can be compared.
+        max_streams: how many jobs it can run at once.
         receipts: whether the coordinator asks for signed receipts.
-        command: a shell command with the places `{port}`, `{server}` and `{coordinator}`.
+        command: how to start it, with the places `{port}`, `{server}` and `{coordinator}`. It runs
+            in a folder with an `agent.toml` of the existing Rust agent.
     """
 
     name: str
     http: bool = False
     loose: bool = False
     receipts: bool = False
+    max_streams: int = 1000
     command: str = ""
 
     def load_options(self, port: int) -> list[str]:
@@ -98,11 +122,13 @@ class Place(Struct):
 class RunningRelay:
     """The processes of a relay; the first one is measured."""
 
-    def __init__(self, folder: Path, commands: Sequence[Sequence[str]]) -> None:
+    def __init__(
+        self, folder: Path, commands: Sequence[Sequence[str]], cwd: Path | None = None
+    ) -> None:
         self._log = folder / "log"
         with self._log.open("wb") as log:
             self._processes = [
-                subprocess.Popen(command, stdout=log, stderr=log) for command in commands
+                subprocess.Popen(command, cwd=cwd, stdout=log, stderr=log) for command in commands
             ]
         self.pid = self._processes[0].pid
 
@@ -126,8 +152,7 @@ def start(relay: Relay, place: Place) -> RunningRelay:
     urls = [f"http://127.0.0.1:{port}" for port in place.servers]
     dialed = f"ws://127.0.0.1:{place.coordinator}/"
     if relay.command:
-        filled = relay.command.format(port=place.port, server=urls[0], coordinator=dialed)
-        return RunningRelay(place.folder, [shlex.split(filled)])
+        return _given(relay.command, place, urls[0], dialed)
     if relay.name == "obvious":
         return RunningRelay(place.folder, [[*_PYTHON, "bench.obvious_relay", dialed, *urls]])
     if relay.name == "nginx":
@@ -138,6 +163,13 @@ def start(relay: Relay, place: Place) -> RunningRelay:
             [_coordinator(place), _agent(place, f"ws://127.0.0.1:{place.port}/provider/connect")],
         )
     return RunningRelay(place.folder, [_agent(place, dialed)])
+
+
+def _given(command: str, place: Place, server: str, dialed: str) -> RunningRelay:
+    config = _RUST_CONFIG.format(coordinator=dialed, server=server, streams=place.streams)
+    (place.folder / "agent.toml").write_text(config)
+    filled = command.format(port=place.port, server=server, coordinator=dialed)
+    return RunningRelay(place.folder, [shlex.split(filled)], cwd=place.folder)
 
 
 def free_port() -> int:

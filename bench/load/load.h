@@ -94,9 +94,25 @@ void coordinator_stop(void);
 void client_start_job(uint32_t slot);
 void client_stop(void);
 
+/* What the coordinator and the agent say over their WebSocket. */
+struct dialect {
+    const char *subprotocol; /* NULL: none */
+    void (*open)(void);
+    void (*on_message)(const char *data, size_t size, uint64_t at_ns);
+    void (*start_job)(uint32_t slot);
+    void (*flush)(void);
+    uint64_t (*capacity)(void); /* jobs that the agent accepts at once, for the model "bench" */
+    void (*stop)(void);
+};
+
+extern const struct dialect version1, marketplace;
+
+struct buffer *link_out(void); /* what is to be sent to the agent */
+void link_send(void);
+
 /* ---- websocket.c: the server's side of RFC 6455 ---- */
 
-enum { FRAME_HEAD_MAX = 14, WS_BINARY = 2, WS_CLOSE = 8, WS_PING = 9, WS_PONG = 10 };
+enum { FRAME_HEAD_MAX = 14, WS_TEXT = 1, WS_BINARY = 2, WS_CLOSE = 8, WS_PING = 9, WS_PONG = 10 };
 
 struct ws_frame {
     bool final;
@@ -105,7 +121,8 @@ struct ws_frame {
     size_t size, total;
 };
 
-/* Write the answer to an upgrade request; return false if it is not a valid one. */
+/* Write the answer to an upgrade request; return false if it is not a valid one. `subprotocol` may be
+   NULL. */
 bool ws_accept(const char *head, const char *subprotocol, struct buffer *out);
 /* Parse the frame at the start of `in`; return false while it is incomplete. */
 bool ws_parse(struct buffer *in, struct ws_frame *frame);

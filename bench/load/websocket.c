@@ -64,7 +64,7 @@ bool ws_accept(const char *head, const char *subprotocol, struct buffer *out)
     static const char field[] = "\r\nsec-websocket-key:";
     static const char guid[] = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
     const char *key = strcasestr(head, field);
-    if (key == NULL || strstr(head, subprotocol) == NULL)
+    if (key == NULL)
         return false;
     key += sizeof field - 1;
     key += strspn(key, " ");
@@ -78,9 +78,9 @@ bool ws_accept(const char *head, const char *subprotocol, struct buffer *out)
     base64_of_20(digest, accept);
     int size = snprintf(answer, sizeof answer,
                         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
-                        "Connection: Upgrade\r\nSec-WebSocket-Accept: %s\r\n"
-                        "Sec-WebSocket-Protocol: %s\r\n\r\n",
-                        accept, subprotocol);
+                        "Connection: Upgrade\r\nSec-WebSocket-Accept: %s\r\n%s%s%s\r\n",
+                        accept, subprotocol ? "Sec-WebSocket-Protocol: " : "",
+                        subprotocol ? subprotocol : "", subprotocol ? "\r\n" : "");
     buffer_append(out, answer, (size_t)size);
     return true;
 }

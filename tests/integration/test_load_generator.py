@@ -1,6 +1,7 @@
 """The load generator of the benchmark, through the agent and through a plain HTTP relay."""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,13 +24,13 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return compile_load(tmp_path_factory.mktemp("load"), flags)
 
 
-@pytest.mark.parametrize("compared", [AGENT, OBVIOUS], ids=lambda one: one.name)
 @pytest.mark.parametrize(
-    "load",
+    ("compared", "load"),
     [
-        TINY,
-        Load("unlimited", streams=3, events=3_000, rate=0),
-        Load("ping-pong", streams=3, events=50, rate=0, ping_pong=True),
+        (AGENT, TINY),
+        (AGENT, Load("unlimited", streams=3, events=3_000, rate=0)),
+        (AGENT, Load("ping-pong", streams=3, events=50, rate=0, ping_pong=True)),
+        (OBVIOUS, TINY),
     ],
     ids=lambda one: one.name,
 )
@@ -39,6 +40,54 @@ def test_every_byte_of_a_tiny_load_arrives(program: Path, load: Load, compared: 
     assert figures.jobs == load.streams * load.rounds
     assert figures.events == figures.jobs * load.events
     assert figures.usages == (figures.jobs if compared is AGENT else 0)
+
+
+RUST_AGENT = """
+import asyncio, base64, json, sys, tomllib
+import aiohttp
+
+async def run_job(session, socket, server, job):
+    async with session.post(f"{server}/v1/chat/completions", json=job["request"]) as response:
+        async for data in response.content.iter_any():
+            chunk = {"data": base64.b64encode(data).decode(), "job_id": job["job_id"]}
+            await send(socket, "job_chunk", chunk)
+    await send(socket, "job_done", {"job_id": job["job_id"], "tokens": {"output_tokens": 40}})
+
+async def send(socket, kind, fields):
+    text = json.dumps({**fields, "type": kind}, separators=(",", ":"), sort_keys=True)
+    await socket.send_str(text)
+
+async def main():
+    config = tomllib.load(open("agent.toml", "rb"))
+    server = config["backends"][0]["url"]
+    limits = {"max_concurrent_total": config["limits"]["max_concurrent"]}
+    capabilities = {"limits": limits, "models": [{"max_concurrent": 1, "model_id": "bench"}]}
+    tasks = set()
+    async with aiohttp.ClientSession() as session, session.ws_connect(sys.argv[1]) as socket:
+        async for message in socket:
+            match json.loads(message.data):
+                case {"type": "auth_challenge", "nonce": nonce}:
+                    assert len(base64.b64decode(nonce)) == 32
+                    await send(socket, "auth_response", {"pubkey": "", "signature": ""})
+                case {"type": "auth_ok"}:
+                    await send(socket, "capabilities", capabilities)
+                case {"type": "job"} as job:
+                    job = run_job(session, socket, server, job)
+                    tasks.add(asyncio.create_task(job))
+
+asyncio.run(main())
+"""
+"""The dialect of the existing Rust agent, as recorded of version 0.3.3."""
+
+
+def test_an_agent_of_the_other_dialect_can_be_measured(program: Path, tmp_path: Path) -> None:
+    script = tmp_path / "rust_agent.py"
+    script.write_text(RUST_AGENT)
+    command = f"{sys.executable} {script} {{coordinator}}"
+    load = Load("rust", streams=3, events=40, rounds=2, rate=400, prompt=100_000)
+    figures = relay.measure(load, Relay("rust agent", command=command), program).figures
+    assert (figures.jobs, figures.events, figures.error) == (6, 240, "")
+    assert figures.usages == 6
 
 
 @asynccontextmanager

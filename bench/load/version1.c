@@ -1,12 +1,11 @@
-/* The coordinator of docs/protocol.md, version 1, for one agent. It admits every key without a check
-   of the signature, and acknowledges as the reference coordinator does: after a quarter of the
-   window. A violation of the protocol ends the program. */
+/* Version 1 of docs/protocol.md. The coordinator admits every key without a check of the signature, and
+   acknowledges as the reference coordinator does: after a quarter of the window. A violation of the
+   protocol ends the program. */
 #define _GNU_SOURCE
 #include "load.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
 
 enum {
     CHALLENGE = 1, WELCOME = 2, JOB_HEADER = 4, ACK = 6, REQUEST_CHUNK = 8, ROUTING_STATUS = 10,
@@ -32,10 +31,9 @@ struct job_state {
     uint32_t next; /* in the queue of unsent requests */
 };
 
-static struct conn listener, link_to_agent = {.fd = -1};
-static bool upgraded, welcomed;
+static bool welcomed;
 static uint64_t offered; /* jobs that the agent accepts for the model */
-static struct buffer fragments, control, pieces;
+static struct buffer control, pieces;
 static uint32_t control_frames, piece_frames;
 static struct job_state *jobs;
 static uint32_t first_unsent, last_unsent;
@@ -43,7 +41,7 @@ static const uint32_t NOTHING = UINT32_MAX;
 
 static void send_message(const struct buffer *frames, uint32_t count)
 {
-    struct buffer *out = &link_to_agent.out;
+    struct buffer *out = link_out();
     ws_write_head(out, WS_BINARY, buffer_size(frames) + (count < 16 ? 1 : 3));
     put_array(out, count);
     buffer_append(out, buffer_at(frames), buffer_size(frames));
@@ -90,7 +88,7 @@ static uint32_t read_job_id(struct reader *reader)
     return id[2];
 }
 
-void coordinator_start_job(uint32_t slot)
+static void start_job(uint32_t slot)
 {
     jobs[slot] = (struct job_state){.next = NOTHING};
     struct buffer *out = begin_frame(JOB_HEADER, receipts ? 9 : 5);
@@ -141,7 +139,7 @@ static void put_piece(void)
 /* Append messages with pieces of requests, about BATCH_BYTES. */
 static void send_pieces(void)
 {
-    while (first_unsent != NOTHING && buffer_size(&link_to_agent.out) < BATCH_BYTES) {
+    while (first_unsent != NOTHING && buffer_size(link_out()) < BATCH_BYTES) {
         while (first_unsent != NOTHING && buffer_size(&pieces) < BATCH_BYTES / 2)
             put_piece();
         send_message(&pieces, piece_frames);
@@ -150,16 +148,13 @@ static void send_pieces(void)
     }
 }
 
-void coordinator_flush(void)
+static void flush(void)
 {
-    if (link_to_agent.fd < 0)
-        return;
     send_control();
     do {
         send_pieces();
-        if (!conn_send(&link_to_agent))
-            return; /* `on_link` reports it */
-    } while (first_unsent != NOTHING && buffer_size(&link_to_agent.out) == 0);
+        link_send();
+    } while (first_unsent != NOTHING && buffer_size(link_out()) == 0);
 }
 
 static void put_ack(uint32_t slot, uint64_t offset, bool final)
@@ -328,91 +323,30 @@ static void on_message(const char *data, size_t size, uint64_t at_ns)
         fatal("the agent sent a malformed message");
 }
 
-static void on_ws_frame(const struct ws_frame *frame, uint64_t at_ns)
+static void open_link(void)
 {
-    if (frame->opcode == WS_PING) {
-        ws_write_head(&link_to_agent.out, WS_PONG, frame->size);
-        buffer_append(&link_to_agent.out, frame->payload, frame->size);
-    } else if (frame->opcode == WS_CLOSE) {
-        fatal("the agent closed its link");
-    } else if (frame->opcode <= WS_BINARY) {
-        if (frame->final && buffer_size(&fragments) == 0) {
-            on_message(frame->payload, frame->size, at_ns);
-            return;
-        }
-        buffer_append(&fragments, frame->payload, frame->size);
-        if (!frame->final)
-            return;
-        on_message(buffer_at(&fragments), buffer_size(&fragments), at_ns);
-        buffer_consume(&fragments, buffer_size(&fragments));
-    }
-}
-
-static void upgrade(struct buffer *in)
-{
-    char *end = memmem(buffer_at(in), buffer_size(in), "\r\n\r\n", 4);
-    if (end == NULL)
-        return;
-    end[2] = 0;
-    if (!ws_accept(buffer_at(in), "provider-agent.v1", &link_to_agent.out))
-        fatal("the agent sent an upgrade request that is not valid");
-    buffer_consume(in, (size_t)(end + 4 - buffer_at(in)));
-    upgraded = true;
+    first_unsent = last_unsent = NOTHING;
+    jobs = calloc(max_streams, sizeof *jobs);
+    if (jobs == NULL)
+        fatal("no memory");
     struct buffer *out = begin_frame(CHALLENGE, 3);
     put_bin(out, "0123456789abcdef0123456789abcdef", 32); /* the signature is not checked */
     put_text(out, "bench");
     put_features(out);
 }
 
-static void on_link(struct conn *conn, uint32_t events)
+static uint64_t capacity(void)
 {
-    (void)events;
-    if (!conn_receive(conn))
-        fatal("the agent closed its link");
-    uint64_t at_ns = now_ns();
-    struct ws_frame frame;
-    if (!upgraded)
-        upgrade(&conn->in);
-    while (upgraded && ws_parse(&conn->in, &frame)) {
-        on_ws_frame(&frame, at_ns);
-        buffer_consume(&conn->in, frame.total);
-    }
-    coordinator_flush();
+    return offered;
 }
 
-static void on_listener(struct conn *conn, uint32_t events)
+static void stop(void)
 {
-    (void)events;
-    int fd = accept_from(conn->fd);
-    if (fd < 0)
-        return;
-    if (link_to_agent.fd >= 0)
-        fatal("a second agent connected, or the agent reconnected");
-    conn_add(&link_to_agent, fd, on_link);
-}
-
-uint16_t coordinator_listen(void)
-{
-    first_unsent = last_unsent = NOTHING;
-    jobs = calloc(max_streams, sizeof *jobs);
-    if (jobs == NULL)
-        fatal("no memory");
-    conn_add(&listener, listen_on_loopback(), on_listener);
-    return port_of(listener.fd);
-}
-
-bool coordinator_ready(void)
-{
-    return offered >= max_streams;
-}
-
-void coordinator_stop(void)
-{
-    conn_close(&listener);
-    if (link_to_agent.fd >= 0)
-        conn_close(&link_to_agent);
-    buffer_free(&fragments);
     buffer_free(&control);
     buffer_free(&pieces);
     free(jobs);
 }
+
+const struct dialect version1 = {
+    "provider-agent.v1", open_link, on_message, start_job, flush, capacity, stop,
+};
