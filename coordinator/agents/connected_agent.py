@@ -6,6 +6,7 @@ bytes that it passed on to clients, and abandons jobs whose client disconnected.
 """
 
 import base64
+import logging
 from collections.abc import Callable
 from typing import Final
 
@@ -23,17 +24,17 @@ from provider_agent.coordinator.agents.heartbeats import LatestHeartbeat
 from provider_agent.coordinator.agents.notices import REPLACED
 from provider_agent.coordinator.agents.offer_check import (
     check_offers,
-    log_unroutable,
     replaced_status,
+    unroutable,
 )
 from provider_agent.coordinator.agents.registry import AgentRegistry
+from provider_agent.coordinator.connections.limited_log import LimitedLog
 from provider_agent.coordinator.sessions.detached_session import DetachedSession
 from provider_agent.coordinator.sessions.end_log import log_end
 from provider_agent.coordinator.sessions.offers import OfferTable
 from provider_agent.coordinator.sessions.receipt_check import check_receipt
 from provider_agent.coordinator.sessions.running_job import RunningJob
 from provider_agent.coordinator.settings import CoordinatorSettings
-from provider_agent.event_log import EventLogger
 from provider_agent.protocol.codec import VERSION_1
 from provider_agent.protocol.coordinator_protocol import CoordinatorProtocol
 from provider_agent.protocol.frames import (
@@ -59,8 +60,6 @@ from provider_agent.protocol.limits import (
 )
 from provider_agent.protocol.state import State
 
-log = EventLogger(__name__)
-
 RECONNECT_AFTER_MS: Final = 5_000
 """How long an agent waits before it reconnects to a coordinator that stops. Agents add a
 random delay of at most the same length, so that they do not all reconnect at once."""
@@ -84,7 +83,7 @@ class ConnectedAgent:
     Attributes:
         public_key: the agent's identity; empty before its signature is verified.
         session_id: stays the same across connections.
-        admitted: whether `Welcome` was sent.
+        log: the agent's log; None before it is admitted.
         rejection: the `Rejected` that was sent; None if none was.
         instance_id: the id of the agent's process, from `Hello`.
         agent_version: the version of the agent's software, from `Hello`.
@@ -113,7 +112,7 @@ class ConnectedAgent:
     ) -> None:
         self.public_key = b""
         self.session_id = session_id
-        self.admitted = False
+        self.log: LimitedLog | None = None
         self.rejection: Rejected | None = None
         self.instance_id = ""
         self.resumed = False
@@ -236,7 +235,8 @@ class ConnectedAgent:
             self.overdue = overdue
             self._jobs.set_lost(overdue)
             self._registry.capacity_changed()
-            log.info("agent overdue" if overdue else "agent responds again", agent=self.name)
+            event = "agent overdue" if overdue else "agent responds again"
+            self._log(logging.INFO, event)
 
     # --- called by the link -----------------------------------------------------------------------
 
@@ -281,8 +281,8 @@ class ConnectedAgent:
                 self.rejection = frame
 
     def _count_unknown(self, types: list[int]) -> None:
-        if self.admitted and not self.unknown_frames:  # other peers could fill the log
-            log.warning("unknown frame type skipped", agent=self.name, frame_type=types[0])
+        if not self.unknown_frames:
+            self._log(logging.WARNING, "unknown frame type skipped", frame_type=types[0])
         self.unknown_frames += len(types)
 
     def _on_frame(self, frame: AgentFrame) -> None:
@@ -301,11 +301,13 @@ class ConnectedAgent:
                 self._protocol.to_send += answer
                 if self.offers.unroutable and not (self.retired or self._unroutable_logged):
                     self._unroutable_logged = True  # once, however often the offers change
-                    log_unroutable(self.name, self.offers)
+                    self._log(
+                        logging.WARNING, "offered models receive no jobs", **unroutable(self.offers)
+                    )
                 self._registry.offers_changed(self.public_key, self.offers.changed_models(older))
             case Draining() if not self.draining:  # the agent repeats it on each new connection
                 self.draining = True
-                log.info("agent draining", agent=self.name, jobs=self.in_flight)
+                self._log(logging.INFO, "agent draining", jobs=self.in_flight)
             case Hello():
                 self._on_hello(frame)
 
@@ -353,21 +355,25 @@ class ConnectedAgent:
         self._wake()
 
     def _admit(self, hello: Hello) -> None:
-        self.admitted = True
+        self.log = self._registry.log_of(self.public_key)
         detached = self._registry.claim(hello)
         if detached is None:
             self._protocol.accept(self._welcome())
         else:
             self._resume(detached, hello)
         self._registry.join(self)
-        log.info(
+        self._log(
+            logging.INFO,
             "agent connected",
-            agent=self.name,
             version=hello.agent_version,
             session=self.session_id.hex(),
             resumed=self.resumed,
             jobs=self.in_flight,
         )
+
+    def _log(self, level: int, event: str, **fields: object) -> None:
+        if self.log is not None:  # peers that are not admitted could fill the log
+            self.log.log(level, event, agent=self.name, **fields)
 
     def _resume(self, detached: DetachedSession, hello: Hello) -> None:
         """Send `Welcome` and take over the jobs of the session."""

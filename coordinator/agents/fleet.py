@@ -6,6 +6,7 @@ update: it finishes its jobs. An older connection of the same process is closed.
 """
 
 import base64
+import logging
 from collections.abc import Callable, Iterable
 
 from provider_agent.coordinator.agents.admission import Admission
@@ -15,6 +16,7 @@ from provider_agent.coordinator.agents.job_history import JobHistory, is_refusal
 from provider_agent.coordinator.agents.readiness import why_not_ready
 from provider_agent.coordinator.agents.routing import choose_agent
 from provider_agent.coordinator.agents.snapshots import AgentSnapshot, DetachedSnapshot
+from provider_agent.coordinator.connections.limited_log import AgentLogs, LimitedLog
 from provider_agent.coordinator.reason import Reason
 from provider_agent.coordinator.sessions.detached_session import DetachedSession
 from provider_agent.coordinator.sessions.detached_sessions import DetachedSessions
@@ -60,6 +62,7 @@ class Fleet:
         self._left_at: dict[str, float] = {}
         """Model → when an agent that offered it disconnected."""
         self._history = JobHistory(clock)
+        self._logs = AgentLogs(log, clock)
         self._on_capacity: Callable[[str | None], None] = lambda _: None
         self._drain_reason: str | None = None
         self._closed = False
@@ -71,6 +74,10 @@ class Fleet:
 
     def __len__(self) -> int:
         return len(self._agents) + len(self._retired)
+
+    def log_of(self, public_key: bytes) -> LimitedLog:
+        """Return the log of an admitted agent, which limits the lines of each agent."""
+        return self._logs.of(public_key)
 
     def admit(self, hello: Hello, address: str) -> Rejected | None:
         """Return why the agent is rejected, or None; `address` is its network address.
@@ -181,7 +188,8 @@ class Fleet:
                 self._record_time(self._left_at, model_id)
         if had_joined and keep_session and not self._closed:
             self._detached.add(session)
-            log.info("session detached", session=session.session_id.hex(), jobs=len(session.jobs))
+            fields = {"session": session.session_id.hex(), "jobs": len(session.jobs)}
+            self.log_of(agent.public_key).log(logging.INFO, "session detached", **fields)
         else:
             reason = Reason.COORDINATOR_STOPPING if self._closed else Reason.PROVIDER_LOST
             session.end(reason)

@@ -25,15 +25,12 @@ from provider_agent.coordinator.agents.received_bytes import ReceivedBytes
 from provider_agent.coordinator.agents.registry import AgentRegistry
 from provider_agent.coordinator.connections.limited_log import LimitedLog
 from provider_agent.coordinator.settings import CoordinatorSettings
-from provider_agent.event_log import EventLogger
 from provider_agent.protocol.codec import VERSION_1
 from provider_agent.protocol.coordinator_protocol import CoordinatorProtocol
 from provider_agent.protocol.exceptions import ProtocolError
 from provider_agent.protocol.state import State
 from provider_agent.websocket.message_size import MessageSize
 from provider_agent.websocket.write_progress import CHECK_INTERVAL_S, WriteProgress, WriteTimer
-
-log = EventLogger(__name__)
 
 PING_S: Final = 5.0
 """How long an agent may take to answer the ping that checks whether it is alive. Meanwhile another
@@ -169,8 +166,8 @@ class AgentLink:
         self._log(logging.INFO, "agent link closed", code=code, reason=reason)
 
     def _log(self, level: int, event: str, **fields: object) -> None:
-        """Log an event; limited before the agent is admitted, because anyone can cause it then."""
-        logger = log if self._agent.admitted else self._limited_log
+        """Log an event; peers that are not admitted have one limit together."""
+        logger = self._agent.log or self._limited_log
         peer = {"agent": self._agent.name} if self._agent.name else {"address": self._agent.remote}
         logger.log(level, event, **{**peer, **fields})
 

@@ -5,7 +5,6 @@ from typing import Final
 
 from provider_agent.coordinator.agents.notices import REPLACED, duplicate_model
 from provider_agent.coordinator.sessions.offers import OfferTable, known_operations
-from provider_agent.event_log import EventLogger
 from provider_agent.protocol.frames import (
     Capabilities,
     CoordinatorFrame,
@@ -15,8 +14,6 @@ from provider_agent.protocol.frames import (
     UnroutableModel,
 )
 from provider_agent.protocol.limits import KIB
-
-log = EventLogger(__name__)
 
 MAX_ANSWER_BYTES: Final = 256 * KIB
 """The largest `RoutingStatus`; it leaves out the models that do not fit."""
@@ -119,13 +116,7 @@ def _duplicate_notice(capabilities: Capabilities) -> list[Notice]:
     return []
 
 
-def log_unroutable(agent: str, offers: OfferTable) -> None:
-    """Log how many of an agent's models receive no jobs, and why the first one does not."""
+def unroutable(offers: OfferTable) -> dict[str, object]:
+    """Return, for the log, how many models receive no jobs, and why the first one does not."""
     model_id, reason = next(iter(offers.unroutable.items()))
-    log.warning(
-        "offered models receive no jobs",
-        agent=agent,
-        models=len(offers.unroutable),
-        first=model_id,
-        reason=reason,
-    )
+    return {"models": len(offers.unroutable), "first": model_id, "reason": reason}

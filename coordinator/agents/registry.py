@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
+from provider_agent.coordinator.connections.limited_log import LimitedLog
 from provider_agent.coordinator.sessions.detached_session import DetachedSession
 from provider_agent.protocol.frames import Hello, JobEnd, Rejected
 
@@ -12,6 +13,10 @@ if TYPE_CHECKING:
 
 class AgentRegistry(Protocol):
     """Admits agents and keeps track of them."""
+
+    def log_of(self, public_key: bytes) -> LimitedLog:
+        """Return the log of an admitted agent, which limits the lines of each agent."""
+        ...
 
     def admit(self, hello: Hello, address: str) -> Rejected | None:
         """Return why the agent is rejected, or None; `address` is its network address."""

@@ -10,6 +10,9 @@ MAX_LINES: Final = 30
 
 PERIOD_S: Final = 60.0
 
+MAX_LOGS: Final = 4096
+"""Agents whose lines are counted separately; the one that connected longest ago is forgotten."""
+
 
 class LimitedLog:
     """Logs at most `MAX_LINES` lines per `PERIOD_S`, and counts the others.
@@ -41,3 +44,28 @@ class LimitedLog:
         if self._omitted:
             fields["omitted"], self._omitted = self._omitted, 0
         self._log.log(level, event, **fields)
+
+
+class AgentLogs:
+    """One `LimitedLog` for each agent, so that one that reconnects in a loop hides no other.
+
+    Args:
+        log: writes the lines.
+        clock: monotonic, in seconds.
+    """
+
+    def __init__(self, log: EventLogger, clock: Callable[[], float]) -> None:
+        self._log = log
+        self._clock = clock
+        self._logs: dict[bytes, LimitedLog] = {}
+
+    def __repr__(self) -> str:
+        return f"<AgentLogs agents={len(self._logs)}>"
+
+    def of(self, public_key: bytes) -> LimitedLog:
+        """Return the log of the agent with this key."""
+        log = self._logs.pop(public_key, None) or LimitedLog(self._log, self._clock)
+        self._logs[public_key] = log
+        if len(self._logs) > MAX_LOGS:
+            del self._logs[next(iter(self._logs))]
+        return log

@@ -13,8 +13,10 @@ from provider_agent.coordinator.agents.connected_agent import (
     RECONNECT_AFTER_MS,
     ConnectedAgent,
 )
+from provider_agent.coordinator.connections.limited_log import LimitedLog
 from provider_agent.coordinator.sessions.detached_session import DetachedSession
 from provider_agent.coordinator.settings import CoordinatorSettings
+from provider_agent.event_log import EventLogger
 from provider_agent.protocol.auth import signed_bytes
 from provider_agent.protocol.codec import VERSION_1
 from provider_agent.protocol.coordinator_protocol import CoordinatorProtocol
@@ -72,6 +74,9 @@ class FakeRegistry:
 
     def admit(self, hello: Hello, address: str) -> Rejected | None:
         return self.rejected
+
+    def log_of(self, public_key: bytes) -> LimitedLog:
+        return LimitedLog(EventLogger("test"), lambda: 0.0)
 
     def key_holder(self, hello: Hello) -> ConnectedAgent | None:
         return None
@@ -173,7 +178,7 @@ def test_signature_for_another_address_is_rejected() -> None:
 def test_rejection_by_the_registry_is_sent_and_noted() -> None:
     harness = AgentHarness(rejected=Rejected("not_enrolled", "no"))
     harness.receive_hello()
-    assert not harness.agent.admitted
+    assert harness.agent.log is None
     assert harness.agent.rejection is not None
     assert harness.agent.rejection.code == "not_enrolled"
     assert harness.agent.state is State.CLOSED

@@ -5,6 +5,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec.structs import replace
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
@@ -219,6 +220,24 @@ async def test_peers_that_are_not_admitted_cannot_fill_the_log(
             await be_refused(coordinator)
             assert [record.message for record in logged()] == events
             assert vars(logged()[0])["fields"]["omitted"] == 6
+
+
+async def test_admitted_agent_that_reconnects_in_a_loop_cannot_fill_the_log(
+    coordinator: Coordinator, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Every connection of an admitted agent wrote several lines.
+    with caplog.at_level(logging.INFO, LOGGER):
+        key = Ed25519PrivateKey.generate()
+        for _ in range(MAX_LINES):
+            async with ScriptedAgent(coordinator.connect_url, key=key) as agent:
+                await agent.socket.close()
+        async with ScriptedAgent(coordinator.connect_url) as other:
+            await other.socket.close()
+    lines = [vars(record)["fields"].get("agent") for record in caplog.records]
+    repeated = max(set(lines), key=lines.count)
+    assert lines.count(repeated) <= MAX_LINES
+    assert lines[-2:] == [lines[-1]] * 2
+    assert lines[-1] != repeated, "another agent has its own limit"
 
 
 @in_virtual_time
