@@ -8,6 +8,7 @@ processes; only ratios within one run are comparable between machines.
 import argparse
 import asyncio
 import platform
+import resource
 import shutil
 import sys
 import tempfile
@@ -80,6 +81,15 @@ def _suits(relay: Relay, load: Load) -> bool:
     return load.coordinator or relay is not COORDINATOR
 
 
+def _raise_open_files() -> None:
+    """Allow this process and its children as many open files as they may have.
+
+    The load generator has up to two connections per stream.
+    """
+    _, highest = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest, highest))
+
+
 def choose_relays(options: argparse.Namespace) -> list[Relay]:
     """The relays that are available."""
     chosen = [OBVIOUS, AGENT]
@@ -121,6 +131,7 @@ def main(options: argparse.Namespace) -> None:
         )
         asyncio.run(python_rig.main(options.rounds, options.only, receipts=options.receipts))
         return
+    _raise_open_files()
     table = Table(*COLUMNS, box=box.SIMPLE_HEAD, pad_edge=False)
     results = []
     with tempfile.TemporaryDirectory() as folder:

@@ -208,7 +208,10 @@ class Coordinator:
         proxies = ProxyNetworks(self.settings.trusted_proxies)
         factory = connection_factory(runner.server, self._connections, proxies)
         loop = asyncio.get_running_loop()
-        return await loop.create_server(factory, self.settings.host, self.settings.port)
+        settings = self.settings
+        # With the default of 100, clients that connect at once wait for a repeated SYN: a second.
+        backlog = settings.max_connections
+        return await loop.create_server(factory, settings.host, settings.port, backlog=backlog)
 
     async def stop(self) -> None:
         """Wait at most `settings.drain_s` for running requests, then close all connections.

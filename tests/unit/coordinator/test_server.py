@@ -2,6 +2,8 @@ import asyncio
 import logging
 import os
 import signal
+import socket
+from contextlib import ExitStack
 
 import aiohttp
 import msgspec
@@ -43,6 +45,18 @@ async def test_port_in_use_raises_cannot_listen(coordinator: Coordinator) -> Non
     port = int(coordinator.http_url.rpartition(":")[2])
     with pytest.raises(CannotListen, match=f"cannot listen on 127.0.0.1:{port}: "):
         await Coordinator(CoordinatorSettings(port=port)).start()
+
+
+async def test_clients_that_connect_at_once_all_find_room_in_the_queue_of_the_socket(
+    coordinator: Coordinator,
+) -> None:
+    # The queue held 100: of 256 clients that connected at once, most waited for a second until their
+    # kernel repeated the SYN.
+    host, _, port = coordinator.authority.partition(":")
+    with ExitStack() as opened:
+        for _ in range(256):  # the event loop accepts none meanwhile
+            client = opened.enter_context(socket.create_connection((host, int(port)), timeout=0.5))
+            assert client.getpeername()[1] == int(port)
 
 
 async def test_unsafe_settings_prevent_the_start() -> None:
