@@ -34,7 +34,9 @@ _REMEMBERED_IDS: Final = 4096
 _BATCH: Final = 500
 
 
-@CASES.must("job", _JOBS, "A job has `JobStarted`, its bytes and one end.")
+@CASES.must(
+    "job", _JOBS, "A job has `JobStarted`, its bytes and exactly one `JobResult` or `JobError`."
+)
 async def runs_job(agent: AgentUnderTest) -> str:
     peer = await agent.connected()
     job = await peer.send_job(new_job(peer.model_id))

@@ -24,18 +24,21 @@ def default_request_memory(root: Path = Path("/")) -> int:
     with contextlib.suppress(OSError, ValueError, AttributeError):  # Windows has no sysconf
         sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     with contextlib.suppress(OSError, ValueError):
-        sizes.append(_container_limit(root))
+        sizes += _group_limits(root)
     available = min((size for size in sizes if size > 0), default=MOST_REQUEST_BYTES * _SHARE)
     return max(MAX_REQUEST_BYTES, min(MOST_REQUEST_BYTES, available // _SHARE))
 
 
-def _container_limit(root: Path) -> int:
-    """Return the limit of this process's control group (cgroup v2: `memory.max`).
+def _group_limits(root: Path) -> list[int]:
+    """Return the limits of this process's control group and its parents (`memory.max` of v2).
 
     Raises:
-        OSError: there are no control groups of version 2.
-        ValueError: the group has no limit (`max`).
+        OSError: the control group is not known.
     """
-    group = (root / "proc/self/cgroup").read_text("utf-8").strip().rpartition("::")[2]
-    limit = root / "sys/fs/cgroup" / group.lstrip("/") / "memory.max"
-    return int(limit.read_text("utf-8"))
+    text = (root / "proc/self/cgroup").read_text("utf-8").strip().rpartition("::")[2]
+    top = root / "sys/fs/cgroup"
+    group, limits = top / text.lstrip("/"), list[int]()
+    for path in (group, *group.parents[: len(group.parts) - len(top.parts)]):
+        with contextlib.suppress(OSError, ValueError):  # no such file, or `max`
+            limits.append(int((path / "memory.max").read_text("utf-8")))
+    return limits

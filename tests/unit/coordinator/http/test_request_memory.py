@@ -72,3 +72,17 @@ def test_default_memory_is_a_share_of_the_control_group_or_the_machine(
         (tmp_path / "proc/self/cgroup").write_text(text, "utf-8")
         (group / "memory.max").write_text(limit, "utf-8")
     assert default_request_memory(tmp_path) == (megabytes or 100) * MIB
+
+
+def test_limit_of_a_parent_control_group_counts_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Only the process's own group was read, which often has no limit.
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 102_400}.__getitem__)
+    group = tmp_path / "sys/fs/cgroup/pod/container"
+    group.mkdir(parents=True)
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("0::/pod/container\n", "utf-8")
+    (group / "memory.max").write_text("max\n", "utf-8")
+    (group.parent / "memory.max").write_text(f"{200 * MIB}\n", "utf-8")
+    assert default_request_memory(tmp_path) == 50 * MIB
