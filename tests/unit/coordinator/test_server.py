@@ -50,8 +50,8 @@ async def test_port_in_use_raises_cannot_listen(coordinator: Coordinator) -> Non
 async def test_clients_that_connect_at_once_all_find_room_in_the_queue_of_the_socket(
     coordinator: Coordinator,
 ) -> None:
-    # The queue held 100: of 256 clients that connected at once, most waited for a second until their
-    # kernel repeated the SYN.
+    # The queue held 100: of 256 clients that connected at once, most waited for a second until
+    # their kernel repeated the SYN.
     host, _, port = coordinator.authority.partition(":")
     with ExitStack() as opened:
         for _ in range(256):  # the event loop accepts none meanwhile
