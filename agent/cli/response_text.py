@@ -41,7 +41,7 @@ class ResponseText:
         """Return the text in these bytes; an incomplete line waits for the next bytes."""
         *lines, self._rest = (self._rest + data).split(b"\n")
         if len(self._rest) > MAX_LINE_BYTES:
-            self._rest = b""
+            self._rest = b":"  # what follows of the line belongs to a comment
         return "".join(
             self._text_of(line[5:].strip()) for line in lines if line.startswith(b"data:")
         )

@@ -80,8 +80,8 @@ class ThreadedHandler(logging.Handler):
     def _write_lines(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._lines or self._closed)
-                if not self._lines:
+                self._changed.wait_for(lambda: self._lines or self._unreported or self._closed)
+                if not (self._lines or self._unreported):
                     return
                 lines, self._lines = self._lines, deque()
                 dropped, self._unreported = self._unreported, 0

@@ -87,6 +87,22 @@ def test_unread_pipe_blocks_no_caller_and_dropped_lines_are_counted(
     assert data.count(b"log lines dropped") == 1
 
 
+def test_dropped_lines_are_reported_although_no_line_follows(
+    pipe: tuple[int, int], logger: logging.Logger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Lines that were dropped while the last queued line was written were reported with the next
+    # line only, or never.
+    monkeypatch.setattr(log_writer, "MAX_QUEUED_BYTES", 200_001)
+    reading, writing = pipe
+    handler = ThreadedHandler(writing)
+    handler.setFormatter(FieldsFormatter("%(message)s"))
+    logger.addHandler(handler)
+    logger.warning("x" * 200_000)
+    assert os.read(reading, 1) == b"x", "the thread has taken the line"
+    logger.warning("dropped")
+    assert read_until(reading, b"log lines dropped count=1\n")
+
+
 def test_dropped_lines_of_the_root_logger_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_writer, "MAX_QUEUED_BYTES", 4)
     handler = ThreadedHandler(-1)

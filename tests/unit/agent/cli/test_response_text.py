@@ -82,3 +82,12 @@ def test_line_over_the_limit_is_discarded_and_the_next_ones_are_read() -> None:
 
     assert [reader.receive_data(endless) for _ in range(4)] == [""] * 4
     assert reader.receive_data(b"\n" + STREAMS[WireFormat.OPENAI]) == TEXT
+
+
+def test_rest_of_a_line_that_is_too_long_is_discarded_too() -> None:
+    # What followed was read as a line of its own.
+    text = ResponseText(WireFormat.OPENAI)
+    event = b"data: " + msgspec.json.encode(OPENAI[1])
+    assert text.receive_data(b"data: " + b"x" * MAX_LINE_BYTES) == ""
+    assert text.receive_data(event + b"\n") == ""
+    assert text.receive_data(event + b"\n") == "Hmm. "
