@@ -182,6 +182,18 @@ class CoordinatorProtocol:
         if offset is not None:
             self.to_send.append(Ack(job_id, offset))
 
+    def acknowledge(self) -> bool:
+        """Queue an `Ack` for each response of which unacknowledged bytes were passed on.
+
+        Returns whether unacknowledged bytes remain, because they are not passed on yet.
+        """
+        remain = False
+        for job_id, stream in self.streams.items():
+            if (offset := stream.acknowledge()) is not None:
+                self.to_send.append(Ack(job_id, offset))
+            remain = remain or stream.received > stream.acked
+        return remain
+
     def _job_started(self, frame: JobStarted) -> JobStarted | None:
         stream = self.streams.get(frame.job_id)
         if stream is None:

@@ -23,10 +23,22 @@ from provider_agent.protocol.limits import CHUNK_BYTES
 _MAX_SEPARATE_WRITES: Final = 64
 """How many unsent writes are held as separate objects; more accumulate only while the link is down
 or slow. Further writes are merged: otherwise the objects of a response that is written byte by byte
-would take many times the window in memory."""
+would take many times the window in memory. Sent bytes are merged always."""
 
 _MERGED_BYTES: Final = 4096
-"""The size of a merged write: the overhead of its object is then one percent."""
+"""Smaller pieces are merged up to this size: the overhead of an object is then one percent."""
+
+
+def _append(pieces: deque[bytes | bytearray], data: bytes) -> None:
+    """Append bytes, merged with the last piece if both are small."""
+    if len(data) >= _MERGED_BYTES:
+        pieces.append(data)
+        return
+    last = pieces[-1] if pieces else None
+    if isinstance(last, bytearray) and len(last) < _MERGED_BYTES:
+        last += data
+    else:
+        pieces.append(bytearray(data))
 
 
 class SendStream:
@@ -82,7 +94,8 @@ class SendStream:
         self._end_ever_sent = False
         self._highest_sent = 0
         self._unsent: deque[bytes | bytearray] = deque()
-        self._unacked: deque[tuple[int, bytes]] = deque()
+        self._unacked: deque[bytes | bytearray] = deque()
+        """The sent bytes from `acked` to `sent`."""
 
     def __repr__(self) -> str:
         state = "done" if self.done else "ended" if self.end else "open"
@@ -146,14 +159,7 @@ class SendStream:
             if len(self._unsent) < _MAX_SEPARATE_WRITES:
                 self._unsent.append(data)
             else:
-                self._merge(data)
-
-    def _merge(self, data: bytes) -> None:
-        last = self._unsent[-1]
-        if isinstance(last, bytearray) and len(last) < _MERGED_BYTES:
-            last += data
-        else:
-            self._unsent.append(bytearray(data))
+                _append(self._unsent, data)
 
     def finish(self, end: JobEnd) -> None:
         """Add the job's end, which is sent after the last byte. A second end is ignored."""
@@ -199,7 +205,7 @@ class SendStream:
             data = self._pop_unsent(min(budget, self.window - (self.sent - self.acked)))
             if data:
                 frames.append(Chunk(self.job_id, self.sent, data))
-                self._unacked.append((self.sent, data))
+                _append(self._unacked, data)
                 self.sent += len(data)
         if self.end is not None and not self._unsent and not self._end_sent:
             self._end_sent = self._end_ever_sent = True
@@ -233,26 +239,24 @@ class SendStream:
             raise ProtocolViolation("a final acknowledgement with another offset than total_bytes")
         offset = min(offset, self.written)  # `drop_unsent` may have dropped what was sent earlier
         if offset > self.sent:  # after a rewind: an earlier link sent these bytes
-            self._unacked.append((self.sent, self._pop_unsent(offset - self.sent)))
+            self._unacked.append(self._pop_unsent(offset - self.sent))
             self.sent = offset
         if offset > self.acked:
+            self._drop_acknowledged(offset - self.acked)
             self.acked = offset
-            self._drop_acknowledged()
         if final:
             self.done = True
 
-    def _drop_acknowledged(self) -> None:
-        unacked = self._unacked
-        while unacked and unacked[0][0] + len(unacked[0][1]) <= self.acked:
-            _, data = unacked.popleft()
+    def _drop_acknowledged(self, count: int) -> None:
+        """Drop the first `count` unacknowledged bytes."""
+        while count:
+            data = self._unacked.popleft()
+            if len(data) > count:
+                self._unacked.appendleft(data[count:])
+                data = data[:count]
             if self._acked_hash is not None:
                 self._acked_hash.update(data)
-        if unacked and unacked[0][0] < self.acked:
-            offset, data = unacked.popleft()
-            count = self.acked - offset
-            unacked.appendleft((self.acked, data[count:]))
-            if self._acked_hash is not None:
-                self._acked_hash.update(data[:count])
+            count -= len(data)
 
     def sha256(self) -> bytes | None:
         """Return the hash of all `written` bytes; None if the stream is not hashed.
@@ -263,7 +267,7 @@ class SendStream:
         if self._acked_hash is None:
             return None
         whole = self._acked_hash.copy()
-        for _, sent in self._unacked:
+        for sent in self._unacked:
             whole.update(sent)
         for unsent in self._unsent:
             whole.update(unsent)
@@ -272,7 +276,7 @@ class SendStream:
     @property
     def tail(self) -> bytes:
         """The last bytes sent; b"" if they are acknowledged, and no longer held."""
-        return self._unacked[-1][1] if self._unacked else b""
+        return bytes(self._unacked[-1]) if self._unacked else b""
 
     def live_job(self) -> LiveJob:
         """Return the offsets from which another link can continue.
@@ -293,12 +297,14 @@ class SendStream:
         """
         if not self.acked <= offset <= self.sent:
             raise ProtocolViolation("a resumption from an offset that is not held")
-        while self._unacked and self._unacked[-1][0] >= offset:
-            self._unsent.appendleft(self._unacked.pop()[1])
-        if self._unacked and self._unacked[-1][0] + len(self._unacked[-1][1]) > offset:
-            start, data = self._unacked.pop()
-            self._unacked.append((start, data[: offset - start]))
-            self._unsent.appendleft(data[offset - start :])
+        count = self.sent - offset
+        while count:
+            data = self._unacked.pop()
+            if len(data) > count:
+                self._unacked.append(data[:-count])
+                data = data[-count:]
+            self._unsent.appendleft(data)
+            count -= len(data)
         self._highest_sent = max(self._highest_sent, self.sent)
         self.sent = offset
         self._started_sent = self._started_sent and offset > 0
@@ -358,7 +364,11 @@ class ReceiveStream:
         consumer reads steadily.
         """
         self.consumed += count
-        if self.consumed - self.acked < self.window // 4:
+        return self.acknowledge() if self.consumed - self.acked >= self.window // 4 else None
+
+    def acknowledge(self) -> int | None:
+        """Return the offset to acknowledge; None if what was passed on is acknowledged already."""
+        if self.acked == self.consumed:
             return None
         self.acked = self.consumed
         return self.acked

@@ -267,6 +267,12 @@ class ConnectedAgent:
         """Remove and return the frames of the next message; empty when none are queued."""
         return self._protocol.next_frames(limit_bytes)
 
+    def acknowledge(self) -> bool:
+        """Acknowledge all bytes that were passed on; return whether others remain."""
+        remain = self._protocol.acknowledge()
+        self._wake_if_queued()
+        return remain
+
     def _wake_if_queued(self) -> None:
         if self._protocol.to_send:
             self._wake()

@@ -43,6 +43,10 @@ MAX_QUEUED_FRAMES: Final = 65_536
 """With more queued control frames the connection ends. Nearly all of them are acknowledgements, and
 an agent that reads does not let so many accumulate."""
 
+ACKNOWLEDGE_S: Final = 1.0
+"""The longest delay of an acknowledgement. Without it, slow streams of text would keep a quarter of
+the window, up to 256 KiB each, in the agent's memory."""
+
 SILENT_HEARTBEATS: Final = 3
 """The connection ends when nothing arrives for this many heartbeat intervals, so that one late
 heartbeat does not end it."""
@@ -99,6 +103,7 @@ class AgentLink:
         self._message_received = asyncio.Event()
         self._ended = False
         self._checks: set[asyncio.Task[None]] = set()
+        self._acknowledge_timer: asyncio.TimerHandle | None = None
         self._stop: asyncio.Future[CloseReason] = asyncio.get_running_loop().create_future()
         self._agent = ConnectedAgent(
             protocol=protocol,
@@ -141,6 +146,8 @@ class AgentLink:
         finally:
             self._leave(close_reason)
             await _cancel(reader, writer, watchdog)
+            if self._acknowledge_timer is not None:
+                self._acknowledge_timer.cancel()
             self._message_received.set()
             await asyncio.gather(*self._checks)
             # This object is part of a reference cycle, and the socket holds an incomplete message.
@@ -192,6 +199,8 @@ class AgentLink:
                         return self._closed_by_agent(message.data)
                     self._last_received_at = self._clock()
                     self._agent.receive_message(message.data)
+                    if self._acknowledge_timer is None and self._agent.in_flight:
+                        self._acknowledge_later()
                     if self._agent.state is State.CLOSED:
                         return REJECTED
                     if self._agent.queued_frames > MAX_QUEUED_FRAMES:
@@ -204,6 +213,15 @@ class AgentLink:
             return CloseReason(error.close_code, str(error))
         except TimeoutError:
             return CloseReason(WSCloseCode.POLICY_VIOLATION, "no `Hello` in time")
+
+    def _acknowledge_later(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._acknowledge_timer = loop.call_later(ACKNOWLEDGE_S, self._acknowledge)
+
+    def _acknowledge(self) -> None:
+        self._acknowledge_timer = None
+        if self._agent.acknowledge():
+            self._acknowledge_later()
 
     async def _watch(self) -> CloseReason:
         """Return when the agent is silent, or sending to it makes no progress.

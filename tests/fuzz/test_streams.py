@@ -189,7 +189,7 @@ class BrokenLinks(RuleBasedStateMachine):
     @invariant()
     def the_sender_holds_at_most_a_window_and_one_write(self) -> None:
         sender = self.sender
-        held = sum(map(len, sender._unsent)) + sum(len(data) for _, data in sender._unacked)
+        held = sum(map(len, sender._unsent)) + sum(map(len, sender._unacked))
         assert held == sender.written - sender.acked
         assert held < self.widest + MAX_WRITE_BYTES
 

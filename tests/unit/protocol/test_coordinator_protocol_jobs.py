@@ -74,6 +74,19 @@ def test_an_ack_is_sent_per_quarter_of_the_window() -> None:
     assert protocol.to_send == [Ack(JOB_ID, quarter)]
 
 
+def test_acknowledge_covers_all_bytes_that_were_passed_on() -> None:
+    protocol = make_coordinator_with_job()
+    protocol.receive(STARTED)
+    protocol.receive(Chunk(JOB_ID, 0, b"abc"))
+
+    protocol.consumed(JOB_ID, 2)
+    assert protocol.acknowledge()
+    protocol.consumed(JOB_ID, 1)
+    assert not protocol.acknowledge()
+    assert not protocol.acknowledge()
+    assert protocol.to_send == [Ack(JOB_ID, 2), Ack(JOB_ID, 3)]
+
+
 def test_repeated_bytes_are_passed_on_once() -> None:
     protocol = make_coordinator_with_job()
     protocol.receive(STARTED)

@@ -63,6 +63,19 @@ def test_single_byte_writes_are_merged_in_memory() -> None:
     assert sent == make_chunk(0, bytes(n % 251 for n in range(100_000)))
 
 
+def test_small_chunks_are_merged_in_memory_after_they_were_sent() -> None:
+    stream = make_started_stream(window=100_000)
+    tracemalloc.start()
+    try:
+        for _ in range(2000):
+            stream.write(b"x" * 50)
+            stream.next_frames()
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 120_000
+
+
 def test_next_frames_respects_the_budget() -> None:
     stream = make_started_stream()
     stream.write(b"abcdef")

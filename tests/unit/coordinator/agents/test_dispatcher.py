@@ -219,7 +219,8 @@ async def refuse(job: ScriptedJob) -> None:
 
 @in_virtual_time
 async def test_refusals_of_one_agent_neither_end_the_wait_nor_shorten_retry_after() -> None:
-    # The request ended after 32 refusals in 3 s, and `Retry-After` was 0, the agent's own value.
+    # Regression: the request ended after 32 refusals in 3 s, and `Retry-After` was 0, the agent's
+    # own value.
     async with coordinator_harness() as harness:
         await fill(harness)
         async with ScriptedAgent(harness.coordinator.connect_url, answer=refuse) as refusing:

@@ -16,14 +16,16 @@ from provider_agent.coordinator.agents import link as agent_link
 from provider_agent.coordinator.connections.limited_log import MAX_LINES, PERIOD_S
 from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings
-from provider_agent.protocol.frames import Chunk, Draining, JobResult, Usage
+from provider_agent.protocol.frames import Ack, Chunk, Draining, JobResult, Usage
 from provider_agent.protocol.limits import (
     CONNECT_PATH,
+    KIB,
     MAX_MESSAGE_TO_COORDINATOR_BYTES,
     REPLACED,
     SUBPROTOCOL,
+    WINDOW_BYTES,
 )
-from tests.kit.coordinator_harness import NO_HEARTBEATS
+from tests.kit.coordinator_harness import NO_HEARTBEATS, coordinator_harness
 from tests.kit.fault_proxy import FaultProxy
 from tests.kit.scripted_agent import ScriptedAgent, offer
 from tests.kit.virtual_time import in_virtual_time, now
@@ -259,3 +261,36 @@ async def test_agent_whose_message_arrives_slowly_is_not_silent() -> None:
         await agent.advertise(*(offer(f"{number}-{'m' * 500}") for number in range(1800)))
         assert now() - began > 60
         assert not agent.closed.is_set()
+
+
+@in_virtual_time
+async def test_bytes_that_were_passed_on_are_acknowledged_within_a_second() -> None:
+    # Acknowledgements came only by bytes, so slow streams held a quarter of the window each.
+    async with coordinator_harness() as harness:
+        streams = [await harness.start_response(b"data: slow\n\n") for _ in range(2)]
+        assert harness.agent.acks == []
+        await asyncio.sleep(agent_link.ACKNOWLEDGE_S)
+        await harness.agent.settle()
+        assert harness.agent.acks == [Ack(job.job.job_id, 12) for job, _ in streams]
+
+        await asyncio.sleep(10 * agent_link.ACKNOWLEDGE_S)
+        await harness.agent.settle()
+        assert len(harness.agent.acks) == 2
+
+
+@in_virtual_time
+async def test_bytes_are_acknowledged_when_a_slow_client_has_read_them() -> None:
+    async with coordinator_harness() as harness:
+        job, response = await harness.start_response(b"x")
+        stream = job.stream
+        while stream.written - stream.acked < WINDOW_BYTES // 2:  # until all buffers are full
+            await job.send(bytes(128 * KIB))
+            await asyncio.sleep(2 * agent_link.ACKNOWLEDGE_S)
+            await harness.agent.settle()
+        await asyncio.sleep(5 * agent_link.ACKNOWLEDGE_S)
+        assert stream.acked < stream.written
+
+        await response.content.readexactly(stream.written - 1)
+        await asyncio.sleep(agent_link.ACKNOWLEDGE_S)
+        await harness.agent.settle()
+        assert stream.acked == stream.written
