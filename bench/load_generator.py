@@ -1,9 +1,10 @@
 """Compiles the load generator in C (`bench/load/`) and runs it."""
 
 import json
+import select
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,9 +14,11 @@ from msgspec import Struct, convert
 SOURCE = Path(__file__).with_name("load")
 _FLAGS = ("-std=c11", "-O2")
 
+_POLL_S = 0.5
+
 
 class LoadFailed(Exception):
-    """The load generator has exited; it has printed why."""
+    """The relay or the load generator has exited; it has printed why."""
 
 
 class Quantiles(Struct):
@@ -100,12 +103,19 @@ class LoadGenerator:
         """Let it exit; a relay that stops before it would be an error."""
         self._process.communicate()
 
-    def wait_until_ready(self) -> None:
+    def wait_until_ready(self, relay_runs: Callable[[], bool]) -> None:
         """Wait until the relay has run the jobs of the warm-up.
 
+        Args:
+            relay_runs: whether the relay's process has not exited.
+
         Raises:
-            LoadFailed: the relay does not work, or violated the protocol.
+            LoadFailed: the relay has exited, does not work, or violated the protocol.
         """
+        assert self._process.stdout is not None
+        while not select.select([self._process.stdout], [], [], _POLL_S)[0]:
+            if not relay_runs():
+                raise LoadFailed
         self._read()
 
     def run(self) -> Figures:

@@ -43,7 +43,7 @@ def measure(load: Load, relay: Relay, program: Path) -> Measured:
         place = Place(Path(folder), generator.servers, generator.coordinator, port, load.streams)
         running = relays.start(relay, place)
         try:
-            generator.wait_until_ready()
+            generator.wait_until_ready(running.runs)
             idle_bytes = process_usage.resident_bytes(running.pid)
             process_usage.reset_peak(running.pid)
             before_ns = process_usage.cpu_ns(running.pid)

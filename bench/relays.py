@@ -136,6 +136,10 @@ class RunningRelay:
         """The last lines that the processes have printed."""
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-20:])
 
+    def runs(self) -> bool:
+        """Whether no process has exited."""
+        return all(process.poll() is None for process in self._processes)
+
     def stop(self) -> None:
         """Terminate the processes, and wait for their end."""
         for process in reversed(self._processes):

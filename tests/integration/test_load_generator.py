@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench import relay
-from bench.load_generator import Figures, LoadGenerator, compile_load, compiler
+from bench.load_generator import Figures, LoadFailed, LoadGenerator, compile_load, compiler
 from bench.loads import LOADS, QUICK, Load
 from bench.relays import AGENT, OBVIOUS, Relay
 
@@ -90,6 +90,13 @@ def test_an_agent_of_the_other_dialect_can_be_measured(program: Path, tmp_path: 
     assert figures.usages == 6
 
 
+def test_a_relay_that_exits_has_failed(program: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    broken = Relay("broken", http=True, command=f"{sys.executable} -c 'print(1/0)'")
+    with pytest.raises(LoadFailed):
+        relay.measure(TINY, broken, program)
+    assert "ZeroDivisionError" in capfd.readouterr().err
+
+
 @asynccontextmanager
 async def http_relay(alter: Callable[[bytes], bytes]) -> AsyncIterator[tuple[int, list[int]]]:
     """A relay of raw bytes; yields its port, and a list for the port to dial."""
@@ -117,7 +124,7 @@ def _run(program: Path, port: int, dialed: list[int]) -> Figures:
     options = Load("http", streams=2, events=20, rate=0).arguments()
     with LoadGenerator(program, [*options, f"--target={port}"]) as generator:
         dialed += generator.servers
-        generator.wait_until_ready()
+        generator.wait_until_ready(lambda: True)
         return generator.run()
 
 
