@@ -199,8 +199,10 @@ static void on_input(struct conn *conn, uint32_t events)
 static bool run_phase(const struct phase *next, uint32_t timeout_s)
 {
     start_phase(next);
-    while (running > 0 && now_ns() - began_ns < timeout_s * 1000000000ull)
+    while (running > 0 && now_ns() - began_ns < timeout_s * 1000000000ull) {
         poll_once(TICK_MS);
+        coordinator_flush();
+    }
     return running == 0;
 }
 
