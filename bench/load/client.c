@@ -181,11 +181,3 @@ void client_start_job(uint32_t slot)
     client->part = HEAD;
     conn_send(&client->conn); /* a failure is reported to `on_client` too */
 }
-
-void client_stop(void)
-{
-    for (uint32_t slot = 0; clients != NULL && slot < max_streams; slot++)
-        if (clients[slot] != NULL)
-            discard(clients[slot]);
-    free(clients);
-}

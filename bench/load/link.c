@@ -8,6 +8,8 @@ static struct conn listener, link_to_agent = {.fd = -1};
 static const struct dialect *dialect; /* NULL before the upgrade */
 static struct buffer fragments;
 
+uint64_t offered_jobs;
+
 struct buffer *link_out(void)
 {
     return &link_to_agent.out;
@@ -85,7 +87,7 @@ uint16_t coordinator_listen(void)
 
 bool coordinator_ready(void)
 {
-    return dialect != NULL && dialect->capacity() >= max_streams;
+    return offered_jobs >= max_streams;
 }
 
 void coordinator_start_job(uint32_t slot)
@@ -97,14 +99,4 @@ void coordinator_flush(void)
 {
     if (dialect != NULL)
         dialect->flush();
-}
-
-void coordinator_stop(void)
-{
-    if (dialect == NULL)
-        return;
-    dialect->stop();
-    conn_close(&listener);
-    conn_close(&link_to_agent);
-    buffer_free(&fragments);
 }

@@ -59,7 +59,6 @@ struct checker {
 };
 
 void text_init(size_t prompt_bytes);
-void text_stop(void);
 size_t request_size(void);
 const char *request_text(uint32_t job); /* valid until the next call */
 /* Return whether `body` holds the unaltered prompt of a job, and which. */
@@ -80,7 +79,6 @@ enum pacing {
 };
 
 uint16_t server_listen(void); /* may be called several times */
-void server_stop(void);
 /* Send the next event of the stream that is sent to `slot`, for PING_PONG. */
 void server_continue(uint32_t slot);
 
@@ -90,9 +88,7 @@ uint16_t coordinator_listen(void);
 bool coordinator_ready(void); /* whether the agent offers the model for all streams */
 void coordinator_start_job(uint32_t slot);
 void coordinator_flush(void);
-void coordinator_stop(void);
 void client_start_job(uint32_t slot);
-void client_stop(void);
 
 /* What the coordinator and the agent say over their WebSocket. */
 struct dialect {
@@ -101,11 +97,10 @@ struct dialect {
     void (*on_message)(const char *data, size_t size, uint64_t at_ns);
     void (*start_job)(uint32_t slot);
     void (*flush)(void);
-    uint64_t (*capacity)(void); /* jobs that the agent accepts at once, for the model "bench" */
-    void (*stop)(void);
 };
 
 extern const struct dialect version1, marketplace;
+extern uint64_t offered_jobs; /* how many jobs at once the agent accepts for the model "bench" */
 
 struct buffer *link_out(void); /* what is to be sent to the agent */
 void link_send(void);
@@ -169,18 +164,23 @@ struct slot {
     struct checker checker;
 };
 
+struct totals {
+    uint64_t jobs, events, errors;
+    uint64_t messages; /* of the agent */
+    uint64_t usages;   /* jobs whose counts of tokens were reported, correctly */
+};
+
 extern struct phase phase;
+extern struct totals totals;
 extern struct slot *slots;
 extern uint32_t max_streams; /* number of `slots` */
 extern uint16_t target_port; /* of the relay that is an HTTP server; 0: the relay dials */
 extern bool receipts;        /* ask for signed receipts */
+extern bool loose;           /* events may be encoded anew: check only their content */
 
 void slot_received(struct slot *slot, const char *data, size_t size, uint64_t at_ns);
 /* The job of `slot` has ended; NULL: successfully. Starts the next one. */
 void slot_ended(struct slot *slot, const char *error);
 void event_arrived(uint32_t job, uint32_t event, uint64_t stamp_ns);
-void count_message(void);
-void count_usage(void);
-bool is_loose(void); /* events may be encoded anew: check only their content */
 
 #endif

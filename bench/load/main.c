@@ -33,15 +33,16 @@ struct phase phase;
 struct slot *slots;
 uint32_t max_streams = 1;
 uint16_t target_port;
-bool receipts;
+bool receipts, loose;
+struct totals totals;
 
 static struct phase load = {.number = 2, .streams = 1, .rounds = 1, .events = 100, .rate = 50};
 static uint32_t backends = 1, run_timeout_s = 120, running;
 static size_t prompt_bytes = 100;
-static bool loose, input_ended, may_start;
+static bool input_ended, may_start;
 static struct conn input;
 static struct histogram latency, first_byte;
-static uint64_t jobs_done, events_done, messages, usages, errors, began_ns, ended_ns;
+static uint64_t began_ns, ended_ns;
 static char first_error[256];
 
 static uint32_t bucket_of(uint64_t value)
@@ -72,21 +73,6 @@ static double quantile_ms(const struct histogram *histogram, double share)
     return 0;
 }
 
-bool is_loose(void)
-{
-    return loose;
-}
-
-void count_message(void)
-{
-    messages++;
-}
-
-void count_usage(void)
-{
-    usages++;
-}
-
 static void start_job(uint32_t index)
 {
     struct slot *slot = &slots[index];
@@ -108,7 +94,7 @@ static void start_phase(const struct phase *next)
     phase = *next;
     memset(&latency, 0, sizeof latency);
     memset(&first_byte, 0, sizeof first_byte);
-    jobs_done = events_done = messages = usages = errors = 0;
+    totals = (struct totals){0};
     first_error[0] = 0;
     running = phase.streams;
     began_ns = ended_ns = now_ns();
@@ -121,7 +107,7 @@ static void start_phase(const struct phase *next)
 
 static void count_error(const char *error)
 {
-    errors++;
+    totals.errors++;
     if (first_error[0] == 0)
         snprintf(first_error, sizeof first_error, "%s", error);
 }
@@ -131,7 +117,7 @@ static uint64_t arrival_ns;
 
 void event_arrived(uint32_t job, uint32_t event, uint64_t stamp_ns)
 {
-    events_done++;
+    totals.events++;
     /* The first event of a job counts as its first byte, with the start of the job. */
     if (event > 0)
         record(&latency, arrival_ns > stamp_ns ? arrival_ns - stamp_ns : 0);
@@ -157,7 +143,7 @@ void slot_ended(struct slot *slot, const char *error)
         error = "the response is incomplete";
     if (error != NULL)
         count_error(error);
-    jobs_done++;
+    totals.jobs++;
     slot->running = false;
     ended_ns = now_ns();
     if (++slot->round < phase.rounds)
@@ -170,7 +156,7 @@ static void print_figures(void)
 {
     double seconds = (double)(ended_ns - began_ns) / 1e9;
     printf("{\"jobs\": %lu, \"events\": %lu, \"seconds\": %.4f, \"messages\": %lu, \"usages\": %lu, ",
-           jobs_done, events_done, seconds, messages, usages);
+           totals.jobs, totals.events, seconds, totals.messages, totals.usages);
     const struct histogram *figures[] = {&latency, &first_byte};
     const char *names[] = {"latency_ms", "first_byte_ms"};
     for (int i = 0; i < 2; i++)
@@ -180,7 +166,7 @@ static void print_figures(void)
     for (char *at = first_error; *at; at++)
         if (*at == '"' || *at == '\\' || (unsigned char)*at < ' ')
             *at = '\'';
-    printf("\"errors\": %lu, \"error\": \"%s\"}\n", errors, first_error);
+    printf("\"errors\": %lu, \"error\": \"%s\"}\n", totals.errors, first_error);
     fflush(stdout);
 }
 
@@ -223,7 +209,7 @@ static void warm_up(void)
         poll_once(TICK_MS);
         check_deadline(started_ns);
     }
-    while (!run_phase(&jobs, START_TIMEOUT_S) || errors > 0) {
+    while (!run_phase(&jobs, START_TIMEOUT_S) || totals.errors > 0) {
         if (target_port == 0)
             fatal("the warm-up failed: %s", first_error);
         check_deadline(started_ns); /* a relay that listens may not do so yet */
@@ -276,15 +262,6 @@ static void open_ports(void)
     fflush(stdout);
 }
 
-static void stop(void)
-{
-    client_stop();
-    coordinator_stop();
-    server_stop();
-    text_stop();
-    free(slots);
-}
-
 int main(int count, char **arguments)
 {
     parse_options(count, arguments);
@@ -304,6 +281,5 @@ int main(int count, char **arguments)
     print_figures();
     while (!input_ended)
         poll_once(-1);
-    stop();
     return 0;
 }

@@ -6,7 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static uint64_t offered;
 static struct buffer decoded;
 
 /* Return what follows `key` in the message, NULL if it is not there. */
@@ -92,7 +91,7 @@ static void on_done(const char *message, size_t size)
 {
     const char *tokens = find(message, size, "\"output_tokens\":");
     if (tokens != NULL && strtoul(tokens, NULL, 10) == phase.events)
-        count_usage();
+        totals.usages++;
     slot_ended(read_slot(message, size), NULL);
 }
 
@@ -108,7 +107,7 @@ static void on_capabilities(const char *message, size_t size)
 {
     const char *limit = find(message, size, "\"max_concurrent_total\":");
     bool ours = find(message, size, "\"model_id\":\"bench\"") != NULL;
-    offered = ours && limit != NULL ? strtoul(limit, NULL, 10) : 0;
+    offered_jobs = ours && limit != NULL ? strtoul(limit, NULL, 10) : 0;
 }
 
 static void on_message(const char *message, size_t size, uint64_t at_ns)
@@ -116,7 +115,7 @@ static void on_message(const char *message, size_t size, uint64_t at_ns)
     static const char ok[] = "{\"type\":\"auth_ok\",\"provider_id\":\"bench\"}";
     if (size == 0 || message[size - 1] != '}')
         fatal("the agent sent a message that is not a JSON object"); /* the end stops every search */
-    count_message();
+    totals.messages++;
     if (find(message, size, "\"type\":\"job_chunk\""))
         on_chunk(message, size, at_ns);
     else if (find(message, size, "\"type\":\"job_done\""))
@@ -129,16 +128,6 @@ static void on_message(const char *message, size_t size, uint64_t at_ns)
         send_text(ok, sizeof ok - 1);
 }
 
-static uint64_t capacity(void)
-{
-    return offered;
-}
-
-static void stop(void)
-{
-    buffer_free(&decoded);
-}
-
 const struct dialect marketplace = {
-    NULL, open_link, on_message, start_job, link_send, capacity, stop,
+    NULL, open_link, on_message, start_job, link_send,
 };

@@ -30,11 +30,10 @@ struct source {
     uint32_t job, next_event;
     uint64_t due_ns; /* PACED: when the next event is to be written */
     struct source *before, *after; /* in the order of `due_ns` */
-    struct source *next;           /* of all connections */
 };
 
 static struct conn timer, listeners[MAX_BACKENDS];
-static struct source *first_due, *last_due, *all;
+static struct source *first_due, *last_due;
 static uint64_t armed_ns;
 static struct source **source_of_slot; /* for PING_PONG */
 
@@ -199,10 +198,6 @@ static void close_source(struct source *source)
     for (uint32_t slot = 0; slot < max_streams; slot++)
         if (source_of_slot[slot] == source)
             source_of_slot[slot] = NULL;
-    struct source **at = &all;
-    while (*at != source)
-        at = &(*at)->next;
-    *at = source->next;
     conn_close(&source->conn);
     free(source);
 }
@@ -232,8 +227,6 @@ static void on_listener(struct conn *conn, uint32_t events)
         if (source == NULL)
             fatal("no memory");
         conn_add(&source->conn, fd, on_source);
-        source->next = all;
-        all = source;
     }
 }
 
@@ -248,14 +241,4 @@ uint16_t server_listen(void)
     }
     conn_add(&listeners[count], listen_on_loopback(), on_listener);
     return port_of(listeners[count++].fd);
-}
-
-void server_stop(void)
-{
-    while (all != NULL)
-        close_source(all);
-    for (int i = 0; i < MAX_BACKENDS && listeners[i].fd > 0; i++)
-        conn_close(&listeners[i]);
-    conn_close(&timer);
-    free(source_of_slot);
 }

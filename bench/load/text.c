@@ -49,11 +49,6 @@ void text_init(size_t prompt_bytes)
     memcpy(to, REQUEST_END, sizeof REQUEST_END - 1);
 }
 
-void text_stop(void)
-{
-    free(request);
-}
-
 static void write_digits(char *to, int digits, uint64_t value)
 {
     for (int i = digits - 1; i >= 0; i--, value /= 10)
@@ -196,11 +191,11 @@ static bool check_loosely(struct checker *checker, const char *data, size_t size
 
 bool check_response(struct checker *checker, const char *data, size_t size)
 {
-    return is_loose() ? check_loosely(checker, data, size) : check_exactly(checker, data, size);
+    return loose ? check_loosely(checker, data, size) : check_exactly(checker, data, size);
 }
 
 bool check_complete(const struct checker *checker)
 {
-    uint32_t pieces = phase.events + (is_loose() ? 0 : 1);
+    uint32_t pieces = phase.events + (loose ? 0 : 1);
     return checker->next_event == pieces && checker->held == 0;
 }

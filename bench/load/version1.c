@@ -33,7 +33,6 @@ struct job_state {
 };
 
 static bool welcomed;
-static uint64_t offered; /* jobs that the agent accepts for the model */
 static struct buffer control, pieces;
 static uint32_t control_frames, piece_frames;
 static struct job_state *jobs;
@@ -228,7 +227,7 @@ static void check_usage(struct reader *reader)
         output = read_uint(reader);
         if (input != PROMPT_TOKENS || output != phase.events)
             fatal("the agent reported wrong counts of tokens");
-        count_usage();
+        totals.usages++;
     }
     read_skip(reader, fields - (known ? 2 : fields >= 2 ? 1 : 0));
 }
@@ -295,9 +294,9 @@ static uint32_t on_capabilities(struct reader *reader)
 {
     uint64_t revision = read_uint(reader);
     uint32_t models = read_array(reader);
-    offered = 0;
+    offered_jobs = 0;
     for (uint32_t i = 0; i < models && !reader->bad; i++)
-        offered += read_offer(reader);
+        offered_jobs += read_offer(reader);
     struct buffer *out = begin_frame(ROUTING_STATUS, 2);
     put_uint(out, revision);
     put_array(out, 0);
@@ -329,7 +328,7 @@ static uint32_t on_frame(struct reader *reader, uint64_t type, uint64_t at_ns)
 static void on_message(const char *data, size_t size, uint64_t at_ns)
 {
     struct reader reader = {(const uint8_t *)data, (const uint8_t *)data + size, false};
-    count_message();
+    totals.messages++;
     for (uint32_t left = read_array(&reader); left > 0 && !reader.bad; left--) {
         uint32_t fields = read_array(&reader) - 1;
         uint64_t type = read_uint(&reader);
@@ -352,18 +351,6 @@ static void open_link(void)
     put_features(out);
 }
 
-static uint64_t capacity(void)
-{
-    return offered;
-}
-
-static void stop(void)
-{
-    buffer_free(&control);
-    buffer_free(&pieces);
-    free(jobs);
-}
-
 const struct dialect version1 = {
-    "provider-agent.v1", open_link, on_message, start_job, flush, capacity, stop,
+    "provider-agent.v1", open_link, on_message, start_job, flush,
 };
