@@ -89,6 +89,19 @@ def stream_end(
     return StreamEnd(reports, failure, relayed, choices, is_final)
 
 
+def is_final_event(operation: Operation, event: ServerSentEvent) -> bool:
+    """Whether a server sends nothing after this event, except the end of the response."""
+    if not event.complete:
+        return False
+    if operation is Operation.MESSAGES:
+        decoded = decode_event(event.data, event.name)
+        return decoded is not None and decoded.type == "message_stop"
+    if operation is Operation.RESPONSES:
+        decoded = decode_event(event.data, event.name)
+        return decoded is not None and decoded.type in RESPONSES_TERMINAL
+    return event.data.strip() == b"[DONE]"
+
+
 def _last_error(
     events: Sequence[ServerSentEvent],
 ) -> tuple[ServerSentEvent, ResponseFailure] | None:

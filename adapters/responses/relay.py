@@ -1,16 +1,12 @@
 """Relays one response from a server to a sink, byte for byte.
 
-It reads with aiohttp's public API, so its task wakes up once per read. A plain call passes the
-bytes to the sink, and a full window stops the reading. A reader below the public API could replace
-this one without changes elsewhere.
+The HTTP client passes each read to the relay with a plain call, and the relay passes it on with
+another one: no task wakes up. A full window pauses the reading.
 """
 
-import asyncio
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from typing import Final
 
-import aiohttp
 from msgspec.structs import replace
 
 from provider_agent.adapters.base import (
@@ -19,61 +15,58 @@ from provider_agent.adapters.base import (
     InvalidResponse,
     JobSink,
     ResponseOutcome,
+    Transport,
     Usage,
 )
+from provider_agent.adapters.http.exchange import (
+    HttpClient,
+    HttpRequest,
+    ResponseHead,
+    ResponseSource,
+)
+from provider_agent.adapters.responses.error_body import ErrorBody, ErrorResponse
 from provider_agent.adapters.responses.events import ResponseFailure
 from provider_agent.adapters.responses.gate import GateState, ResponseGate, gate_for
 from provider_agent.adapters.responses.redaction import redact_bytes
 from provider_agent.adapters.responses.status_codes import retry_advice, server_message
 from provider_agent.adapters.responses.timeouts import JobTimeouts
-from provider_agent.adapters.responses.validator import (
-    ResponseValidator,
-    ValidationResult,
-    validator_for,
-)
+from provider_agent.adapters.responses.validator import ResponseValidator, validator_for
 from provider_agent.protocol.errors import Fault, entry_for
 from provider_agent.protocol.formats import Operation
 from provider_agent.protocol.limits import MAX_ERROR_BODY_BYTES
 
-_HELD_PIECE_BYTES: Final = 64 * 1024
-"""How much of the held start of a response, which may have 2 MiB, is validated at once."""
-
-
-class ReaderFlowControl:
-    """`FlowControl` for a coroutine that checks before each read whether it may read."""
-
-    def __init__(self) -> None:
-        self._may_read = asyncio.Event()
-        self._may_read.set()
-
-    @property
-    def is_paused(self) -> bool:
-        """Whether the next read has to wait."""
-        return not self._may_read.is_set()
-
-    async def wait_until_resumed(self) -> None:
-        """Return when the next read may happen; at once if reading is not paused."""
-        await self._may_read.wait()
-
-    def pause_reading(self) -> None:
-        """Stop before the next read."""
-        self._may_read.clear()
-
-    def resume_reading(self) -> None:
-        """Allow the next read."""
-        self._may_read.set()
+_DEFAULT_TYPE: Final = "application/octet-stream"
 
 
 class Relay:
-    """The relay of one response, from its headers to its end.
+    """The relay of one response, from its head to its end.
+
+    It is the `ResponseReceiver` of the HTTP client, and the `FlowControl` of the sink.
 
     Args:
         operation: the operation that the response belongs to.
         sink: receives the bytes, and at the end the outcome of the response.
-        timeouts: the job's timeouts; notified of output and of each read.
+        timeouts: the job's timeouts; notified of output, pauses and each read.
         least_input_tokens: returns a lower bound of the tokens of the prompt; called once at most.
         estimated_start: see `validator_for`.
     """
+
+    __slots__ = (
+        "_checked_at",
+        "_error_body",
+        "_estimated_start",
+        "_gate",
+        "_head",
+        "_least_input_tokens",
+        "_operation",
+        "_paused",
+        "_send_chunk",
+        "_sink",
+        "_source",
+        "_timeouts",
+        "_unread",
+        "_validator",
+    )
 
     def __init__(
         self,
@@ -89,105 +82,182 @@ class Relay:
         self._estimated_start = estimated_start
         self._sink = sink
         self._timeouts = timeouts
+        self._head: ResponseHead | None = None
+        self._source: ResponseSource | None = None
+        self._error_body: ErrorBody | None = None
+        self._gate: ResponseGate | None = None
+        self._validator: ResponseValidator | None = None
+        self._send_chunk: Callable[[bytes], None] | None = None
+        """None before the sink is started."""
+        self._paused = False
+        self._unread = b""
+        self._checked_at: float | None = None
+        """The time of the last read that `end_if_terminated` has considered."""
 
-    async def run(self, response: aiohttp.ClientResponse, secrets: Collection[str]) -> None:
-        """Relay and validate the whole response; return at the end of a successful response.
+    async def run(
+        self, client: HttpClient, request: HttpRequest, secrets: Collection[str]
+    ) -> ErrorResponse | None:
+        """Send the request, and relay and validate the whole response.
 
         Args:
-            response: a response with a success status.
-            secrets: values to remove from an error that the server reports.
+            client: sends the request.
+            request: the request.
+            secrets: values to remove from an error that the server reports in its response.
+
+        Returns:
+            A response without success status, which is not relayed; None after a success.
 
         Raises:
             ErrorInStream: the response contains an error.
             InvalidResponse: the response ended early, is compressed, or has the wrong shape.
-            aiohttp.ClientError: the connection failed.
+            BackendError: the connection failed.
         """
-        encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+        try:
+            await client.exchange(request, self)
+        except BackendError as error:
+            if self._error_body is None and not (isinstance(error, Transport) and self._terminated):
+                self._end_response()
+                raise
+        except BaseException:
+            self._end_response()
+            raise
+        finally:
+            error_response = self._error_body.finish() if self._error_body is not None else None
+        if error_response is None:
+            self._complete(secrets)
+        return error_response
+
+    def end_if_terminated(self, quiet_since: float) -> None:
+        """End the response if its last event was the final one, but its connection stays open.
+
+        Args:
+            quiet_since: the loop time since when nothing may have arrived.
+        """
+        read_at = self._timeouts.last_output_at
+        if read_at is None or read_at > quiet_since or read_at == self._checked_at or self._paused:
+            return
+        self._checked_at = read_at
+        if self._source is not None and self._terminated:
+            self._source.stop()
+
+    # --- ResponseReceiver ------------------------------------------------------------------------
+
+    def response_started(self, head: ResponseHead, source: ResponseSource) -> None:
+        """Prepare the gate and the validator, or collect the body of an error."""
+        self._head, self._source = head, source
+        if not 200 <= head.status < 300:
+            self._error_body = ErrorBody(head, source)
+            return
+        encoding = head.headers.get("Content-Encoding", "identity").strip().lower()
         if encoding not in ("identity", ""):
             # The request asked for `identity`: the client may not be able to decode anything else.
             raise InvalidResponse("the server compressed its response, although asked not to")
-        content_type = response.headers.get("Content-Type", "application/octet-stream")
-        validator = validator_for(
+        content_type = head.headers.get("Content-Type", _DEFAULT_TYPE)
+        self._gate = gate_for(self._operation, content_type)
+        self._validator = validator_for(
             self._operation, content_type, estimated_start=self._estimated_start
         )
-        gate = gate_for(self._operation, content_type)
-        state = await _read_start(response, gate, validator)
-        result: ValidationResult | None = None
-        if state is not GateState.OUTPUT:  # the response is complete, or begins with an error
-            result = validator.result()
-            failure = gate.failure or result.failure
-            if failure is not None:
-                if result.usage != Usage():
-                    self._sink.response_ended(ResponseOutcome(result.usage))
-                raise _error_from(failure, secrets)
-        flow = ReaderFlowControl()
-        self._timeouts.output_started()
-        self._sink.started(response.status, content_type, flow, response.headers)
-        try:
-            self._sink.send_chunk(gate.held)
-            if state is GateState.OUTPUT:
-                await self._relay_rest(response, flow, validator)
-        finally:
-            result = result or validator.result()
-            outcome = self._outcome(result)
-            if flow.is_paused and (unread := _take_unread(response)):
-                # The job was cancelled or failed while a full window paused reading. What the
-                # server has sent since the pause may report the usage, but is not relayed.
-                validator.receive_data(unread)
-                outcome = replace(outcome, usage=validator.result().usage)
-            self._sink.response_ended(outcome)
-        if result.failure is not None:
-            raise _error_from(result.failure, secrets)
 
-    def _outcome(self, result: ValidationResult) -> ResponseOutcome:
-        outcome = result.outcome
+    def data_received(self, data: bytes) -> None:
+        """Pass one read to the sink at once (the hot path)."""
+        if self._send_chunk is None:
+            self._hold(data)
+            return
+        self._timeouts.data_received()
+        self._send_chunk(data)
+        self._validator.receive_data(data)  # type: ignore[union-attr]
+
+    def unread_received(self, data: bytes) -> None:
+        """Keep what arrived during a pause: it is not relayed, but may report the usage."""
+        self._unread = data
+
+    # --- FlowControl -----------------------------------------------------------------------------
+
+    def pause_reading(self) -> None:
+        """Pause the source, and the silence timeout."""
+        if not self._paused and self._source is not None:
+            self._paused = True
+            self._timeouts.pause()
+            self._source.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Resume the source, and the silence timeout."""
+        if self._paused and self._source is not None:
+            self._paused = False
+            self._timeouts.resume()
+            self._source.resume_reading()
+
+    # --- start and end ---------------------------------------------------------------------------
+
+    def _hold(self, data: bytes) -> None:
+        """Add data to the gate, until it shows output or an error."""
+        if self._error_body is not None:
+            self._error_body.receive_data(data)
+        elif self._gate is not None and self._validator is not None:
+            # Each read is validated now: all at once, a start of 2 MiB would block the event loop.
+            self._validator.receive_data(data)
+            state = self._gate.receive_data(data)
+            if state is GateState.OUTPUT:
+                self._start(self._gate)
+            elif state is GateState.ERROR and self._source is not None:
+                self._source.stop()
+
+    def _start(self, gate: ResponseGate) -> None:
+        """Start the sink, and pass on what the gate holds."""
+        if self._head is None:
+            return
+        self._gate = None
+        self._timeouts.output_started()
+        content_type = self._head.headers.get("Content-Type", _DEFAULT_TYPE)
+        self._sink.started(self._head.status, content_type, self, self._head.headers)
+        self._send_chunk = self._sink.send_chunk
+        self._send_chunk(gate.held)
+
+    def _complete(self, secrets: Collection[str]) -> None:
+        """End a response whose exchange has succeeded.
+
+        Raises:
+            ErrorInStream: the response contains an error.
+            InvalidResponse: it ended early, or has the wrong shape.
+        """
+        if self._validator is None:
+            return
+        result = self._validator.result()
+        gate, failure = self._gate, result.failure
+        if gate is not None:  # the response is complete without output, or begins with an error
+            failure = gate.failure or failure
+            if failure is None:
+                self._start(gate)
+            elif result.usage != Usage():
+                self._sink.response_ended(ResponseOutcome(result.usage))
+        self._end_response()
+        if failure is not None:
+            raise _error_from(failure, secrets)
+
+    def _end_response(self) -> None:
+        """Tell the sink the outcome, if it was started."""
+        if self._send_chunk is None or self._validator is None:
+            return
+        outcome = self._outcome(self._validator)
+        if self._unread:
+            self._validator.receive_data(self._unread)
+            outcome = replace(outcome, usage=self._validator.result().usage)
+        self._sink.response_ended(outcome)
+
+    def _outcome(self, validator: ResponseValidator) -> ResponseOutcome:
+        outcome = validator.result().outcome
         if outcome.usage.input_tokens is not None or self._operation is Operation.COUNT_TOKENS:
             return outcome
         return replace(outcome, least_input_tokens=self._least_input_tokens())
 
-    async def _relay_rest(
-        self,
-        response: aiohttp.ClientResponse,
-        flow: ReaderFlowControl,
-        validator: ResponseValidator,
-    ) -> None:
-        """Pass each read to the sink at once (the hot path)."""
-        send_chunk, validate = self._sink.send_chunk, validator.receive_data
-        read, data_received = response.content.readany, self._timeouts.data_received
-        while True:
-            if flow.is_paused:
-                self._timeouts.pause()
-                await flow.wait_until_resumed()
-                self._timeouts.resume()
-            data = await read()
-            if not data:
-                return
-            data_received()
-            send_chunk(data)
-            validate(data)
-            data = b""  # releases the chunk while reading is paused
-
-
-async def _read_start(
-    response: aiohttp.ClientResponse, gate: ResponseGate, validator: ResponseValidator
-) -> GateState:
-    """Read until the gate has decided, or to the end, and validate what the gate holds."""
-    state = GateState.UNDECIDED
-    while state is GateState.UNDECIDED and (data := await response.content.readany()):
-        state = gate.receive_data(data)
-    held = gate.held
-    for at in range(0, len(held), _HELD_PIECE_BYTES):
-        if at:
-            await asyncio.sleep(0)  # other jobs run between the pieces
-        validator.receive_data(held[at : at + _HELD_PIECE_BYTES])
-    return state
-
-
-def _take_unread(response: aiohttp.ClientResponse) -> bytes:
-    """Return the bytes that aiohttp has received and the relay has not read."""
-    with suppress(aiohttp.ClientError, RuntimeError, OSError):
-        return response.content.read_nowait()
-    return b""
+    @property
+    def _terminated(self) -> bool:
+        """Whether the relayed bytes end with the final event of a successful response."""
+        return (
+            self._send_chunk is not None
+            and self._validator is not None
+            and self._validator.is_terminated()
+        )
 
 
 def _error_from(failure: ResponseFailure, secrets: Collection[str]) -> BackendError:

@@ -12,7 +12,12 @@ from typing import Final, Protocol
 from msgspec import Struct
 
 from provider_agent.adapters.base import ResponseOutcome
-from provider_agent.adapters.responses.completeness import StreamEnd, has_error_word, stream_end
+from provider_agent.adapters.responses.completeness import (
+    StreamEnd,
+    has_error_word,
+    is_final_event,
+    stream_end,
+)
 from provider_agent.adapters.responses.event_parser import parse_events
 from provider_agent.adapters.responses.events import ResponseFailure, decode_event, event_failure
 from provider_agent.adapters.responses.json_outline import JsonOutline
@@ -86,6 +91,13 @@ class ResponseValidator(Protocol):
         """Add the next bytes of the response."""
         ...
 
+    def is_terminated(self) -> bool:
+        """Return whether the bytes so far are a success whose last event is the final one.
+
+        Too slow to be called for each read.
+        """
+        ...
+
     def result(self) -> ValidationResult:
         """Return the outcome of the bytes so far."""
         ...
@@ -143,6 +155,10 @@ class BodyValidator:
     def _keep(self, data: bytes) -> None:
         self._kept.append(data)
         self._kept_bytes += len(data)
+
+    def is_terminated(self) -> bool:
+        """Return False: a JSON response has no events."""
+        return False
 
     def result(self) -> ValidationResult:
         """Return a success for one JSON object without an error, or for more than `BODY_BYTES`."""
@@ -251,6 +267,18 @@ class StreamValidator:
         self._tail = deque([tail[:start]])
         self._tail_size = start
         return tail[start:]
+
+    def is_terminated(self) -> bool:
+        """Return whether the bytes so far are a success whose last event is the final one."""
+        tail = b"".join(self._tail)[-TAIL_BYTES:]
+        if not any(word in tail for word in (b"[DONE]", b"message_stop", b"response.")):
+            return False
+        events = parse_events(tail)
+        return (
+            bool(events)
+            and is_final_event(self._operation, events[-1])
+            and self.result().failure is None
+        )
 
     def result(self) -> ValidationResult:
         """Return the outcome of the bytes so far."""

@@ -22,9 +22,9 @@ from provider_agent.adapters.base import (
     WireFormat,
 )
 from provider_agent.adapters.errors import RefusedRequest
+from provider_agent.adapters.http.reader_flow_control import ReaderFlowControl
 from provider_agent.adapters.requests import offload
 from provider_agent.adapters.requests.structure import check_structure
-from provider_agent.adapters.responses.relay import ReaderFlowControl
 from provider_agent.adapters.servers.model_selection import select_models
 
 MODEL_ID: Final = "echo"

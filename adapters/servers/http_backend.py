@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import ClassVar, Final
 
-import aiohttp
 import msgspec
 
 from provider_agent.adapters.base import (
@@ -30,16 +29,19 @@ from provider_agent.adapters.base import (
     ResponseOutcome,
     Transport,
 )
+from provider_agent.adapters.http.aiohttp_connections import AiohttpConnections
+from provider_agent.adapters.http.aiohttp_errors import map_aiohttp_errors
+from provider_agent.adapters.http.clients import new_client
+from provider_agent.adapters.http.environment_proxy import environment_proxy
+from provider_agent.adapters.http.exchange import HttpClient, HttpRequest
 from provider_agent.adapters.requests import offload
 from provider_agent.adapters.requests.body import UpstreamRequest, prepare_request
 from provider_agent.adapters.requests.output_limit import one_token
 from provider_agent.adapters.requests.policy import default_policy
 from provider_agent.adapters.requests.prompt_size import least_prompt_tokens
 from provider_agent.adapters.requests.token_probe import token_probe
-from provider_agent.adapters.responses.http_errors import (
-    failed_health,
-    map_aiohttp_errors,
-)
+from provider_agent.adapters.responses.error_body import ErrorResponse
+from provider_agent.adapters.responses.http_errors import failed_health
 from provider_agent.adapters.responses.redaction import redact_bytes
 from provider_agent.adapters.responses.relay import Relay
 from provider_agent.adapters.responses.retry_after import retry_after_s
@@ -48,15 +50,13 @@ from provider_agent.adapters.responses.status_codes import (
     retry_advice,
     server_message,
 )
+from provider_agent.adapters.responses.stream_ends import StreamEnds
 from provider_agent.adapters.responses.timeouts import JobTimeouts
-from provider_agent.adapters.servers.connections import Connections
-from provider_agent.adapters.servers.environment_proxy import environment_proxy
 from provider_agent.adapters.servers.model_selection import select_models
 from provider_agent.adapters.servers.server_response import (
     BodyT,
     ServerResponse,
     read_at_most,
-    read_error_body,
 )
 from provider_agent.protocol.errors import Fault, entry_for
 from provider_agent.protocol.formats import Operation, find_operation
@@ -64,8 +64,7 @@ from provider_agent.protocol.limits import MAX_ERROR_BODY_BYTES, MIB
 from provider_agent.protocol.trace_context import is_traceparent
 
 API_TIMEOUT_S: Final = 10.0
-"""Timeout of an API request, and of reading the error body of a failed job. A busy server may need
-seconds to respond."""
+"""Timeout of an API request. A busy server may need seconds to respond."""
 
 MAX_RESPONSE_BYTES: Final = 16 * MIB
 """Limit of the response to an API request. The catalog of a passthrough has about 2 MiB."""
@@ -109,16 +108,19 @@ class HttpBackend(Backend):
     ) -> None:
         super().__init__(settings)
         self._clock = clock
-        self._connections = Connections(
+        # A proxy is for remote services only, not for servers in the operator's network.
+        self._proxy = None if self.native else environment_proxy(self.settings.url)
+        self._connections = AiohttpConnections(
             reuse=self.reuses_connections,
             remote=not self.native,
             connect_s=self.timeouts.connect_s,
-            # A proxy is for remote services only, not for servers in the operator's network.
-            proxy=None if self.native else environment_proxy(self.settings.url),
+            proxy=self._proxy,
         )
+        self._job_client: HttpClient | None = None
         self._upstream_ids: dict[str, str] = {}
         self._wall_clock: Callable[[], float] = time.time
         self._running_timeouts: set[JobTimeouts] = set()
+        self._stream_ends = StreamEnds()
 
     # --- API requests --------------------------------------------------------------------------
 
@@ -300,15 +302,12 @@ class HttpBackend(Backend):
         )
         self._running_timeouts.add(timeouts)
         try:
-            with map_aiohttp_errors():
-                url, headers = self.settings.url + operation.path, self._headers(job)
-                async with (
-                    timeouts,
-                    await self._connections.send("POST", url, request.body, headers) as response,
-                ):
-                    if not 200 <= response.status < 300:
-                        raise await self._read_status_error(response)
-                    await relay.run(response, self._secrets())
+            async with timeouts:
+                with self._stream_ends.watch(relay):
+                    upstream = HttpRequest(operation.path, _job_headers(job), request.body)
+                    error = await relay.run(self._client(), upstream, self._secrets())
+                if error is not None:
+                    raise self._error_of(error)
         except asyncio.CancelledError:
             if timeouts.last_output_at is None and operation is not Operation.COUNT_TOKENS:
                 # Some services bill the prompt of a request whose client disconnects.
@@ -331,10 +330,10 @@ class HttpBackend(Backend):
         least = count()
         return request, lambda: least
 
-    async def _read_status_error(self, response: aiohttp.ClientResponse) -> BackendError:
-        body = await read_error_body(response, API_TIMEOUT_S)
-        wait_s = retry_after_s(response.status, response.headers, self._wall_clock())
-        return self.status_error(ServerResponse(response.status, body), wait_s)
+    def _error_of(self, response: ErrorResponse) -> BackendError:
+        head = response.head
+        wait_s = retry_after_s(head.status, head.headers, self._wall_clock())
+        return self.status_error(ServerResponse(head.status, response.body), wait_s)
 
     def end_waiting_jobs(self, error: BackendError) -> None:
         """End the running jobs that have had no output yet; see `Backend.end_waiting_jobs`."""
@@ -359,9 +358,28 @@ class HttpBackend(Backend):
             timeouts.fail(Transport("this backend was closed"))
         self._running_timeouts.clear()
         await self._connections.close()
+        if self._job_client is not None:
+            await self._job_client.close()
 
-    def _headers(self, job: Job | None = None) -> dict[str, str]:
-        """Return the request headers. Only a valid `traceparent` comes from the client."""
+    def _client(self) -> HttpClient:
+        """Return the client for jobs.
+
+        Raises:
+            Unreachable: the URL is malformed.
+        """
+        if self._job_client is None:
+            self._job_client = new_client(
+                self.settings.url,
+                self._headers(),
+                proxy=self._proxy,
+                reuse=self.reuses_connections,
+                remote=not self.native,
+                connect_s=self.timeouts.connect_s,
+            )
+        return self._job_client
+
+    def _headers(self) -> dict[str, str]:
+        """Return the headers of all requests."""
         headers = {
             "User-Agent": "provider-agent",
             "Content-Type": "application/json",
@@ -370,10 +388,6 @@ class HttpBackend(Backend):
         }
         if self.settings.api_key:
             headers["Authorization"] = f"Bearer {self.settings.api_key}"
-        if job is not None:
-            headers["X-Request-Id"] = job.job_id.hex()
-            if is_traceparent(job.traceparent):
-                headers["traceparent"] = job.traceparent
         return headers
 
     def _secrets(self) -> frozenset[str]:
@@ -396,3 +410,11 @@ class HttpBackend(Backend):
         error = BadStatus(response.status, clean, code, wait_s, message)
         error.retryable = retryable
         return error
+
+
+def _job_headers(job: Job) -> dict[str, str]:
+    """Return the headers of a job's request. Only a valid `traceparent` comes from the client."""
+    headers = {"X-Request-Id": job.job_id.hex()}
+    if is_traceparent(job.traceparent):
+        headers["traceparent"] = job.traceparent
+    return headers

@@ -1,8 +1,6 @@
 """A response that is read into memory: to an API request, or the error response of a failed job."""
 
-import asyncio
 from collections.abc import Mapping
-from contextlib import suppress
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -10,7 +8,6 @@ import aiohttp
 import msgspec
 
 from provider_agent.adapters.base import InvalidResponse
-from provider_agent.protocol.limits import MAX_ERROR_BODY_BYTES
 
 BodyT = TypeVar("BodyT")
 
@@ -43,19 +40,6 @@ class ServerResponse(msgspec.Struct, frozen=True):
 async def read_at_most(response: aiohttp.ClientResponse, limit: int) -> bytes:
     """Read the first `limit` bytes of a body."""
     body = bytearray()
-    await _read_into(body, response, limit)
-    return bytes(body)
-
-
-async def read_error_body(response: aiohttp.ClientResponse, timeout_s: float) -> bytes:
-    """Read what arrives of the body in time; without a body, the status still reports the error."""
-    body = bytearray()
-    with suppress(aiohttp.ClientError, TimeoutError):
-        async with asyncio.timeout(timeout_s):
-            await _read_into(body, response, MAX_ERROR_BODY_BYTES)
-    return bytes(body)
-
-
-async def _read_into(body: bytearray, response: aiohttp.ClientResponse, limit: int) -> None:
     while len(body) < limit and (data := await response.content.read(limit - len(body))):
         body += data
+    return bytes(body)

@@ -12,8 +12,8 @@ from provider_agent.adapters.base import (
     ResponseOutcome,
     Usage,
 )
+from provider_agent.adapters.http.reader_flow_control import ReaderFlowControl
 from provider_agent.adapters.responses.gate import MAX_HELD_BYTES
-from provider_agent.adapters.responses.relay import ReaderFlowControl
 from provider_agent.adapters.responses.validator import StreamValidator
 from provider_agent.adapters.servers.openai_compatible import OpenAICompatibleBackend
 from provider_agent.protocol.errors import ErrorCode

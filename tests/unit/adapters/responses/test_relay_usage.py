@@ -14,6 +14,7 @@ from provider_agent.adapters.base import (
     Usage,
 )
 from provider_agent.adapters.servers.ollama import OllamaBackend
+from provider_agent.adapters.servers.openai_compatible import OpenAICompatibleBackend
 from provider_agent.protocol.formats import Operation
 from tests.kit.fakes import (
     FakeOllama,
@@ -30,7 +31,10 @@ from tests.kit.fakes.frames import (
     sse,
 )
 from tests.kit.fakes.openai_compatible import MODEL
+from tests.kit.raw_server import ARRIVES_S, AfterReply, RawServer, chunked
+from tests.kit.raw_server import stream as raw_stream
 from tests.kit.sink import CollectingSink
+from tests.kit.virtual_time import in_virtual_time
 from tests.unit.adapters.conftest import Connect, a_job
 
 
@@ -58,21 +62,23 @@ async def test_lower_bounds_of_a_cancelled_stream_count_its_deltas_and_the_words
     assert 450 <= sink.outcome.least_output_tokens <= 510
 
 
-async def test_usage_is_read_from_the_rest_that_a_stalled_consumer_does_not_read(
-    server: FakeOpenAICompatible, connect: Connect
-) -> None:
+@in_virtual_time
+async def test_usage_is_read_from_the_rest_that_a_stalled_consumer_does_not_read() -> None:
     first, *rest = chat_frames(MODEL, usage=True)
-    server.script_jobs(stream_response([first, *rest]))
-    sink = CollectingSink(pause_at=1)
-    running = asyncio.create_task(connect(server).execute(a_job(MODEL), sink))
-    await sink.paused.wait()
-    for _ in range(200):  # until the rest has arrived
-        await asyncio.sleep(0)
+    reply = raw_stream([first], end=b"", late=b"".join(map(chunked, rest)), then=AfterReply.HANG)
+    async with RawServer([reply]) as server:
+        backend = OpenAICompatibleBackend(BackendSettings(kind="vllm", url=server.url))
+        sink = CollectingSink(pause_at=1)
+        running = asyncio.create_task(backend.execute(a_job(MODEL), sink))
+        await sink.paused.wait()
+        await asyncio.sleep(2 * ARRIVES_S)
 
-    running.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await running
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        await backend.close()
 
+    assert sink.data == first
     assert sink.usage == Usage(INPUT_TOKENS, OUTPUT_TOKENS)
 
 

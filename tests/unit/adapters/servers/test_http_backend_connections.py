@@ -10,7 +10,7 @@ from provider_agent.adapters.base import (
     InvalidResponse,
     Transport,
 )
-from provider_agent.adapters.servers.connections import STALE_S
+from provider_agent.adapters.http.keep_alive import STALE_S
 from provider_agent.adapters.servers.http_backend import HttpBackend
 from provider_agent.adapters.servers.openai_compatible import OpenAICompatibleBackend
 from tests.kit.sink import CollectingSink

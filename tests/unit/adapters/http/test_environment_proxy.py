@@ -1,6 +1,6 @@
 import pytest
 
-from provider_agent.adapters.servers.environment_proxy import environment_proxy
+from provider_agent.adapters.http.environment_proxy import environment_proxy
 
 PROXY = "http://proxy.example:3128"
 

@@ -1,4 +1,4 @@
-"""The HTTP connections to one server.
+"""The connections of aiohttp to one server: for API requests, and for jobs through a proxy.
 
 A server may close an idle connection at the moment when the agent sends a request on it. Such a
 request is sent again, over a new connection. Any other `POST` whose connection fails is not: the
@@ -13,17 +13,8 @@ from typing import Final
 
 import aiohttp
 
+from provider_agent.adapters.http.keep_alive import KEEP_ALIVE_S, stale_after_s
 from provider_agent.protocol.limits import KIB, MIB
-
-KEEP_ALIVE_S: Final = 4.0
-"""vLLM closes idle connections after 5 s; closing them earlier avoids most races."""
-
-STALE_S: Final = 0.1
-"""A request on a connection that the server had already closed fails within one round trip. If it
-fails later than this, the server has probably received it."""
-
-REMOTE_STALE_S: Final = 1.0
-"""`STALE_S` for a server outside of the operator's network."""
 
 LARGE_BODY_BYTES: Final = MIB
 """aiohttp warns about a larger `bytes` body; it writes a file object in pieces, without warning."""
@@ -42,7 +33,7 @@ class _Reuse:
         self.reused_at: float | None = None
 
 
-class Connections:
+class AiohttpConnections:
     """The connections to one server, which are opened on first use.
 
     Args:
@@ -54,7 +45,7 @@ class Connections:
 
     def __init__(self, *, reuse: bool, remote: bool, connect_s: float, proxy: str | None) -> None:
         self._reuse = reuse
-        self._stale_s = REMOTE_STALE_S if remote else STALE_S
+        self._stale_s = stale_after_s(remote=remote)
         self._connect_s = connect_s
         self._proxy = proxy
         self._pool: aiohttp.ClientSession | None = None

@@ -1,0 +1,1 @@
+"""HTTP clients for jobs: a direct one, and one for services behind a proxy."""

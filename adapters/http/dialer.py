@@ -1,0 +1,110 @@
+"""Opens connections to one server: name resolution, happy eyeballs, TLS."""
+
+import asyncio
+import socket
+import ssl
+from functools import cache
+from typing import Final
+
+import aiohappyeyeballs
+
+from provider_agent.adapters.http import failures
+from provider_agent.adapters.http.connection import READ_BYTES, HttpConnection
+from provider_agent.adapters.http.server_address import ServerAddress
+
+FALLBACK_S: Final = 0.25
+"""How long an address may take before the next one is tried as well (RFC 8305)."""
+
+REMEMBER_S: Final = 10.0
+"""How long an address that accepted a connection is used again without name resolution, which takes
+a thread. Short, because a changed name has to take effect."""
+
+AddressInfo = tuple[int, int, int, str, tuple[str, int] | tuple[str, int, int, int]]
+
+
+class Dialer:
+    """Opens connections to one server.
+
+    Args:
+        address: the server.
+        connect_s: the timeout of opening a connection, with name resolution and TLS handshake.
+    """
+
+    def __init__(self, address: ServerAddress, connect_s: float) -> None:
+        self._address = address
+        self._connect_s = connect_s
+        self._buffer = memoryview(bytearray(READ_BYTES))
+        self._remembered: AddressInfo | None = None
+        self._remembered_until = 0.0
+
+    async def dial(self) -> HttpConnection:
+        """Open a connection.
+
+        Raises:
+            Unreachable: no address accepted the connection, or the TLS handshake failed.
+            BackendTimeout: the connection did not open in time.
+        """
+        try:
+            async with asyncio.timeout(self._connect_s):
+                return await self._open(await self._connect())
+        except TimeoutError as error:
+            if error.errno is not None:  # of the kernel, which gave up first
+                raise failures.connect_failure(error) from error
+            raise failures.connect_timeout() from error
+        except UnicodeError as error:  # a label of the host is empty or too long
+            raise failures.invalid_url() from error
+        except OSError as error:
+            raise failures.connect_failure(error) from error
+
+    async def _connect(self) -> socket.socket:
+        loop = asyncio.get_running_loop()
+        if self._remembered is not None and loop.time() < self._remembered_until:
+            remembered = self._remembered
+            try:
+                return await aiohappyeyeballs.start_connection([remembered], loop=loop)
+            except OSError:
+                self._remembered = None
+        found = await self._resolve()
+        sock = await aiohappyeyeballs.start_connection(
+            found, happy_eyeballs_delay=FALLBACK_S, interleave=1, loop=loop
+        )
+        peer = sock.getpeername()
+        self._remembered = next((info for info in found if info[4][:2] == peer[:2]), None)
+        self._remembered_until = loop.time() + REMEMBER_S
+        return sock
+
+    async def _resolve(self) -> list[AddressInfo]:
+        host, port = self._address.host, self._address.port
+        try:
+            # Succeeds at once for an IP address; a name needs a thread.
+            return socket.getaddrinfo(
+                host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
+            )  # type: ignore[return-value]
+        except socket.gaierror:
+            loop = asyncio.get_running_loop()
+            return await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)  # type: ignore[return-value]
+
+    async def _open(self, sock: socket.socket) -> HttpConnection:
+        connection = HttpConnection(self._buffer, sock, is_tls=self._address.is_tls)
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            await asyncio.get_running_loop().create_connection(
+                lambda: connection,
+                sock=sock,
+                ssl=_tls_context() if self._address.is_tls else None,
+                server_hostname=self._address.host if self._address.is_tls else None,
+            )
+        except BaseException:
+            connection.close()
+            sock.close()
+            raise
+        return connection
+
+
+@cache
+def _tls_context() -> ssl.SSLContext:
+    """Return the TLS context of all connections; loading the trusted certificates takes long."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context

@@ -1,0 +1,50 @@
+"""Ends streams whose final event has arrived, but whose connection stays open.
+
+Some servers never close a stream after `data: [DONE]`, and would hold the job until its silence
+timeout. Nothing is looked for while bytes arrive: one timer for all jobs finds those that are
+silent, and only their last bytes are examined.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from provider_agent.adapters.responses.relay import Relay
+
+END_S: Final = 1.0
+"""The longest time from the final event to the end of the job."""
+
+_CHECK_S: Final = END_S / 2
+"""Time between two checks, and time of silence before the first one."""
+
+
+class StreamEnds:
+    """Checks the relays of running jobs; without jobs, no timer runs."""
+
+    def __init__(self) -> None:
+        self._relays: set[Relay] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    @contextmanager
+    def watch(self, relay: Relay) -> Iterator[None]:
+        """Check a relay while the context is open."""
+        self._relays.add(relay)
+        if self._timer is None:
+            self._schedule()
+        try:
+            yield
+        finally:
+            self._relays.discard(relay)
+            if not self._relays and self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+    def _schedule(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(_CHECK_S, self._check)
+
+    def _check(self) -> None:
+        self._schedule()
+        quiet_since = asyncio.get_running_loop().time() - _CHECK_S
+        for relay in tuple(self._relays):
+            relay.end_if_terminated(quiet_since)
