@@ -83,7 +83,8 @@ class ResponseParser:
         """Record a header, or ignore a trailer."""
         self._count(len(name) + len(value))
         if self.head is None:
-            self._headers.append((name.decode("latin-1"), value.decode("latin-1")))
+            text = value.decode("latin-1").strip(" \t")
+            self._headers.append((name.decode("latin-1"), text))
 
     def on_headers_complete(self) -> None:
         """Record the head, or forget an informational one."""

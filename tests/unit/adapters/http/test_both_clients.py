@@ -1,0 +1,219 @@
+"""The same responses over loopback, through both HTTP clients."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from provider_agent.adapters.errors import BackendError, Unreachable
+from provider_agent.adapters.http.aiohttp_connections import AiohttpConnections
+from provider_agent.adapters.http.direct_client import DirectClient
+from provider_agent.adapters.http.exchange import HttpClient, HttpRequest
+from provider_agent.adapters.http.proxied_client import ProxiedClient
+from tests.kit.raw_server import ARRIVES_S, AfterReply, RawServer, Reply, chunked
+from tests.kit.virtual_time import in_virtual_time
+from tests.unit.adapters.http.recording_receiver import RecordingReceiver
+from tests.unit.adapters.http.responses import CASES, CHUNKED, OK
+
+CLIENTS = ["direct", "proxied"]
+REQUEST = HttpRequest("/v1/x", {"X-One": "1"}, b'{"a":1}')
+HELLO = OK + b"Content-Length: 5\r\n\r\nhello"
+
+
+@asynccontextmanager
+async def client_of(name: str, url: str) -> AsyncIterator[HttpClient]:
+    headers = {"X-All": "all"}
+    client: HttpClient
+    if name == "direct":
+        client = DirectClient(url, headers, reuse=True, remote=False, connect_s=5.0)
+    else:
+        pool = AiohttpConnections(reuse=True, remote=False, connect_s=5.0, proxy=None)
+        client = ProxiedClient(url, headers, pool)
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+OUTCOMES = [
+    pytest.param(name, client, id=f"{name} {client}")
+    for name, case in CASES.items()
+    for client in CLIENTS
+    if client == "direct" or not case.direct_only
+]
+
+
+@pytest.mark.parametrize(("name", "client_name"), OUTCOMES)
+@in_virtual_time
+async def test_response_has_the_same_outcome_in_one_read_and_in_two(
+    name: str, client_name: str
+) -> None:
+    case = CASES[name]
+    middle = len(case.data) // 2
+    replies = [
+        Reply(case.data, case.then),
+        Reply(case.data[:middle], case.then, late=case.data[middle:]),
+    ]
+    async with RawServer(replies) as server, client_of(client_name, server.url) as client:
+        for _ in replies:
+            receiver = RecordingReceiver()
+            raised: type[BackendError] | None = None
+            try:
+                await client.exchange(REQUEST, receiver)
+            except BackendError as error:
+                raised = type(error)
+
+            assert raised is case.error
+            assert receiver.status == case.status
+            assert receiver.data == case.body
+            await asyncio.sleep(3 * ARRIVES_S)
+    assert server.requests == [REQUEST.body] * 2
+
+
+@pytest.mark.parametrize("client_name", CLIENTS)
+@in_virtual_time
+async def test_response_may_arrive_byte_by_byte(client_name: str) -> None:
+    handler: asyncio.Task[object] | None = None
+
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal handler
+        handler = asyncio.current_task()
+        await reader.readuntil(b'{"a":1}')
+        for byte in CHUNKED + chunked(b"ab") + chunked(b"cd") + b"0\r\nT: x\r\n\r\n":
+            writer.write(bytes([byte]))
+            await asyncio.sleep(ARRIVES_S)
+        writer.close()
+
+    server = await asyncio.start_server(drip, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    receiver = RecordingReceiver()
+    async with server, client_of(client_name, url) as client:
+        await client.exchange(REQUEST, receiver)
+
+    assert receiver.data == b"abcd"
+    assert handler is not None
+    await handler
+
+
+@pytest.mark.parametrize("client_name", CLIENTS)
+async def test_request_has_all_headers(client_name: str) -> None:
+    heads: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        await reader.readexactly(len(REQUEST.body))
+        writer.write(HELLO)
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, client_of(client_name, f"http://127.0.0.1:{port}/base") as client:
+        await client.exchange(REQUEST, RecordingReceiver())
+
+    line, *headers = heads[0].decode().splitlines()
+    assert line == "POST /base/v1/x HTTP/1.1"
+    assert {
+        f"Host: 127.0.0.1:{port}",
+        "X-All: all",
+        "X-One: 1",
+        f"Content-Length: {len(REQUEST.body)}",
+    } <= set(headers)
+
+
+@pytest.mark.parametrize("client_name", CLIENTS)
+@in_virtual_time
+async def test_cancellation_closes_the_connection(client_name: str) -> None:
+    reply = Reply(CHUNKED + chunked(b"ab"), AfterReply.HANG)
+    async with RawServer([reply]) as server, client_of(client_name, server.url) as client:
+        receiver = RecordingReceiver()
+        running = asyncio.create_task(client.exchange(REQUEST, receiver))
+        await receiver.started.wait()
+
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        await server.abandoned.wait()
+
+
+@pytest.mark.parametrize("client_name", CLIENTS)
+@in_virtual_time
+async def test_stop_ends_the_exchange_and_closes_the_connection(client_name: str) -> None:
+    reply = Reply(CHUNKED + chunked(b"ab"), AfterReply.HANG)
+    async with RawServer([reply]) as server, client_of(client_name, server.url) as client:
+        receiver = RecordingReceiver()
+        running = asyncio.create_task(client.exchange(REQUEST, receiver))
+        await receiver.started.wait()
+        await asyncio.sleep(ARRIVES_S)
+
+        receiver.source.stop()
+        receiver.source.stop()
+
+        await running
+        assert receiver.data == b"ab"
+        await server.abandoned.wait()
+
+
+@pytest.mark.parametrize("client_name", CLIENTS)
+@in_virtual_time
+async def test_paused_response_reads_no_more_until_it_resumes(client_name: str) -> None:
+    late = chunked(b"cd") + b"0\r\n\r\n"
+    reply = Reply(CHUNKED + chunked(b"ab"), late=late)
+    async with RawServer([reply]) as server, client_of(client_name, server.url) as client:
+        receiver = RecordingReceiver(pause_at=1)
+        running = asyncio.create_task(client.exchange(REQUEST, receiver))
+        await receiver.paused.wait()
+        await asyncio.sleep(3 * ARRIVES_S)
+        assert receiver.data == b"ab"
+
+        receiver.pause_at = None
+        receiver.source.resume_reading()
+
+        await running
+        assert receiver.data == b"abcd"
+
+
+@pytest.mark.parametrize("client_name", CLIENTS)
+@in_virtual_time
+async def test_cancelled_response_delivers_what_arrived_during_a_pause(client_name: str) -> None:
+    late = chunked(b"cd") + b"0\r\n\r\n"
+    reply = Reply(CHUNKED + chunked(b"ab"), late=late, then=AfterReply.HANG)
+    async with RawServer([reply]) as server, client_of(client_name, server.url) as client:
+        receiver = RecordingReceiver(pause_at=1)
+        running = asyncio.create_task(client.exchange(REQUEST, receiver))
+        await receiver.paused.wait()
+        await asyncio.sleep(3 * ARRIVES_S)
+
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    assert (receiver.data, receiver.unread) == (b"ab", b"cd")
+
+
+@pytest.mark.parametrize("client_name", CLIENTS)
+async def test_refused_connection_is_unreachable(client_name: str) -> None:
+    async with RawServer([Reply(HELLO)]) as server:
+        url = server.url
+    async with client_of(client_name, url) as client:
+        with pytest.raises(Unreachable, match="connection refused"):
+            await client.exchange(REQUEST, RecordingReceiver())
+
+
+@pytest.mark.parametrize("client_name", CLIENTS)
+async def test_unknown_host_is_unreachable(client_name: str) -> None:
+    async with client_of(client_name, "http://no-such-host.invalid") as client:
+        with pytest.raises(Unreachable, match="no such host"):
+            await client.exchange(REQUEST, RecordingReceiver())
+
+
+@pytest.mark.parametrize("client_name", CLIENTS)
+async def test_closed_client_opens_new_connections(client_name: str) -> None:
+    reply = Reply(HELLO)
+    async with RawServer([reply]) as server, client_of(client_name, server.url) as client:
+        await client.exchange(REQUEST, RecordingReceiver())
+        await client.close()
+        receiver = RecordingReceiver()
+        await client.exchange(REQUEST, receiver)
+
+    assert receiver.data == b"hello"
