@@ -55,8 +55,7 @@ async def test_server_fault_ends_its_job_with_one_error(
         RunningAgent(coordinator, backend_for(server)) as agent,
     ):
         peer = await agent.connected()
-        # The health check used the connection before, so the adapter sends the job once more.
-        server.script_jobs(fault, *([fault] if fault is Fault.RESET_BEFORE_HEADERS else []))
+        server.script_jobs(fault)
         job = new_job(MODEL, wire_format=wire_format, deadline_ms=3_600_000)
         await peer.send_jobs(job)
         error = await peer.error(job.job_id)

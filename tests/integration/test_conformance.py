@@ -232,9 +232,13 @@ async def test_full_window_pauses_the_source_and_loses_no_bytes(adapter: Adapter
     sink = CollectingSink(pause_at=1)
     job = adapter.job(max_tokens=50)
     await adapter.backend.list_models()
+    may_continue = asyncio.Event()
+    if adapter.server is not None:
+        adapter.server.wait_after_first_chunk = may_continue
     running = asyncio.create_task(adapter.backend.execute(job, sink))
     await sink.paused.wait()
     before = len(sink.data)
+    may_continue.set()
     for _ in range(20):  # no event shows that bytes do not arrive, so yield a few times
         await asyncio.sleep(0)
     assert len(sink.data) == before

@@ -123,13 +123,14 @@ async def test_job_is_repeated_only_if_its_connection_was_reused(adapter: Adapte
     assert adapter.server is not None
     assert isinstance(adapter.backend, HttpBackend)
     await adapter.backend.list_models()
+    await adapter.backend.execute(adapter.job(), CollectingSink())
     adapter.server.script_jobs(Fault.RESET_BEFORE_HEADERS)
     sink = CollectingSink()
 
     with nullcontext() if adapter.backend.reuses_connections else pytest.raises(Transport):
         await adapter.backend.execute(adapter.job(), sink)
 
-    assert len(adapter.server.jobs) == 1 + adapter.backend.reuses_connections
+    assert len(adapter.server.jobs) == 2 + adapter.backend.reuses_connections
     assert sink.data == adapter.server.jobs[-1].sent
 
 

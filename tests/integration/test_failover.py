@@ -79,9 +79,7 @@ def failures(wire_format: str) -> dict[str, list[Fault | FakeResponse]]:
         "comment, then error": [stream_response([b": wait\n\n", ERROR_FIRST[wire_format]])],
         "empty stream": [stream_response([])],
         "only a comment": [stream_response([b": wait\n\n"])],
-        # The job reuses the connection of the health check. If a reused connection is reset, the
-        # adapter sends the job once more, so the second connection must be reset as well.
-        "reset": [Fault.RESET_BEFORE_HEADERS, Fault.RESET_BEFORE_HEADERS],
+        "reset": [Fault.RESET_BEFORE_HEADERS],
     }
 
 

@@ -116,6 +116,7 @@ class FakeServer(ABC):
         requests: every request so far.
         routes: the operations that this instance supports.
         chunk_bytes: size of each write; None: one write per chunk of the `FakeResponse`.
+        wait_after_first_chunk: what each job's response waits for after a chunk; None: nothing.
     """
 
     kind: ClassVar[str]
@@ -127,6 +128,7 @@ class FakeServer(ABC):
         self.requests: list[RecordedRequest] = []
         self.routes = set(self.all_routes)
         self.chunk_bytes: int | None = None
+        self.wait_after_first_chunk: asyncio.Event | None = None
         self._outcomes: deque[Fault | FakeResponse] = deque()
         self._arrived = asyncio.Event()
         self._runner: web.AppRunner | None = None
@@ -256,6 +258,8 @@ class FakeServer(ABC):
             recorded.started.set()
             if chunk.startswith(b":"):
                 continue  # an SSE comment: faults follow the first chunk with output
+            if self.wait_after_first_chunk is not None and recorded.is_job:
+                await self.wait_after_first_chunk.wait()
             if fault is Fault.HANG_AFTER_FIRST_CHUNK:
                 await asyncio.Event().wait()
             if fault is Fault.STOP_AFTER_FIRST_CHUNK:

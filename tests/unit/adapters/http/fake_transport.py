@@ -25,7 +25,7 @@ class FakeTransport(asyncio.Transport):
         self.reading = True
         self.unsent = 0
 
-    def write(self, data: bytes | bytearray | memoryview) -> None:  # type: ignore[override]
+    def write(self, data: bytes | bytearray | memoryview) -> None:
         assert not self.aborted
         self.written += data
 
