@@ -11,6 +11,7 @@ from provider_agent.adapters.http.aiohttp_connections import AiohttpConnections
 from provider_agent.adapters.http.direct_client import DirectClient
 from provider_agent.adapters.http.exchange import HttpClient, HttpRequest
 from provider_agent.adapters.http.proxied_client import ProxiedClient
+from tests.kit.loops import on_both_loops
 from tests.kit.raw_server import ARRIVES_S, AfterReply, RawServer, Reply, chunked
 from tests.kit.virtual_time import in_virtual_time
 from tests.unit.adapters.http.recording_receiver import RecordingReceiver
@@ -97,6 +98,7 @@ async def test_response_may_arrive_byte_by_byte(client_name: str) -> None:
 
 
 @pytest.mark.parametrize("client_name", CLIENTS)
+@on_both_loops
 async def test_request_has_all_headers(client_name: str) -> None:
     heads: list[bytes] = []
 
@@ -208,6 +210,7 @@ async def test_unknown_host_is_unreachable(client_name: str) -> None:
 
 
 @pytest.mark.parametrize("client_name", CLIENTS)
+@on_both_loops
 async def test_closed_client_opens_new_connections(client_name: str) -> None:
     reply = Reply(HELLO)
     async with RawServer([reply]) as server, client_of(client_name, server.url) as client:
