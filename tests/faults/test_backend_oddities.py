@@ -59,6 +59,14 @@ UNUSUAL: Final[dict[str, Callable[[Operation], Reply]]] = {
     "a body that ends with the connection": lambda op: Reply(
         head() + first_frames(99)(op), AfterReply.CLOSE
     ),
+    # In earlier versions, these were failures, the first one after the silence timeout.
+    "a connection that stays open after the final event": lambda op: stream(
+        FRAMES[op], end=b"", then=AfterReply.HANG
+    ),
+    "a reset after the final event": lambda op: stream(FRAMES[op], end=b"", then=AfterReply.RESET),
+    "a close after the final event, without a last chunk": lambda op: stream(
+        FRAMES[op], end=b"", then=AfterReply.CLOSE
+    ),
     "impossible usage": lambda op: stream(impossible_usage(op)),
 }
 

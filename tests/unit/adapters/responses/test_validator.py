@@ -26,9 +26,11 @@ from tests.kit.fakes.frames import (
     chat_body,
     chat_chunk,
     chat_frames,
+    completion_frames,
     message_body,
     message_frames,
     message_start,
+    response_frames,
     sse,
     text_delta,
 )
@@ -352,3 +354,71 @@ def test_message_start_is_read_from_a_long_stream() -> None:
     result = validate_stream([start, *[text_delta("x" * 100)] * 1000, *end], ANTHROPIC)
 
     assert (result.usage, result.failure) == (Usage(42, OUTPUT_TOKENS), None)
+
+
+# --- the final event -----------------------------------------------------------------------------
+
+_OUTPUT = {
+    Operation.CHAT: b"".join(chat_frames("m", usage=True)[:-1]),
+    Operation.COMPLETIONS: b"".join(completion_frames("m", usage=True)[:-1]),
+    Operation.MESSAGES: b"".join(message_frames("m")[:-1]),
+    Operation.RESPONSES: b"".join(response_frames("m")[:-1]),
+}
+_FINAL = {
+    Operation.CHAT: DONE,
+    Operation.COMPLETIONS: DONE,
+    Operation.MESSAGES: message_frames("m")[-1],
+    Operation.RESPONSES: response_frames("m")[-1],
+}
+
+
+@pytest.mark.parametrize("operation", _OUTPUT)
+def test_stream_is_terminated_exactly_after_its_final_event(operation: Operation) -> None:
+    output, final = _OUTPUT[operation], _FINAL[operation]
+    for at in range(len(final)):  # each split of the final event
+        validator = StreamValidator(operation)
+        validator.receive_data(output + final[:at])
+        assert not validator.is_terminated()
+        validator.receive_data(final[at:])
+        assert validator.is_terminated()
+
+
+@pytest.mark.parametrize("operation", _OUTPUT)
+def test_comment_after_the_final_event_does_not_matter(operation: Operation) -> None:
+    validator = StreamValidator(operation)
+    validator.receive_data(_OUTPUT[operation] + _FINAL[operation] + b": ping\n\n")
+    assert validator.is_terminated()
+
+
+@pytest.mark.parametrize(
+    ("operation", "data"),
+    [
+        (Operation.CHAT, DONE),
+        (Operation.CHAT, sse({"error": {"code": 500}}) + DONE),
+        (Operation.CHAT, chat_chunk("m", {"content": "data: [DONE]\n\n"})),
+        (Operation.CHAT, _OUTPUT[Operation.CHAT] + DONE + chat_chunk("m", {"content": "more"})),
+        (Operation.MESSAGES, text_delta("message_stop")),
+        (Operation.RESPONSES, sse({"type": "response.output_text.delta", "delta": "x"})),
+    ],
+)
+def test_stream_without_output_or_with_another_last_event_is_not_terminated(
+    operation: Operation, data: bytes
+) -> None:
+    validator = StreamValidator(operation)
+    validator.receive_data(data)
+    assert not validator.is_terminated()
+
+
+def test_long_final_event_of_responses_terminates_the_stream() -> None:
+    created, *rest = response_frames("m")
+    final = rest[-1].replace(b'"response":{', b'"response":{"tools":"%b",' % (b"x" * 500_000))
+    validator = StreamValidator(Operation.RESPONSES)
+    for data in (created, *rest[:-1], final[:100_000], final[100_000:]):
+        validator.receive_data(data)
+    assert validator.is_terminated()
+
+
+def test_json_response_is_never_terminated_early() -> None:
+    validator = BodyValidator()
+    validator.receive_data(msgspec.json.encode(chat_body("m")))
+    assert not validator.is_terminated()
