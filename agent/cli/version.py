@@ -16,7 +16,7 @@ def version() -> None:
     click.echo(f"provider-agent {agent_version()}")
     click.echo(f"protocol       {SUBPROTOCOL}")
     click.echo(f"python         {platform.python_version()} on {platform.platform(terse=True)}")
-    for name in ("websockets", "aiohttp", "msgspec", "uvloop"):
+    for name in ("websockets", "aiohttp", "httptools", "msgspec", "uvloop"):
         click.echo(f"{name:<14} {_version_of(name)}")
 
 

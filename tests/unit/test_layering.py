@@ -146,12 +146,19 @@ SUBPACKAGES: dict[str, frozenset[str]] = {
     "agent/link": frozenset({"link", "jobs", "identity", "config"}),
     "agent/telemetry": frozenset({"telemetry", "link", "jobs", "backends", "config"}),
     "agent/reload": frozenset({"reload", "telemetry", "backends", "config"}),
+    "adapters/http": frozenset({"http"}),
+    "adapters/requests": frozenset({"requests"}),
+    "adapters/responses": frozenset({"responses", "requests", "http"}),
+    "adapters/servers": frozenset({"servers", "responses", "requests", "http"}),
     "coordinator/connections": frozenset({"connections"}),
     "coordinator/sessions": frozenset({"sessions"}),
     "coordinator/agents": frozenset({"agents", "connections", "sessions"}),
     "coordinator/http": frozenset({"http", "agents", "connections", "sessions"}),
 }
 """For each subpackage, the subpackages of the same package that it may import."""
+
+HTTP_IMPORTS = frozenset({"errors", "http"})
+"""What `adapters/http` imports of `adapters`: no contract, settings or jobs."""
 
 TOP_MODULES = frozenset({"service", "cli", "server", "command"})
 """The modules that assemble a package: the subpackages in `SUBPACKAGES` do not import them."""
@@ -169,3 +176,13 @@ def test_a_subpackage_imports_only_those_below_it(subpackage: str) -> None:
     }
     assert (ROOT / subpackage).is_dir()
     assert imported & (restricted | TOP_MODULES) <= SUBPACKAGES[subpackage]
+
+
+def test_http_clients_know_nothing_of_jobs() -> None:
+    imported = {
+        module.split(".")[2]
+        for path in (ROOT / "adapters/http").rglob("*.py")
+        for module in _imported(ast.parse(path.read_text(encoding="utf-8")))
+        if module.startswith("provider_agent.adapters.")
+    }
+    assert imported == HTTP_IMPORTS
