@@ -62,6 +62,7 @@ class CoordinatorConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields
         client_cert_file: PEM certificate for a coordinator that requests one.
         client_key_file: PEM private key of that certificate; None if `client_cert_file` holds it.
         proxy: HTTP proxy to dial through; None applies `HTTPS_PROXY` and `NO_PROXY`.
+        coalesce_ms: how long the agent lets output accumulate after a message under load; 0: never.
     """
 
     url: str
@@ -73,6 +74,7 @@ class CoordinatorConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     client_cert_file: Path | None = None
     client_key_file: Path | None = None
     proxy: str | None = None
+    coalesce_ms: Annotated[float, Meta(ge=0, le=10)] = 1.0
 
     def __repr__(self) -> str:
         code = "set" if self.enrollment_code else "none"

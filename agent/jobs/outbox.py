@@ -87,6 +87,11 @@ class Outbox:
         """The streams of all jobs whose end is not acknowledged."""
         return [channel.stream for channel in self._channels.values()]
 
+    @property
+    def has_control(self) -> bool:
+        """Whether a control frame waits."""
+        return bool(self._control)
+
     def put(self, frame: ControlFrame) -> None:
         """Queue a control frame before all others; it replaces an unsent one of its type."""
         self._control[type(frame)] = frame

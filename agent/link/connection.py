@@ -15,6 +15,7 @@ from websockets.frames import CloseCode
 from provider_agent.agent.jobs.outbox import Outbox
 from provider_agent.agent.link.backoff import Disconnect, DisconnectCause
 from provider_agent.agent.link.close_reason import explain_close, explain_rejection, violation
+from provider_agent.agent.link.coalescing import Coalescing
 from provider_agent.agent.link.dial import CLOSE_TIMEOUT_S, DialSettings, dial
 from provider_agent.agent.link.dial_failure import DialFailed
 from provider_agent.agent.link.frame_log import log_received, log_sent
@@ -24,7 +25,15 @@ from provider_agent.event_log import EventLogger
 from provider_agent.protocol.agent_protocol import AgentProtocol
 from provider_agent.protocol.codec import VERSION_1, Dialect
 from provider_agent.protocol.exceptions import ProtocolError
-from provider_agent.protocol.frames import CoordinatorFrame, Drain, Rejected, ResponseFrame, Welcome
+from provider_agent.protocol.frames import (
+    CoordinatorFrame,
+    Drain,
+    JobHeader,
+    Rejected,
+    RequestChunk,
+    ResponseFrame,
+    Welcome,
+)
 from provider_agent.protocol.limits import (
     HANDSHAKE_TIMEOUT_S,
     MAX_MESSAGE_TO_AGENT_BYTES,
@@ -61,6 +70,7 @@ class Link:
         on_activity: called for every message and every pong; returns at once.
         on_unsendable: called with the first frame of a job that cannot be encoded or is too large;
             the link also drops the job's further frames of the same batch.
+        coalescing: lets output accumulate under load.
         dialect: the wire encoding of frames.
     """
 
@@ -72,6 +82,7 @@ class Link:
         on_frame: Callable[[CoordinatorFrame], None],
         on_activity: Callable[[], None],
         on_unsendable: Callable[[ResponseFrame], None],
+        coalescing: Coalescing,
         dialect: Dialect = VERSION_1,
     ) -> None:
         self._settings = settings
@@ -80,6 +91,7 @@ class Link:
         self._on_frame = on_frame
         self._on_activity = on_activity
         self._on_unsendable = on_unsendable
+        self._coalescing = coalescing
         self._dialect = dialect
         self._unknown_types: set[int] = set()
         self._drain: Drain | None = None
@@ -184,19 +196,25 @@ class Link:
         self, connection: CountingConnection, watchdogs: Watchdogs, max_bytes: int
     ) -> None:
         outbox, write_timer, size = self._outbox, watchdogs.write_timer, MessageSize()
+        coalescing = self._coalescing
         encoder = MessageEncoder(self._dialect.encode, max_bytes, self._on_unsendable)
         while True:
             await outbox.wait()
             frames = outbox.next_batch(size.limit_bytes)
             if not frames:  # a job was stopped meanwhile; a message without frames is a violation
                 continue
+            sent_bytes = 0
             for message in encoder.encode(frames):
                 with write_timer:
                     await connection.send(message)
+                sent_bytes += len(message)
                 del message  # an idle link must not hold the bytes of its last message
             log_sent(frames)
+            count = len(frames)
             del frames
             size.adapt(write_timer.duration_s)
+            if coalescing.is_due(count, sent_bytes) and not outbox.has_control:
+                await coalescing.rest()
 
     async def _close_when_drained(self, connection: ClientConnection) -> None:
         """After the coordinator's `Drain`: wait until all jobs have ended, then close."""
@@ -209,6 +227,8 @@ class Link:
         decoded = self._dialect.decode_from_coordinator(message, MAX_MESSAGE_TO_AGENT_BYTES)
         log_received(decoded)
         for frame in decoded.frames:
+            if isinstance(frame, JobHeader | RequestChunk):
+                self._coalescing.request_received()
             event = self._protocol.receive(frame)
             if event is not None:
                 self._handle(event)

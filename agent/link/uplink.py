@@ -31,6 +31,7 @@ from provider_agent.agent.link.backoff import (
     is_healthy,
     next_attempt,
 )
+from provider_agent.agent.link.coalescing import Coalescing
 from provider_agent.agent.link.connection import Link
 from provider_agent.agent.link.coordinator_messages import CoordinatorMessages
 from provider_agent.agent.link.coordinators import Coordinators
@@ -191,6 +192,7 @@ class Uplink:
                 on_frame=self._receive,
                 on_activity=self._note_activity,
                 on_unsendable=self._jobs.withdraw,
+                coalescing=Coalescing(config.coalesce_ms / 1000),
             )
             disconnect = await link.run()
             if link.hello_unanswered:

@@ -33,6 +33,7 @@ EFFECTS: Final[dict[str, ReloadEffect]] = {
     "coordinator.client_cert_file": ReloadEffect.NEXT_CONNECTION,
     "coordinator.client_key_file": ReloadEffect.NEXT_CONNECTION,
     "coordinator.proxy": ReloadEffect.NEXT_CONNECTION,
+    "coordinator.coalesce_ms": ReloadEffect.NEXT_CONNECTION,
     # For the coordinator, another key is another agent.
     "identity.key_path": ReloadEffect.RESTART,
     "backends": ReloadEffect.NOW,

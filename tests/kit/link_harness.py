@@ -7,11 +7,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from provider_agent.agent.jobs.outbox import Outbox
 from provider_agent.agent.link.backoff import Disconnect
+from provider_agent.agent.link.coalescing import Coalescing
 from provider_agent.agent.link.connection import Link
 from provider_agent.agent.link.dial import DialSettings
 from provider_agent.protocol.agent_protocol import AgentProtocol
 from provider_agent.protocol.frames import CoordinatorFrame, ResponseFrame, Welcome
 from tests.kit.scripted_coordinator import AgentConnection, ScriptedCoordinator
+from tests.kit.virtual_time import now
 
 
 class LinkHarness:
@@ -20,6 +22,7 @@ class LinkHarness:
     Attributes:
         frames: every frame that the link passed to its callback.
         unsendable: for each job with response frames that could not be sent, the first of them.
+        rests: the length of each rest of the event loop, which does not rest in fact.
         welcomed: set when the link receives `Welcome`.
         on_frame: called with every frame after it was recorded.
     """
@@ -30,6 +33,7 @@ class LinkHarness:
         self.outbox = Outbox()
         self.frames: list[CoordinatorFrame] = []
         self.unsendable: list[ResponseFrame] = []
+        self.rests: list[float] = []
         self.welcomed = asyncio.Event()
         self.on_frame: Callable[[CoordinatorFrame], None] = lambda _frame: None
         self._enrollment_code = enrollment_code
@@ -41,6 +45,7 @@ class LinkHarness:
             on_frame=self._receive,
             on_activity=lambda: None,
             on_unsendable=self.unsendable.append,
+            coalescing=Coalescing(0.001, now, self.rests.append),
         )
 
     def _receive(self, frame: CoordinatorFrame) -> None:

@@ -28,6 +28,7 @@ SAMPLES = {
     "coordinator.client_cert_file": "/client.pem",
     "coordinator.client_key_file": "/client.key",
     "coordinator.proxy": "http://p:1",
+    "coordinator.coalesce_ms": "0.5",
     "identity.key_path": "/key",
     "pricing.default_input_per_1m": "1",
     "pricing.default_output_per_1m": "2",

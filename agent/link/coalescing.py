@@ -1,0 +1,69 @@
+"""Lets the output of many jobs accumulate, so that more of it shares each wake-up.
+
+The cost of relaying is mostly that of wake-ups: a poll, a read for each server, and one write. So
+under load the thread of the event loop sleeps for a moment after a message. A timer would not help:
+the loop would still wake up for each read.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Final
+
+from provider_agent.protocol.limits import KIB
+
+MIN_FRAMES: Final = 4
+"""With fewer frames in a message, little is saved, and a single stream must not be delayed."""
+
+MAX_FRAMES: Final = 100
+MAX_BYTES: Final = 32 * KIB
+"""A message with more frames or bytes shows that enough output accumulates without a rest."""
+
+AFTER_REQUEST_S: Final = 0.01
+"""There is no rest for this long after a part of a request has arrived: its job needs several turns
+of the event loop until the server has received it."""
+
+
+class Coalescing:
+    """Decides after each message whether the event loop rests, and lets it rest.
+
+    Args:
+        rest_s: how long it rests; 0: never.
+        clock: monotonic, in seconds.
+        sleep: blocks the thread for a number of seconds.
+    """
+
+    def __init__(
+        self,
+        rest_s: float,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._rest_s = rest_s
+        self._clock = clock
+        self._sleep = sleep
+        self._starting_until = 0.0
+
+    def request_received(self) -> None:
+        """Record that a part of a request has arrived."""
+        self._starting_until = self._clock() + AFTER_REQUEST_S
+
+    def is_due(self, frames: int, size: int) -> bool:
+        """Whether the event loop should rest after a message.
+
+        Args:
+            frames: the number of frames in the message.
+            size: the size of the message, in bytes.
+        """
+        return (
+            MIN_FRAMES <= frames <= MAX_FRAMES
+            and size <= MAX_BYTES
+            and self._rest_s > 0.0
+            and self._clock() >= self._starting_until
+        )
+
+    async def rest(self) -> None:
+        """Block the event loop's thread, then read what has arrived."""
+        await asyncio.sleep(0)  # uvloop writes at the end of a turn
+        self._sleep(self._rest_s)
+        await asyncio.sleep(0)  # the loop polls and reads between two turns
