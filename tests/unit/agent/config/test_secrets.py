@@ -118,4 +118,5 @@ def test_masked_settings_without_secrets_are_unchanged(tmp_path: Path) -> None:
         "client_cert_file": None,
         "client_key_file": None,
         "proxy": None,
+        "coalesce_ms": 1.0,
     }
