@@ -5,7 +5,7 @@ offer. Backends share an offer if they are all native or all passthroughs, and h
 Of several such groups, the cheapest native one is offered; if there is no native group, the
 cheapest one of passthroughs. A native group without a price counts as the most expensive native
 one; a passthrough without a price is never offered. A passthrough with the setting `overflow` joins
-the offered group, whose price is then the highest of its members (ADR 16, one offer per price).
+the offered group, whose price is then the highest of its members (ADR 16).
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,7 +22,8 @@ class ServedModel(Struct, frozen=True):
     Attributes:
         backend: the backend.
         model: the model.
-        price: the price at which this backend runs its jobs; None: no price.
+        price: the backend's own price for the model; None: no price. That of the offer may be
+            higher.
         overflow: whether the backend joins the offer of other backends.
     """
 

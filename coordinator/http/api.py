@@ -44,8 +44,8 @@ class HttpApi:
         random_bytes: generates job ids.
 
     Attributes:
-        counters: the outcomes of the requests so far that had a valid key and body.
-        refusals: logs the requests that have no `RequestRecord`.
+        counters: the outcomes of the requests so far that were accepted.
+        refusals: logs the refused requests that have no `RequestRecord`.
     """
 
     def __init__(

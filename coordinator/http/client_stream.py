@@ -8,8 +8,8 @@ from typing import Final, Self
 from aiohttp import web
 
 PIECE_BYTES: Final = 64 * 1024
-"""The most bytes of one write. Bytes are acknowledged after each write, so that the agent sees a
-slow client's progress."""
+"""The most bytes of one write. After each write, its bytes count as passed on, so that the agent
+sees a slow client's progress."""
 
 _CHECKS: Final = 4
 """Checks for progress per `stalled_s`, by one timer: a timer for each write would cost more."""

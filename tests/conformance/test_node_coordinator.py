@@ -113,7 +113,8 @@ async def test_only_one_of_two_newer_processes_replaces_a_dead_process() -> None
 async def test_a_replaced_process_finishes_its_jobs_when_its_successor_restarts(
     restarted: str,
 ) -> None:
-    # Its jobs were ended: only a process that is replaced now kept them.
+    # Regression: its jobs were ended when its successor connected again. Only a process that this
+    # connection itself replaced kept its jobs.
     async with running_coordinator() as (target, _), CoordinatorUnderTest(target) as kit:
         first = await kit.connect()
         job = await kit.start(first)

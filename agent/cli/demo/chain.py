@@ -60,7 +60,7 @@ class Chain(Struct):
     Attributes:
         coordinator: the coordinator, which receives the requests.
         backend_text: a human-readable description of the backends.
-        recorders: the proxies in front of the servers, by backend kind; empty for `echo`.
+        recorders: the proxy in front of the last server of each backend kind; empty for `echo`.
         models: the agent's offers.
     """
 
@@ -100,7 +100,7 @@ class _CollectingSink:
 
 @asynccontextmanager
 async def running_chain(port: int) -> AsyncIterator[Chain]:
-    """Start coordinator, agent and inference server on entry, and stop them on exit.
+    """Start coordinator and agent, and an inference server if none is found; stop them on exit.
 
     Args:
         port: the coordinator's port; 0: a free one.

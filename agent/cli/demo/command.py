@@ -75,8 +75,9 @@ class DemoResult(Struct):
 def demo(serve: bool, port: int) -> None:
     """Send real HTTP requests through coordinator, agent and inference server on this machine.
 
-    Uses the inference servers that run on this machine. If there are none, it starts a real
-    llama.cpp server with a tiny model (needs `provider-agent[demo]`), or else the built-in echo.
+    Uses the inference servers on the well-known ports of this machine that have a chat model. If
+    there are none, it starts a real llama.cpp server with a tiny model (needs
+    `provider-agent[demo]`), or else the built-in echo.
     """
     configure_logging("warning", "text", sys.stderr, ())
     try:

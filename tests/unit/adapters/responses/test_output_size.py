@@ -99,7 +99,7 @@ def validate(body: dict[str, object]) -> tuple[Usage, int, bool]:
 
 
 @pytest.mark.parametrize("body", [chat_body("m"), message_body("m"), response_body("m")])
-def test_json_response_without_usage_has_a_token_per_eight_characters(
+def test_json_response_is_estimated_at_one_token_per_eight_characters(
     body: dict[str, object],
 ) -> None:
     text = "word " * 800
@@ -119,8 +119,8 @@ def test_json_response_with_several_choices_is_estimated() -> None:
     assert least == 1000
 
 
-def test_usage_is_read_from_a_json_response_of_any_size() -> None:
-    # In an earlier version, a long response was a success of unknown usage.
+def test_usage_is_read_from_a_json_response_with_big_values() -> None:
+    # In an earlier version, the usage of such a response was unknown.
     logprobs = {"content": [{"token": "x", "top_logprobs": []}] * LONG_BODY_BYTES}
     choice = {"index": 0, "logprobs": logprobs, "finish_reason": "stop"}
 
