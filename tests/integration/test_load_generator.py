@@ -3,7 +3,7 @@
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -102,22 +102,31 @@ async def http_relay(alter: Callable[[bytes], bytes]) -> AsyncIterator[tuple[int
     """A relay of raw bytes; yields its port, and a list for the port to dial."""
     dialed: list[int] = []
 
-    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65536):
-            writer.write(data)
+    served: list[asyncio.Task[None]] = []
+
+    async def copy(
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        change: Callable[[bytes], bytes],
+    ) -> None:
+        with suppress(ConnectionError):  # the load generator exits without closing connections
+            while data := await reader.read(65536):
+                writer.write(change(data))
         writer.close()
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def relay_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", dialed[0])
         async with asyncio.TaskGroup() as group:
-            group.create_task(copy(reader, upstream_writer))
-            while data := await upstream_reader.read(65536):
-                writer.write(alter(data))
-            writer.close()
+            group.create_task(copy(reader, upstream_writer, lambda data: data))
+            group.create_task(copy(upstream_reader, writer, alter))
+
+    def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        served.append(asyncio.create_task(relay_connection(reader, writer)))
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:
         yield server.sockets[0].getsockname()[1], dialed
+        await asyncio.gather(*served)
 
 
 def _run(program: Path, port: int, dialed: list[int]) -> Figures:
