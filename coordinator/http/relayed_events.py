@@ -8,8 +8,8 @@ from msgspec import Struct
 from provider_agent.protocol.event_stream import ends_between_events, unify_line_ends
 
 MAX_EVENT_BYTES: Final = 16 * 1024
-"""How much of an incomplete event is kept between two pieces: its start, which has the name, and its
-last bytes. The middle of a longer event is lost."""
+"""How much of an incomplete event is kept between two pieces: its start, which has the name, and
+its last bytes. The middle of a longer event is lost."""
 
 _TAIL_BYTES: Final = 4  # the longest terminator of an event: CR LF CR LF
 

@@ -90,8 +90,8 @@ def test_unread_pipe_blocks_no_caller_and_dropped_lines_are_counted(
 def test_dropped_lines_are_reported_although_no_line_follows(
     pipe: tuple[int, int], logger: logging.Logger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # In an earlier version, lines that were dropped while the thread wrote the last queued line were
-    # reported only together with the next line, or never.
+    # In an earlier version, lines that were dropped while the thread wrote the last queued line
+    # were reported only together with the next line, or never.
     monkeypatch.setattr(log_writer, "MAX_QUEUED_BYTES", 200_001)
     reading, writing = pipe
     handler = ThreadedHandler(writing)
