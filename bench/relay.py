@@ -7,15 +7,18 @@ processes; only ratios within one run are comparable between machines.
 
 import argparse
 import asyncio
+import os
 import platform
 import resource
 import shutil
 import sys
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 import msgspec
+from msgspec import Struct
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -107,16 +110,48 @@ def choose_relays(options: argparse.Namespace) -> list[Relay]:
     return chosen
 
 
-def write_document(results: list[Result]) -> None:
+class Machine(Struct):
+    """Where and when the benchmark ran.
+
+    Attributes:
+        cores: number of processors.
+        busy: the load average of the last minute before the start: how many other processes ran.
+        python: version of the relays in Python.
+        kernel: version of the operating system.
+        month: month and year.
+    """
+
+    cores: int
+    busy: float
+    python: str
+    kernel: str
+    month: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.cores} cores, loopback, Python {self.python}; {self.month}. Load average before "
+            f"the start: {self.busy:.1f}."
+        )
+
+
+def this_machine() -> Machine:
+    """Describe the machine as it is now."""
+    month = f"{datetime.now(tz=UTC):%B %Y}"
+    cores, busy = os.cpu_count() or 1, os.getloadavg()[0]
+    return Machine(cores, busy, platform.python_version(), platform.release(), month)
+
+
+def write_document(machine: Machine, results: list[Result]) -> None:
     """Replace the table in docs/performance.md."""
     before, _, rest = DOCUMENT.read_text().partition(TABLE_BEGIN)
     _, _, after = rest.partition(TABLE_END)
-    DOCUMENT.write_text(f"{before}{TABLE_BEGIN}\n{markdown(results)}\n{TABLE_END}{after}")
+    DOCUMENT.write_text(
+        f"{before}{TABLE_BEGIN}\n{machine}\n\n{markdown(results)}\n{TABLE_END}{after}"
+    )
 
 
-def write_json(path: Path, results: list[Result]) -> None:
+def write_json(path: Path, machine: Machine, results: list[Result]) -> None:
     """Write everything that was measured, with absolute figures."""
-    machine = {"python": platform.python_version(), "kernel": platform.release()}
     encoded = msgspec.json.encode({"machine": machine, "results": results})
     path.write_bytes(msgspec.json.format(encoded))
 
@@ -132,6 +167,7 @@ def main(options: argparse.Namespace) -> None:
         asyncio.run(python_rig.main(options.rounds, options.only, receipts=options.receipts))
         return
     _raise_open_files()
+    machine = this_machine()
     table = Table(*COLUMNS, box=box.SIMPLE_HEAD, pad_edge=False)
     results = []
     with tempfile.TemporaryDirectory() as folder:
@@ -146,9 +182,9 @@ def main(options: argparse.Namespace) -> None:
             table.add_row(*row)
     Console(width=160).print(table)
     if options.json:
-        write_json(options.json, results)
+        write_json(options.json, machine, results)
     if options.write_docs:
-        write_document(results)
+        write_document(machine, results)
     if any(failures(result) for result in results):
         sys.exit(1)
 

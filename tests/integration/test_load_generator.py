@@ -113,6 +113,8 @@ async def http_relay(alter: Callable[[bytes], bytes]) -> AsyncIterator[tuple[int
             while data := await reader.read(65536):
                 writer.write(change(data))
         writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
 
     async def relay_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", dialed[0])
@@ -129,17 +131,17 @@ async def http_relay(alter: Callable[[bytes], bytes]) -> AsyncIterator[tuple[int
         await asyncio.gather(*served)
 
 
-def _run(program: Path, port: int, dialed: list[int]) -> Figures:
+async def _run(program: Path, port: int, dialed: list[int]) -> Figures:
     options = Load("http", streams=2, events=20, rate=0).arguments()
     with LoadGenerator(program, [*options, f"--target={port}"]) as generator:
-        dialed += generator.servers
-        generator.wait_until_ready(lambda: True)
-        return generator.run()
+        dialed += generator.servers  # before the event loop accepts a connection
+        await asyncio.to_thread(generator.wait_until_ready, lambda: True)
+        return await asyncio.to_thread(generator.run)
 
 
 async def test_responses_through_an_http_relay_are_complete(program: Path) -> None:
     async with http_relay(lambda data: data) as (port, dialed):
-        figures = await asyncio.to_thread(_run, program, port, dialed)
+        figures = await _run(program, port, dialed)
     assert (figures.jobs, figures.events, figures.error) == (2, 40, "")
 
 
@@ -148,7 +150,7 @@ async def test_a_wrong_byte_fails_its_job(program: Path) -> None:
         return data.replace(b"00000001 0000013 xx", b"00000001 0000013 xy")
 
     async with http_relay(alter) as (port, dialed):
-        figures = await asyncio.to_thread(_run, program, port, dialed)
+        figures = await _run(program, port, dialed)
     assert (figures.jobs, figures.errors) == (2, 1)
     assert figures.error == "a byte of the response is wrong"
 
