@@ -129,8 +129,8 @@ class Machine(Struct):
 
     def __str__(self) -> str:
         return (
-            f"{self.cores} cores, loopback, Python {self.python}; {self.month}. Load average before "
-            f"the start: {self.busy:.1f}."
+            f"{self.cores} cores, loopback, Python {self.python}; {self.month}. "
+            f"Load average before the start: {self.busy:.1f}."
         )
 
 
