@@ -4,6 +4,7 @@ import json
 import select
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -56,7 +57,9 @@ class Figures(Struct):
 
 
 def compiler() -> str | None:
-    """The path of a C compiler, if there is one."""
+    """The path of a C compiler, if there is one and the load generator supports the system."""
+    if sys.platform != "linux":
+        return None
     return shutil.which("cc") or shutil.which("gcc")
 
 

@@ -12,7 +12,7 @@ class Load(Struct):
         name: its label in the table.
         streams: concurrent streams.
         events: events of each job.
-        rounds: jobs of each stream, one after another.
+        jobs: jobs of each stream, one after another.
         rate: events per second and stream; 0: as fast as possible.
         ping_pong: whether each event is sent when the one before it has arrived.
         prompt: the size of each prompt, in bytes.
@@ -24,7 +24,7 @@ class Load(Struct):
     name: str
     streams: int
     events: int = 250
-    rounds: int = 1
+    jobs: int = 1
     rate: float = 50
     ping_pong: bool = False
     prompt: int = 100
@@ -42,7 +42,7 @@ class Load(Struct):
         values = {
             "streams": self.streams,
             "events": self.events,
-            "rounds": self.rounds,
+            "jobs": self.jobs,
             "rate": self.rate,
             "prompt": self.prompt,
             "backends": self.backends,
@@ -51,12 +51,12 @@ class Load(Struct):
         return [*options, "--ping-pong"] if self.ping_pong else options
 
 
-def _jobs(events: int, rounds: int) -> Load:
+def _jobs(events: int, each: int) -> Load:
     return Load(
-        f"{32 * rounds:,} jobs of {events} event{'s' * (events > 1)}, 32 at once",
+        f"{32 * each:,} jobs of {events} event{'s' * (events > 1)}, 32 at once",
         streams=32,
         events=events,
-        rounds=rounds,
+        jobs=each,
         rate=0,
         per_job=True,
         coordinator=True,
@@ -81,7 +81,7 @@ LOADS = [
         "200 jobs with prompts of 256 KiB, 8 at once",
         streams=8,
         events=20,
-        rounds=25,
+        jobs=25,
         rate=0,
         prompt=256 * KIB,
         per_job=True,
@@ -91,6 +91,6 @@ LOADS = [
 QUICK = [
     Load("8 × 50/s", 8, events=25),
     Load("8 streams, one event at a time", 8, events=50, rate=0, ping_pong=True),
-    Load("80 jobs of 20 events, 8 at once", 8, events=20, rounds=10, rate=0, per_job=True),
+    Load("80 jobs of 20 events, 8 at once", 8, events=20, jobs=10, rate=0, per_job=True),
 ]
 """A smoke run: figures of so few events mean little."""

@@ -59,7 +59,7 @@ def measure(load: Load, relay: Relay, program: Path) -> Measured:
         finally:
             generator.stop()
             running.stop()
-    units = load.streams * load.rounds * (1 if load.per_job else load.events)
+    units = load.streams * load.jobs * (1 if load.per_job else load.events)
     return Measured(used_ns / units / 1000, idle_bytes, peak_bytes, figures)
 
 
@@ -160,8 +160,8 @@ def main(options: argparse.Namespace) -> None:
     """Run the chosen loads and print the table."""
     if compiler() is None:
         print(
-            "No C compiler (cc or gcc) is on PATH: the slower load generator in Python runs "
-            "instead, without nginx and with fewer loads.",
+            "The load generator in C needs Linux and a C compiler (cc or gcc) on PATH: the slower "
+            "one in Python runs instead, without nginx and with fewer loads.",
             file=sys.stderr,
         )
         asyncio.run(python_rig.main(options.rounds, options.only, receipts=options.receipts))

@@ -1,11 +1,11 @@
 /* The load generator of `make bench`: plays the inference server and the other side of a relay, in one
    process, so that one clock measures what the relay adds.
 
-   The other side is the coordinator of docs/protocol.md, which the relay dials, or, with --target, HTTP
-   clients of a relay that listens there. The program prints its ports as one line of JSON, runs a short
-   warm-up as soon as the relay works, prints {"ready": true}, waits for a line on standard input, runs the
-   load, prints the figures as JSON, and exits at the end of standard input. It exits with 1 if the relay
-   breaks the protocol. */
+   The other side is the coordinator of docs/protocol.md, which the relay dials, or, with --target,
+   HTTP clients of a relay that listens there. The program prints its ports as one line of JSON, runs a
+   short warm-up as soon as the relay works, prints {"ready": true}, waits for a line on standard input,
+   runs the load, prints the figures as JSON, and exits at the end of standard input. It exits with 1 if
+   the relay breaks the protocol. */
 #define _GNU_SOURCE
 #include "load.h"
 
@@ -67,7 +67,8 @@ static double quantile_ms(const struct histogram *histogram, double share)
         seen += histogram->counts[i];
         if (seen > wanted) {
             uint32_t octave = i / BUCKETS_PER_OCTAVE, step = i % BUCKETS_PER_OCTAVE;
-            return octave == 0 ? i / 1e6 : (double)((uint64_t)(step + BUCKETS_PER_OCTAVE) << (octave - 1)) / 1e6;
+            uint64_t value = octave == 0 ? step : (uint64_t)(step + BUCKETS_PER_OCTAVE) << (octave - 1);
+            return (double)value / 1e6;
         }
     }
     return 0;
@@ -221,7 +222,7 @@ static void parse_options(int count, char **arguments)
 {
     static const struct option names[] = {
         {"target", 1, 0, 't'}, {"backends", 1, 0, 'b'}, {"streams", 1, 0, 's'},
-        {"rounds", 1, 0, 'j'}, {"events", 1, 0, 'e'},   {"rate", 1, 0, 'r'},
+        {"jobs", 1, 0, 'j'}, {"events", 1, 0, 'e'},   {"rate", 1, 0, 'r'},
         {"prompt", 1, 0, 'p'}, {"ping-pong", 0, 0, 'P'}, {"loose", 0, 0, 'l'},
         {"timeout", 1, 0, 'T'}, {"receipts", 0, 0, 'R'}, {0},
     };
@@ -246,7 +247,7 @@ static void parse_options(int count, char **arguments)
     if (load.pacing != PING_PONG)
         load.pacing = load.rate > 0 ? PACED : FLAT_OUT; /* --rate 0: at an unlimited rate */
     if (load.streams == 0 || load.rounds == 0 || load.events == 0 || backends == 0)
-        fatal("--streams, --rounds, --events and --backends must be positive");
+        fatal("--streams, --jobs, --events and --backends must be positive");
     max_streams = load.streams;
 }
 

@@ -1,5 +1,5 @@
-/* The dialect of the existing Rust agent: JSON in text messages, response bytes in base64, without offsets
-   or acknowledgements. Its messages are written by serde, without spaces and with sorted keys. */
+/* The dialect of the existing Rust agent: JSON in text messages, response bytes in base64, without
+   offsets or acknowledgements. Its messages have no spaces, and sorted keys. */
 #define _GNU_SOURCE
 #include "load.h"
 
@@ -33,8 +33,8 @@ static void start_job(uint32_t slot)
     char head[256];
     uint32_t job = slots[slot].checker.job;
     int size = snprintf(head, sizeof head,
-                        "{\"type\":\"job\",\"job_id\":\"%08x-%04x-4000-8000-0000%08x\",\"model_id\":\"bench\","
-                        "\"format\":\"openai\",\"deadline_ms\":3600000,\"request\":",
+                        "{\"type\":\"job\",\"job_id\":\"%08x-%04x-4000-8000-0000%08x\","
+                        "\"model_id\":\"bench\",\"format\":\"openai\",\"deadline_ms\":3600000,\"request\":",
                         slot, phase.number, job);
     ws_write_head(link_out(), WS_TEXT, (size_t)size + request_size() + 1);
     buffer_append(link_out(), head, (size_t)size);

@@ -15,7 +15,8 @@
 #define MODELS                                                                        \
     "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 62\r\n\r\n" \
     "{\"object\":\"list\",\"data\":[{\"id\":\"bench\",\"object\":\"model\"    }]}"
-#define NOT_FOUND "HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+#define NOT_FOUND \
+    "HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
 
 enum {
     MAX_HEAD_BYTES = 64 * 1024,
@@ -62,7 +63,9 @@ static void arm_timer(void)
     if (first_due == NULL || first_due->due_ns == armed_ns)
         return;
     armed_ns = first_due->due_ns;
-    struct itimerspec at = {.it_value = {(time_t)(armed_ns / 1000000000u), (long)(armed_ns % 1000000000u)}};
+    struct itimerspec at = {
+        .it_value = {(time_t)(armed_ns / 1000000000u), (long)(armed_ns % 1000000000u)},
+    };
     timerfd_settime(timer.fd, TFD_TIMER_ABSTIME, &at, NULL);
 }
 

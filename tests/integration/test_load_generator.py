@@ -13,9 +13,9 @@ from bench.load_generator import Figures, LoadFailed, LoadGenerator, compile_loa
 from bench.loads import LOADS, QUICK, Load
 from bench.relays import AGENT, OBVIOUS, Relay
 
-pytestmark = pytest.mark.skipif(compiler() is None, reason="needs a C compiler")
+pytestmark = pytest.mark.skipif(compiler() is None, reason="needs Linux and a C compiler")
 
-TINY = Load("tiny", streams=3, events=40, rounds=2, rate=400, prompt=300_000, backends=2)
+TINY = Load("tiny", streams=3, events=40, jobs=2, rate=400, prompt=300_000, backends=2)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_byte_of_a_tiny_load_arrives(program: Path, load: Load, compared: Relay) -> None:
     figures = relay.measure(load, compared, program).figures
     assert (figures.errors, figures.error) == (0, "")
-    assert figures.jobs == load.streams * load.rounds
+    assert figures.jobs == load.streams * load.jobs
     assert figures.events == figures.jobs * load.events
     assert figures.usages == (figures.jobs if compared is AGENT else 0)
 
@@ -84,7 +84,7 @@ def test_an_agent_of_the_other_dialect_can_be_measured(program: Path, tmp_path: 
     script = tmp_path / "rust_agent.py"
     script.write_text(RUST_AGENT)
     command = f"{sys.executable} {script} {{coordinator}}"
-    load = Load("rust", streams=3, events=40, rounds=2, rate=400, prompt=100_000)
+    load = Load("rust", streams=3, events=40, jobs=2, rate=400, prompt=100_000)
     figures = relay.measure(load, Relay("rust agent", command=command), program).figures
     assert (figures.jobs, figures.events, figures.error) == (6, 240, "")
     assert figures.usages == 6
