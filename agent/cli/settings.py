@@ -86,7 +86,7 @@ def load_settings(path: Path | None, overrides: dict[str, object]) -> LoadedConf
     """Load the configuration.
 
     Raises:
-        SetupError: it is not usable; the message names file, key and reason.
+        SetupError: it is not usable; the message says where and why.
     """
     try:
         return load_config(path, os.environ, overrides, known_kinds())

@@ -44,8 +44,8 @@ MAX_QUEUED_FRAMES: Final = 65_536
 an agent that reads does not let so many accumulate."""
 
 ACKNOWLEDGE_S: Final = 1.0
-"""The longest delay of an acknowledgement. Without it, slow streams of text would keep a quarter of
-the window, up to 256 KiB each, in the agent's memory."""
+"""The longest delay of an acknowledgement. Without it, slow streams of text would each keep up to
+a quarter of the window, 256 KiB by default, in the agent's memory."""
 
 SILENT_HEARTBEATS: Final = 3
 """The connection ends when nothing arrives for this many heartbeat intervals, so that one late
@@ -260,7 +260,8 @@ class AgentLink:
                 await self._socket.ping()
                 await self._message_received.wait()
         except (TimeoutError, ConnectionError):
-            # Only a message from the agent decides: a full write buffer delays the ping, too.
+            # A timeout proves nothing: a full write buffer may have delayed the ping. Only the
+            # arrival of a message counts.
             pass
         report(self._message_received.is_set() and not self._ended)
 

@@ -105,7 +105,7 @@ def test_server_receives_only_what_the_policy_allows(
 
 
 def assert_read_alike(sent_bytes: bytes, sent: dict[str, Any]) -> None:
-    """Assert that no field occurs twice, and that names of checked objects differ beyond case."""
+    """Assert that no two fields, and no two names in a checked object, differ only by case."""
     by_name = json.loads(sent_bytes, object_pairs_hook=list)
     assert len(by_name) == len(sent)
     for name, value in by_name:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from provider_agent.adapters.requests.fields import NATIVE, STANDARD
 from provider_agent.protocol.formats import Operation
-from tests.kit.hostile_schemas import gbnf_texts, schema_texts
+from tests.kit.hostile_schemas import gbnf_texts, one_in, schema_texts
 
 FORBIDDEN: Final = (
     *("models", "fallbacks", "provider", "plugins", "preset", "route", "service_tier", "speed"),
@@ -113,7 +113,7 @@ deep = st.integers(1, 110).map(lambda depth: "[" * depth + "]" * depth)
 
 def mostly(values: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
     """Draw one of these values, or now and then any other one."""
-    return st.one_of(*[values] * 10, anything, deep)
+    return one_in(10, anything | deep, values)
 
 
 urls = mostly(st.sampled_from(URLS).map(_text))
@@ -162,7 +162,7 @@ messages = objects(
     ]
 )
 good_message = st.just('{"role":"user","content":"hi"}')
-message_lists = lists(st.one_of(good_message, good_message, messages))
+message_lists = lists(good_message | messages)
 schemas = mostly(st.sampled_from(SCHEMAS) | schema_texts())
 functions = objects([("name", st.just('"f"')), ("parameters", schemas), ("strict", flags)])
 tools = lists(

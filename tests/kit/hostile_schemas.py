@@ -5,13 +5,14 @@ kill it.
 """
 
 import json
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from hypothesis import strategies as st
 
 from provider_agent.adapters.requests.schema_references import COMBINING
 
 Schema = dict[str, Any]
+Drawn = TypeVar("Drawn")
 
 COUNTS: Final = (0, 1, 2, 3, 20, 300, 5.0, 2.5, -1, 2**31 - 1, 2**31, 2**32 + 3, "3", None)
 BOUNDS: Final = (
@@ -32,16 +33,19 @@ PATTERNS: Final = (
 )
 FORMATS: Final = ("date", "time", "date-time", "uuid", "uuid1", "email", "nope")
 
-_MOSTLY_SMALL: Final = 3
-"""How often a plausible value is drawn for each draw from the odd ones."""
+
+def one_in(
+    number: int, odd: st.SearchStrategy[Drawn], usual: st.SearchStrategy[Drawn]
+) -> st.SearchStrategy[Drawn]:
+    """Draw an odd value about once in `number` draws, else a usual one.
+
+    `st.one_of` cannot do this: it drops repeated strategies.
+    """
+    return st.integers(1, number).flatmap(lambda drawn: odd if drawn == 1 else usual)
 
 
-def _mostly(plausible: st.SearchStrategy[Any], odd: st.SearchStrategy[Any]) -> Any:
-    return st.one_of(*[plausible] * _MOSTLY_SMALL, odd)
-
-
-_counts = _mostly(st.integers(0, 5), st.sampled_from(COUNTS))
-_bounds = _mostly(st.integers(-200, 200), st.sampled_from(BOUNDS))
+_counts = one_in(4, st.sampled_from(COUNTS), st.integers(0, 5))
+_bounds = one_in(4, st.sampled_from(BOUNDS), st.integers(-200, 200))
 _values = st.sampled_from([None, True, 0, -1.5, "", "text", 'q"\\', [], [1], {}, {"a": [None]}])
 _references = st.fixed_dictionaries({"$ref": st.sampled_from(REFERENCES)})
 
@@ -134,14 +138,10 @@ _ranges = st.lists(st.integers(0, 5), min_size=2, max_size=2).map(sorted)
 _counts_in_braces = _ranges.map(lambda ends: f"{{{ends[0]},{ends[1]}}}")
 
 
-def _one_in(number: int, odd: st.SearchStrategy[str], usual: st.SearchStrategy[str]) -> Any:
-    return st.integers(1, number).flatmap(lambda drawn: odd if drawn == 1 else usual)
-
-
-_suffixes = _one_in(
+_suffixes = one_in(
     30,
     st.sampled_from(_ODD_SUFFIXES),
-    _one_in(5, st.sampled_from("?*+") | _counts_in_braces, st.just("")),
+    one_in(5, st.sampled_from("?*+") | _counts_in_braces, st.just("")),
 )
 
 
@@ -154,9 +154,9 @@ def _alternatives(symbols: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
 def _body(*rules: str) -> st.SearchStrategy[str]:
     """Draw the right side of a rule, which mostly names only these rules."""
     plain = st.sampled_from((*rules, *_TERMINALS))
-    symbols = _one_in(30, st.sampled_from(_ODD_SYMBOLS), plain)
+    symbols = one_in(30, st.sampled_from(_ODD_SYMBOLS), plain)
     groups = _alternatives(symbols).map("({})".format)
-    return _alternatives(_one_in(6, groups, symbols))
+    return _alternatives(one_in(6, groups, symbols))
 
 
 def gbnf_texts() -> st.SearchStrategy[str]:
