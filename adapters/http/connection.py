@@ -19,6 +19,7 @@ from provider_agent.adapters.errors import Transport
 from provider_agent.adapters.http import failures
 from provider_agent.adapters.http.exchange import ResponseReceiver
 from provider_agent.adapters.http.response_parser import MAX_HEAD_BYTES, ResponseParser
+from provider_agent.adapters.http.running_exchange import Exchange
 from provider_agent.protocol.limits import KIB
 
 READ_BYTES: Final = 64 * KIB
@@ -30,52 +31,6 @@ and a server that has ended a stream rarely has more than this on the way."""
 
 SMALL_BODY_BYTES: Final = 64 * KIB
 """A request body up to this size is copied behind its head, for one write."""
-
-
-class Exchange:
-    """One request and its response on a connection; the `ResponseSource` of its receiver.
-
-    Args:
-        receiver: receives the response.
-
-    Attributes:
-        connection: None before the start and after the end.
-        has_response: whether a byte has arrived after the request was sent; set at the end.
-        ended: completed at the end, with an exception if the exchange failed.
-    """
-
-    __slots__ = ("connection", "ended", "has_response", "receiver")
-
-    def __init__(self, receiver: ResponseReceiver) -> None:
-        self.receiver = receiver
-        self.connection: HttpConnection | None = None
-        self.has_response = False
-        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def pause_reading(self) -> None:
-        """See `ResponseSource.pause_reading`."""
-        if self.connection is not None:
-            self.connection.pause_reading()
-
-    def resume_reading(self) -> None:
-        """See `ResponseSource.resume_reading`."""
-        if self.connection is not None:
-            self.connection.resume_reading()
-
-    def stop(self) -> None:
-        """See `ResponseSource.stop`."""
-        if self.connection is not None:
-            self.connection.end_exchange(None, reusable=False)
-
-    def end(self, error: Exception | None) -> None:
-        """Wake up the task that waits for the end, unless it was cancelled."""
-        self.connection = None
-        if self.ended.done():
-            return
-        if error is None:
-            self.ended.set_result(None)
-        else:
-            self.ended.set_exception(error)
 
 
 class HttpConnection(asyncio.BufferedProtocol):

@@ -1,7 +1,7 @@
 """The timeouts of one job on one backend: first byte, silence and total.
 
-aiohttp enforces the connect timeout. A read only stores its time; a timer later computes the
-deadline from that time. The silence timeout is suspended while a full window pauses reading.
+The HTTP client enforces the connect timeout. A read only stores its time; a timer later computes
+the deadline from that time. The silence timeout is suspended while a full window pauses reading.
 """
 
 import asyncio

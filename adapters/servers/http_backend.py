@@ -53,6 +53,7 @@ from provider_agent.adapters.responses.status_codes import (
 from provider_agent.adapters.responses.stream_ends import StreamEnds
 from provider_agent.adapters.responses.timeouts import JobTimeouts
 from provider_agent.adapters.servers.model_selection import select_models
+from provider_agent.adapters.servers.request_headers import common_headers, job_headers
 from provider_agent.adapters.servers.server_response import (
     BodyT,
     ServerResponse,
@@ -61,7 +62,6 @@ from provider_agent.adapters.servers.server_response import (
 from provider_agent.protocol.errors import Fault, entry_for
 from provider_agent.protocol.formats import Operation, find_operation
 from provider_agent.protocol.limits import MAX_ERROR_BODY_BYTES, MIB
-from provider_agent.protocol.trace_context import is_traceparent
 
 API_TIMEOUT_S: Final = 10.0
 """Timeout of an API request. A busy server may need seconds to respond."""
@@ -155,7 +155,7 @@ class HttpBackend(Backend):
                     method,
                     self.settings.url + path,
                     body,
-                    self._headers(),
+                    common_headers(self.settings.api_key),
                     new_connection=new_connection,
                 ) as response:
                     content = await read_at_most(response, MAX_RESPONSE_BYTES + 1)
@@ -304,7 +304,7 @@ class HttpBackend(Backend):
         try:
             async with timeouts:
                 with self._stream_ends.watch(relay):
-                    upstream = HttpRequest(operation.path, _job_headers(job), request.body)
+                    upstream = HttpRequest(operation.path, job_headers(job), request.body)
                     error = await relay.run(self._client(), upstream, self._secrets())
                 if error is not None:
                     raise self._error_of(error)
@@ -370,25 +370,13 @@ class HttpBackend(Backend):
         if self._job_client is None:
             self._job_client = new_client(
                 self.settings.url,
-                self._headers(),
+                common_headers(self.settings.api_key),
                 proxy=self._proxy,
                 reuse=self.reuses_connections,
                 remote=not self.native,
                 connect_s=self.timeouts.connect_s,
             )
         return self._job_client
-
-    def _headers(self) -> dict[str, str]:
-        """Return the headers of all requests."""
-        headers = {
-            "User-Agent": "provider-agent",
-            "Content-Type": "application/json",
-            "Accept": "text/event-stream, application/json",
-            "Accept-Encoding": "identity",
-        }
-        if self.settings.api_key:
-            headers["Authorization"] = f"Bearer {self.settings.api_key}"
-        return headers
 
     def _secrets(self) -> frozenset[str]:
         return frozenset({self.settings.api_key} if self.settings.api_key else ())
@@ -410,11 +398,3 @@ class HttpBackend(Backend):
         error = BadStatus(response.status, clean, code, wait_s, message)
         error.retryable = retryable
         return error
-
-
-def _job_headers(job: Job) -> dict[str, str]:
-    """Return the headers of a job's request. Only a valid `traceparent` comes from the client."""
-    headers = {"X-Request-Id": job.job_id.hex()}
-    if is_traceparent(job.traceparent):
-        headers["traceparent"] = job.traceparent
-    return headers

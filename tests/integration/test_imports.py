@@ -38,6 +38,7 @@ HELP_PACKAGES: Final = {"click", "provider_agent"}
 RUN_PACKAGES: Final = HELP_PACKAGES | {
     "aiohttp",
     "cryptography",
+    "httptools",
     "msgspec",
     "prometheus_client",
     "uvloop",

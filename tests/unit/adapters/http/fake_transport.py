@@ -4,7 +4,8 @@ import asyncio
 import socket
 from typing import Self
 
-from provider_agent.adapters.http.connection import READ_BYTES, Exchange, HttpConnection
+from provider_agent.adapters.http.connection import READ_BYTES, HttpConnection
+from provider_agent.adapters.http.running_exchange import Exchange
 from tests.unit.adapters.http.recording_receiver import RecordingReceiver
 
 

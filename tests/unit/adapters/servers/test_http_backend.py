@@ -109,8 +109,7 @@ async def test_error_in_a_successful_response_is_redacted(
 async def test_close_fails_running_jobs(
     server: FakeOpenAICompatible, connect: Connect, fault: Fault
 ) -> None:
-    # When aiohttp closes a session, a task that reads one of its responses waits forever. So
-    # `close` has to fail the jobs itself.
+    # An HTTP client closes idle connections only, so `close` has to fail the jobs itself.
     backend = connect(server)
     server.script_jobs(fault)
     running = asyncio.create_task(backend.execute(a_job(MODEL), CollectingSink()))

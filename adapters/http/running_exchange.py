@@ -1,0 +1,68 @@
+"""One request and its response, while it runs on a connection."""
+
+import asyncio
+from typing import Protocol
+
+from provider_agent.adapters.http.exchange import ResponseReceiver
+
+
+class ExchangeConnection(Protocol):
+    """What an exchange needs of its connection."""
+
+    def pause_reading(self) -> None:
+        """Stop reading."""
+        ...
+
+    def resume_reading(self) -> None:
+        """Continue reading."""
+        ...
+
+    def end_exchange(self, error: Exception | None, *, reusable: bool = False) -> None:
+        """End the current exchange."""
+        ...
+
+
+class Exchange:
+    """One request and its response on a connection; the `ResponseSource` of its receiver.
+
+    Args:
+        receiver: receives the response.
+
+    Attributes:
+        connection: None before the start and after the end.
+        has_response: whether a byte has arrived after the request was sent; set at the end.
+        ended: completed at the end, with an exception if the exchange failed.
+    """
+
+    __slots__ = ("connection", "ended", "has_response", "receiver")
+
+    def __init__(self, receiver: ResponseReceiver) -> None:
+        self.receiver = receiver
+        self.connection: ExchangeConnection | None = None
+        self.has_response = False
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def pause_reading(self) -> None:
+        """See `ResponseSource.pause_reading`."""
+        if self.connection is not None:
+            self.connection.pause_reading()
+
+    def resume_reading(self) -> None:
+        """See `ResponseSource.resume_reading`."""
+        if self.connection is not None:
+            self.connection.resume_reading()
+
+    def stop(self) -> None:
+        """See `ResponseSource.stop`."""
+        if self.connection is not None:
+            self.connection.end_exchange(None, reusable=False)
+
+    def end(self, error: Exception | None) -> None:
+        """Wake up the task that waits for the end, unless it was cancelled."""
+        self.connection = None
+        if self.ended.done():
+            return
+        if error is None:
+            self.ended.set_result(None)
+        else:
+            self.ended.set_exception(error)
