@@ -36,9 +36,10 @@ server could then send its whole response although the agent has stopped reading
 
 POLL_S = 0.01
 
-SETTLED_S = 0.5
-"""Seconds without a change after which the agent counts as settled. Longer than the 200 ms of the
-kernel's timers for delayed acknowledgements and window probes, which may still move bytes."""
+SETTLED_S = 1.5
+"""Seconds without a change after which the agent counts as settled. Longer than the second between
+two acknowledgements of the reference coordinator, and than the 200 ms of the kernel's timers for
+delayed acknowledgements and window probes, which may still move bytes."""
 
 
 class MemoryUsage(msgspec.Struct):

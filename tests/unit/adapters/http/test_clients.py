@@ -1,0 +1,55 @@
+import pytest
+
+from provider_agent.adapters.base import BackendSettings
+from provider_agent.adapters.http.clients import new_client
+from provider_agent.adapters.http.direct_client import DirectClient
+from provider_agent.adapters.http.exchange import HttpClient
+from provider_agent.adapters.http.proxied_client import ProxiedClient
+from provider_agent.adapters.registry import create_backend
+from provider_agent.protocol.formats import Operation
+from tests.kit.raw_jobs import FRAMES, job_for
+from tests.kit.raw_server import RawServer, stream
+from tests.kit.sink import CollectingSink
+
+
+@pytest.mark.parametrize(
+    ("proxy", "kind"), [(None, DirectClient), ("http://proxy.example:3128", ProxiedClient)]
+)
+async def test_proxy_decides_which_client_is_used(
+    proxy: str | None, kind: type[HttpClient]
+) -> None:
+    client = new_client("http://host", {}, proxy=proxy, reuse=True, remote=True, connect_s=5.0)
+
+    assert type(client) is kind
+    await client.close()
+
+
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy"])
+async def test_job_of_a_remote_service_goes_through_the_proxy_of_the_environment(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    sink = CollectingSink()
+    async with RawServer([stream(FRAMES[Operation.CHAT])]) as proxy:
+        monkeypatch.setenv(variable, proxy.url)
+        settings = BackendSettings(
+            kind="openai_passthrough", url="http://service.invalid", api_key="k", models=("*",)
+        )
+        backend = create_backend(settings)
+        await backend.execute(job_for(Operation.CHAT), sink)
+        await backend.close()
+
+    assert sink.data == b"".join(FRAMES[Operation.CHAT])
+    assert len(proxy.requests) == 1
+
+
+async def test_job_of_a_local_server_ignores_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    sink = CollectingSink()
+    async with RawServer([stream(FRAMES[Operation.CHAT])]) as server:
+        backend = create_backend(BackendSettings(kind="openai_compatible", url=server.url))
+        await backend.execute(job_for(Operation.CHAT), sink)
+        await backend.close()
+
+    assert sink.data == b"".join(FRAMES[Operation.CHAT])
