@@ -61,6 +61,7 @@ struct checker {
 void text_init(size_t prompt_bytes);
 size_t request_size(void);
 const char *request_text(uint32_t job); /* valid until the next call */
+bool is_request(const char *body, size_t size); /* of a job, possibly altered */
 /* Return whether `body` holds the unaltered prompt of a job, and which. */
 bool read_request(const char *body, size_t size, uint32_t *job);
 void write_event(char *to, uint32_t job, uint32_t event, uint64_t stamp_ns);

@@ -13,10 +13,10 @@
     "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\n" \
     "Transfer-Encoding: chunked\r\n\r\n"
 #define MODELS                                                                        \
-    "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 62\r\n\r\n" \
-    "{\"object\":\"list\",\"data\":[{\"id\":\"bench\",\"object\":\"model\"    }]}"
-#define NOT_FOUND \
-    "HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+    "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 58\r\n\r\n" \
+    "{\"object\":\"list\",\"data\":[{\"id\":\"bench\",\"object\":\"model\"}]}"
+#define REFUSAL \
+    "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
 
 enum {
     MAX_HEAD_BYTES = 64 * 1024,
@@ -162,8 +162,8 @@ static void answer(struct source *source, const char *head, const char *body, si
     uint32_t job;
     if (strncmp(head, "GET ", 4) == 0)
         buffer_append(out, MODELS, sizeof MODELS - 1);
-    else if (strstr(head, "/chat/completions ") == NULL)
-        buffer_append(out, NOT_FOUND, sizeof NOT_FOUND - 1); /* a probe for another operation */
+    else if (!is_request(body, size))
+        buffer_append(out, REFUSAL, sizeof REFUSAL - 1); /* a probe of the relay */
     else if (!read_request(body, size, &job))
         fatal("the relay altered a request");
     else

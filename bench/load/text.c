@@ -77,15 +77,23 @@ const char *request_text(uint32_t job)
     return request;
 }
 
-bool read_request(const char *body, size_t size, uint32_t *job)
+static const char *find_prompt(const char *body, size_t size)
 {
     static const char mark[] = "\"job ";
     const char *at = memmem(body, size, mark, sizeof mark - 1);
-    if (at == NULL)
-        return false;
-    at += sizeof mark - 1;
+    return at == NULL ? NULL : at + sizeof mark - 1;
+}
+
+bool is_request(const char *body, size_t size)
+{
+    return find_prompt(body, size) != NULL;
+}
+
+bool read_request(const char *body, size_t size, uint32_t *job)
+{
+    const char *at = find_prompt(body, size);
     uint64_t number;
-    if ((size_t)(body + size - at) < JOB_DIGITS + 1 + prompt_size + 1)
+    if (at == NULL || (size_t)(body + size - at) < JOB_DIGITS + 1 + prompt_size + 1)
         return false;
     if (!read_digits(at, JOB_DIGITS, &number) || at[JOB_DIGITS] != ' ')
         return false;
