@@ -80,12 +80,15 @@ async def dial(
 ) -> ClientConnection:
     """Open a WebSocket to a coordinator within `answer_s` seconds.
 
-    The connection goes to `host` and `port` if they are given; the `Host` header is from `url`.
+    The connection goes to `host` and `port` if they are given, and TLS expects `host`; the `Host`
+    header is from `url`.
 
     Raises:
         OSError, TimeoutError, websockets.exceptions.InvalidHandshake: it does not open.
     """
     address: dict[str, Any] = {} if host is None else {"host": host, "port": port}
+    if host is not None and url.startswith("wss:"):
+        address["server_hostname"] = host
     return await connect(
         url,
         subprotocols=[Subprotocol(SUBPROTOCOL)],

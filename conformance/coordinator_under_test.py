@@ -157,8 +157,8 @@ class CoordinatorUnderTest:
         Args:
             process: the agent process that connects; by default a new one.
             url: the WebSocket URL; by default the target's.
-            to_target: whether the TCP connection goes to the target's host and port, whatever `url`
-                says; `url` then determines only the path and the `Host` header.
+            to_target: whether the connection goes to the target, whatever `url` says; `url` then
+                determines only the path and the `Host` header. Its scheme must be the target's.
         """
         parts = urlsplit(self.target.url)
         port = parts.port or (443 if parts.scheme == "wss" else 80)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from httptools import HttpParserError, HttpParserUpgrade
+from httptools import HttpParserError
 
 from provider_agent.adapters.errors import Transport
 from provider_agent.adapters.http import failures
@@ -183,7 +183,7 @@ class HttpConnection(asyncio.BufferedProtocol):
                 self._receive(data)
             elif self._quiet_bytes > MAX_HEAD_BYTES:
                 self.end_exchange(failures.malformed_response())
-        except (HttpParserError, HttpParserUpgrade) as error:
+        except HttpParserError as error:
             self._parser_failed(exchange, error)
         except Exception as error:  # noqa: BLE001 - the task of the exchange raises it
             self.end_exchange(error)
@@ -261,7 +261,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         exchange.end(error)
 
     def _receive_unread(self, receiver: ResponseReceiver) -> None:
-        with suppress(OSError, HttpParserError, HttpParserUpgrade):
+        with suppress(OSError, HttpParserError):
             self._parser.feed(self._sock.recv(UNREAD_BYTES))
         if self._pieces:
             receiver.unread_received(b"".join(self._pieces))

@@ -23,8 +23,8 @@ _SWITCHING_PROTOCOLS: Final = 101
 class ResponseParser:
     """Parses one response after the other.
 
-    The caller passes each read to `feed`, which raises `HttpParserError` or `HttpParserUpgrade` if
-    it violates HTTP; what precedes the violation is recorded.
+    The caller passes each read to `feed`, which raises `HttpParserError` if it violates HTTP; what
+    precedes the violation is recorded.
 
     Attributes:
         feed: parses the next bytes.

@@ -39,7 +39,7 @@ class BackendState(Struct, frozen=True):
         withheld: models that the backend has and that are not offered, each with its reason.
         capacity: the most jobs that it executes at the same time; 0 while it is not healthy.
         load: the load that the server reports; None if it reports none, or was not asked yet.
-        failing: the ids of the models that failed to generate a token in this check.
+        failing: the ids of the suspects that do not work; see `Suspects`.
     """
 
     backend: Backend
@@ -79,7 +79,7 @@ async def check_backend(backend: Backend, suspects: Suspects = NO_SUSPECTS) -> B
 
 
 async def answers(backend: Backend) -> bool:
-    """Whether a backend answers a health check within `ANSWER_S`; raises only when cancelled."""
+    """Whether a backend passes a health check within `ANSWER_S`; raises only when cancelled."""
     try:
         health = await call_within(ANSWER_S, backend, backend.health)
         return validated(health, BackendHealth).reachable

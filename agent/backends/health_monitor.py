@@ -45,14 +45,16 @@ soon after loading. A native server that refuses connections also counts as load
 server is checked at the same interval."""
 
 RECHECK_PAUSE_S: Final = 2.0
-"""An unscheduled check starts at least this many seconds after the previous check ended."""
+"""An unscheduled check starts at least this many seconds after the previous check ended, unless the
+backend could not be reached since."""
 
 MAX_RETRY_S: Final = 60.0
 """The longest wait in seconds between checks of a server that is down and not loading, or one of
 whose models fails to generate a token; the first wait is 1 to 2."""
 
 LOAD_INTERVAL_S: Final = 10.0
-"""Seconds between two reads of a server's load, about one heartbeat; also the timeout of a read."""
+"""The most seconds between two reads of a server's load, about one heartbeat; also the timeout of a
+read. A server that may stall is read more often."""
 
 CLOSE_TIMEOUT_S: Final = 5.0
 """The timeout of closing a backend, so that one adapter does not keep the agent running."""
@@ -72,8 +74,8 @@ class HealthMonitor:
         clock: returns monotonic seconds, as the event loop's clock does.
 
     Attributes:
-        state: the result of the last health check; a check that times out while jobs run does not
-            change it.
+        state: the result of the last health check, or of a stall since; a check that times out
+            while jobs run does not change it.
         last_models: the models that the backend offered when it was last healthy.
         markup: share that is added to the upstream's prices, 0.05 for five percent; None: nothing.
         overflow: whether the backend joins the offers of other backends.
@@ -119,7 +121,7 @@ class HealthMonitor:
         self._idle.set()
         self._answers: asyncio.Task[bool] | None = None
         self._unreachable = False
-        """Whether a connection failed, and no check that began later has ended yet."""
+        """Whether a connection failed or `answers` was False, and no later check has ended yet."""
         self._stall_detector = StallDetector(backend.timeouts.stall_s, clock)
         self._stall_reason: str | None = None
         """Why the backend counts as stalled; None after a check has passed."""
@@ -205,7 +207,8 @@ class HealthMonitor:
     async def answers(self) -> bool:
         """Whether the backend answers a health check now. Concurrent calls share one check.
 
-        If it does not, the backend receives no jobs until `run` has checked it, without a pause.
+        If it does not, `run` checks the backend at once, and the backend receives no jobs until
+        that check has ended.
         """
         if self._answers is None or self._answers.done():
             self._answers = asyncio.create_task(answers(self.backend), name="check before failover")
@@ -273,7 +276,7 @@ class HealthMonitor:
             health = structs.replace(current.health, last_error=self._stall_reason)
             current = structs.replace(current, health=health)
         works = current.health.reachable and not current.failing
-        self._failures = 0 if works else self._failures + 1
+        self._failures = 0 if works or current.health.loading else self._failures + 1
         self.state = current
         _log_change(previous, current)
         await self._read_load()
@@ -323,8 +326,8 @@ class HealthMonitor:
     async def _read_load(self) -> None:
         """Update the reported load.
 
-        A failure clears the load. It does not mark the backend as down, unless no job
-        receives output either.
+        A failure clears the load. It alone does not mark the backend as down: the backend counts as
+        stalled only if it also reported no progress, and no job received output, for `stall_s`.
         """
         load: ServerLoad | None = None
         try:

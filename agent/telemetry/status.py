@@ -15,8 +15,8 @@ class BackendStatus(Struct, frozen=True, kw_only=True):
         kind: the backend's kind.
         healthy: whether it may receive jobs.
         latency_ms: duration of its last health check; None if that failed or there was none.
-        last_error: why it receives no jobs, or not all; None: no reason, or not checked yet.
-        models: number of its models that are offered while it is healthy.
+        last_error: why it receives no jobs, or not all; None: no reason.
+        models: number of its models at its last health check; 0 if that failed.
     """
 
     id: str
@@ -83,7 +83,7 @@ def readiness(state: StatusSnapshot) -> list[str]:
         reasons.append("no backend: none is configured")
     elif not any(backend.healthy for backend in state.backends):
         errors = "; ".join(
-            f"{backend.id}: {backend.last_error or 'not checked yet'}" for backend in state.backends
+            f"{backend.id}: {backend.last_error or 'no reason given'}" for backend in state.backends
         )
         reasons.append(f"no healthy backend: {errors}")
     elif not any(backend.healthy and backend.models for backend in state.backends):

@@ -2,6 +2,7 @@
 
 import asyncio
 from typing import Final
+from urllib.parse import urlsplit
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -92,7 +93,9 @@ async def rejects_other_authority(coordinator: CoordinatorUnderTest) -> str:
     "The `Host` header does not decide which address must be signed.",
 )
 async def ignores_host_header(coordinator: CoordinatorUnderTest) -> str:
-    peer = await coordinator.dial(url="ws://relay.invalid:80/provider/connect", to_target=True)
+    scheme = urlsplit(coordinator.target.url).scheme
+    url = f"{scheme}://relay.invalid:80/provider/connect"
+    peer = await coordinator.dial(url=url, to_target=True)
     return await _expect_rejection(peer, await peer.hello("relay.invalid:80"))
 
 

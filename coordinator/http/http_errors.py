@@ -30,7 +30,7 @@ def wire_format_of(request: web.Request) -> WireFormat:
 
 @web.middleware
 async def render_http_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Render aiohttp's own errors (such as 404, 405 and 413) in the wire format of the request."""
+    """Render aiohttp's own errors (such as 404 and 405) in the wire format of the request."""
     try:
         return await handler(request)
     except web.HTTPException as error:

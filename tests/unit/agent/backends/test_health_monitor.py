@@ -85,6 +85,19 @@ async def test_the_backoff_starts_again_after_the_backend_was_up() -> None:
 
 
 @in_virtual_time
+async def test_the_backoff_starts_after_the_backend_has_loaded() -> None:
+    # Checks of a loading server counted as failures, so the first wait after them was up to 60 s.
+    backend = ScriptedBackend()
+    backend.reported_health = LOADING
+    async with DiscoveryHarness(backend):
+        await asyncio.sleep(100 * LOADING_INTERVAL_S - 1)
+        backend.reported_health = DOWN
+        before = len(backend.checked_at)
+        await asyncio.sleep(8)
+        assert gaps(backend.checked_at[before:]) == pytest.approx([2.0, 4.0])
+
+
+@in_virtual_time
 async def test_a_loading_backend_is_checked_often_until_it_is_up() -> None:
     backend = ScriptedBackend("a", model("m"))
     backend.reported_health = LOADING

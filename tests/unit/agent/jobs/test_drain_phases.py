@@ -123,7 +123,7 @@ async def test_a_second_stop_cancels_the_jobs_while_the_link_is_down() -> None:
             assert await agent.task == EXIT_FORCED
             assert run.cancelled.is_set()
             assert now() - began == pytest.approx(FORCED_FLUSH_S), (
-                "only the last wait for acknowledgements"
+                "an immediate stop took more than the last wait for acknowledgements"
             )
 
 

@@ -130,7 +130,7 @@ def test_exception_message_in_a_traceback_cannot_forge_a_record() -> None:
 
 @pytest.mark.parametrize("fmt", ["text", "json"])
 def test_unprintable_characters_are_escaped(fmt: Literal["text", "json"]) -> None:
-    # JSON encoders do not escape C1 control characters and bidirectional marks.
+    # msgspec's JSON encoder does not escape C1 control characters and bidirectional marks.
     stream = start_logging(fmt)
     unprintable = "\x1b[2J \x9b2J \u202e \U000e0001 \u2028"
     try:

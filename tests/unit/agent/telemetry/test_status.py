@@ -35,7 +35,7 @@ def test_connected_agent_with_a_healthy_backend_is_ready() -> None:
         (replace(READY, backends=[UNHEALTHY]), ["no healthy backend: venice: key refused"]),
         (
             replace(READY, backends=[replace(UNHEALTHY, last_error=None)]),
-            ["no healthy backend: venice: not checked yet"],
+            ["no healthy backend: venice: no reason given"],
         ),
         (replace(READY, backends=[replace(HEALTHY, models=0), UNHEALTHY]), ["no model: "]),
         (
