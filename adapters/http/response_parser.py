@@ -91,7 +91,7 @@ class ResponseParser:
         self._count(_LEAST_HEAD_BYTES)
         status = self._parser.get_status_code()
         headers, self._headers = self._headers, []
-        if status == _SWITCHING_PROTOCOLS:
+        if status < 100 or status == _SWITCHING_PROTOCOLS:
             raise failures.malformed_response()
         if status >= 200:
             self.head = ResponseHead(status, ResponseHeaders(headers))

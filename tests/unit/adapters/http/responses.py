@@ -123,6 +123,12 @@ CASES: Final[dict[str, Case]] = {
         error=InvalidResponse,
         status=None,
     ),
+    "status below 100": Case(
+        b"HTTP/1.1 099 Odd\r\n\r\n" + OK + b"Content-Length: 2\r\n\r\nab",
+        error=InvalidResponse,
+        status=None,
+        direct_only=True,
+    ),
     "another protocol": Case(b"SSH-2.0-OpenSSH_9.9\r\n\r\n", error=InvalidResponse, status=None),
     "TLS alert": Case(b"\x15\x03\x01\x00\x02\x02\x28", error=InvalidResponse, status=None),
 }
