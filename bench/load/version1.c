@@ -24,7 +24,7 @@ enum {
     ID_BYTES = 16,
 };
 
-/* Both sides of a job, beside its slot. */
+/* What the protocol needs to know of the job of a slot. */
 struct job_state {
     bool started;
     uint64_t received, acked;
@@ -88,6 +88,16 @@ static uint32_t read_job_id(struct reader *reader)
     return id[2];
 }
 
+/* Let the rest of the request wait behind those of other jobs. */
+static void queue_request(uint32_t slot)
+{
+    if (first_unsent == NOTHING)
+        first_unsent = slot;
+    else
+        jobs[last_unsent].next = slot;
+    last_unsent = slot;
+}
+
 static void start_job(uint32_t slot)
 {
     jobs[slot] = (struct job_state){.next = NOTHING};
@@ -103,11 +113,7 @@ static void start_job(uint32_t slot)
         put_true(out);     /* add_usage */
         put_true(out);     /* sign_receipt */
     }
-    if (first_unsent == NOTHING)
-        first_unsent = slot;
-    else
-        jobs[last_unsent].next = slot;
-    last_unsent = slot;
+    queue_request(slot);
 }
 
 /* Append the next piece of the request whose turn it is. */
@@ -127,13 +133,8 @@ static void put_piece(void)
     piece_frames++;
     first_unsent = job->next;
     job->next = NOTHING;
-    if (job->request_sent == size)
-        return;
-    if (first_unsent == NOTHING)
-        first_unsent = slot;
-    else
-        jobs[last_unsent].next = slot;
-    last_unsent = slot;
+    if (job->request_sent < size)
+        queue_request(slot);
 }
 
 /* Append messages with pieces of requests, about BATCH_BYTES. */
