@@ -39,6 +39,8 @@ class GuardedConnection(asyncio.BufferedProtocol):
 
     Attributes:
         is_authenticated: whether the peer has authenticated.
+        is_writing_paused: whether the write buffer is full.
+        on_writable: called when the write buffer has space again; None to call nothing.
     """
 
     def __init__(
@@ -66,6 +68,8 @@ class GuardedConnection(asyncio.BufferedProtocol):
         self._is_handling = False
         self._is_pipelined = False
         self.is_authenticated = False
+        self.is_writing_paused = False
+        self.on_writable: Callable[[], None] | None = None
 
     def __repr__(self) -> str:
         state = "refused" if self._is_refused else "waiting" if self._timer else "served"
@@ -158,12 +162,15 @@ class GuardedConnection(asyncio.BufferedProtocol):
 
         The buffer limits the read. `asyncio.Protocol` would receive up to 256 KiB.
         """
-        self._buffer = bytearray(self._read_bytes)
+        if len(self._buffer) != self._read_bytes:
+            self._buffer = bytearray(self._read_bytes)
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         """Forward received bytes, unless the peer sends too many that stay in memory."""
-        data, self._buffer = bytes(memoryview(self._buffer)[:nbytes]), bytearray()
+        data = bytes(memoryview(self._buffer)[:nbytes])
+        if self._read_bytes != AGENT_READ_BYTES:  # idle clients hold no buffer
+            self._buffer = bytearray()
         self._data_received(data)
 
     def _data_received(self, data: bytes) -> None:
@@ -217,12 +224,16 @@ class GuardedConnection(asyncio.BufferedProtocol):
         return self._protocol.eof_received()
 
     def pause_writing(self) -> None:
-        """Forward that the write buffer is full."""
+        """Note and forward that the write buffer is full."""
+        self.is_writing_paused = True
         self._protocol.pause_writing()
 
     def resume_writing(self) -> None:
-        """Forward that the write buffer has space."""
+        """Note and forward that the write buffer has space."""
+        self.is_writing_paused = False
         self._protocol.resume_writing()
+        if self.on_writable is not None:
+            self.on_writable()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""

@@ -1,30 +1,45 @@
-"""Writes one response to its client, and disconnects a client that does not read."""
+"""Writes the response of a job to its client, and disconnects a client that does not read.
+
+aiohttp writes the head and the end of a response. The pieces between go to the transport directly:
+to wake a task for each piece of a stream would cost more than to write it.
+"""
 
 import asyncio
 from collections.abc import Callable
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
+
+from provider_agent.coordinator.connections.guarded_connection import connection_of
+from provider_agent.coordinator.http.relayed_events import RelayedEvents
+from provider_agent.coordinator.sessions.running_job import RunningJob
+from provider_agent.protocol.errors import ErrorCode
+from provider_agent.protocol.frames import JobEnd, JobError
 
 PIECE_BYTES: Final = 64 * 1024
 """The most bytes of one write. After each write, its bytes count as passed on, so that the agent
 sees a slow client's progress."""
+
+_FIRST_PIECE_BYTES: Final = 16 * 1024
+"""The most bytes that are written with the head: aiohttp waits after writes of over 64 KiB."""
 
 _CHECKS: Final = 4
 """Checks for progress per `stalled_s`, by one timer: a timer for each write would cost more."""
 
 
 class ClientStream:
-    """Writes a prepared response; a context manager around all of its writes.
+    """Writes the body of one prepared response.
 
     A client that reads nothing for `stalled_s` is disconnected, at most a quarter of that time
-    later. aiohttp then cancels the handler, as for every client that disconnects.
+    later, or when its job ends with `slow_consumer`. aiohttp then cancels the handler, as for every
+    client that disconnects.
 
     Args:
         request: the client's request.
-        response: the prepared response to it.
-        stalled_s: seconds that the client may read nothing while a write waits.
+        response: the prepared response to it, of which nothing is written yet.
+        job: has output, or has ended.
+        events: watches the bytes that are written; None if they are not an event stream.
+        stalled_s: seconds that the client may read nothing while bytes wait for it.
         on_disconnect: called when this object disconnects the client.
     """
 
@@ -32,73 +47,133 @@ class ClientStream:
         self,
         request: web.Request,
         response: web.StreamResponse,
+        job: RunningJob,
+        events: RelayedEvents | None,
+        *,
         stalled_s: float,
         on_disconnect: Callable[[], None],
     ) -> None:
         self._request = request
         self._response = response
+        self._job = job
+        self._events = events
         self._interval_s = stalled_s / _CHECKS
         self._on_disconnect = on_disconnect
-        self._waiting = False
+        self._loop = asyncio.get_running_loop()
+        self._connection = connection_of(request)
+        self._transport = request.transport
+        self._is_chunked = request.version >= HttpVersion11
+        self._scheduled = False
+        self._all_written: asyncio.Future[None] = self._loop.create_future()
+        self._unconsumed = 0
+        """Written bytes that do not count as passed on yet, because the write buffer is full."""
         self._last_progress = (0, 0)
         self._unchanged_checks = 0
         self._writes = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
-        state = "blocked" if self._waiting else "idle"
+        state = "blocked" if self._is_blocked else "idle"
         return f"<ClientStream {state} writes={self._writes} unchanged={self._unchanged_checks}>"
 
-    def __enter__(self) -> Self:
-        self._start_timer()
-        return self
+    @property
+    def _is_blocked(self) -> bool:
+        return self._connection is not None and self._connection.is_writing_paused
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+    async def relay(self) -> JobEnd:
+        """Write the bytes of the job; return its end when all of them are passed on.
 
-    async def write(self, data: bytes | memoryview) -> None:
-        """Write bytes; returns when more may be written.
+        The response is then complete, unless the end is a `JobError`. A cancellation stops the
+        writing.
 
         Raises:
             ConnectionError: the client has disconnected.
         """
-        self._writes += 1
-        self._waiting = True
+        job, connection, transport = self._job, self._connection, self._transport
+        if connection is None or transport is None:
+            raise _disconnected()
+        job.set_output_callback(self._schedule)
+        connection.on_writable = self._schedule
+        self._start_timer()
         try:
-            await self._response.write(data)
+            if not self._rest_is_last:
+                await self._write_head()
+            self._forward()
+            await self._all_written
+            if job.end is None or transport.is_closing():
+                raise _disconnected()
+            if not isinstance(job.end, JobError):
+                rest = self._take(PIECE_BYTES)
+                await self._response.write_eof(rest)
+                job.owner.consume(job, len(rest))
+            return job.end
         finally:
-            self._waiting = False
+            job.set_output_callback(None)
+            connection.on_writable = None
+            if self._timer is not None:
+                self._timer.cancel()
 
-    async def finish(self) -> None:
-        """End the complete response. Raises as `write` does."""
-        self._waiting = True
-        try:
-            await self._response.write_eof()
-        finally:
-            self._waiting = False
+    async def _write_head(self) -> None:
+        """Write the head, in one packet with the first bytes."""
+        piece = self._take(_FIRST_PIECE_BYTES)
+        await self._response.write(piece)
+        self._unconsumed = len(piece)
 
-    def disconnect_if_blocked(self) -> None:
-        """Disconnect the client if a write waits for it.
+    @property
+    def _rest_is_last(self) -> bool:
+        """Whether the end of the response can be written together with all buffered bytes."""
+        job = self._job
+        if job.end is None or isinstance(job.end, JobError):
+            return False
+        return job.buffered_bytes <= PIECE_BYTES
 
-        For a response that can no longer be completed, because its job has failed.
-        """
-        if self._waiting:
+    def _schedule(self) -> None:
+        """Call `_forward` soon, once for everything that this iteration of the loop receives."""
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._forward)
+
+    def _forward(self) -> None:
+        """Write what is buffered, as far as the client's socket accepts it."""
+        self._scheduled = False
+        job = self._job
+        if self._all_written.done():
+            return
+        if self._transport is None or self._transport.is_closing():
+            self._all_written.set_result(None)
+            return
+        while not self._is_blocked:
+            if self._unconsumed:
+                job.owner.consume(job, self._unconsumed)
+                self._unconsumed = 0
+            if not job.buffered_bytes or self._rest_is_last:
+                if job.end is not None:
+                    self._all_written.set_result(None)
+                return
+            piece = self._take(PIECE_BYTES)
+            self._unconsumed = len(piece)
+            self._writes += 1
+            self._transport.write(
+                b"%x\r\n%b\r\n" % (len(piece), piece) if self._is_chunked else piece
+            )
+        if isinstance(job.end, JobError) and job.end.code == ErrorCode.SLOW_CONSUMER:
             self._disconnect()
 
+    def _take(self, limit: int) -> bytes:
+        piece = self._job.take(limit)
+        # Before the write: even if it is cancelled, its bytes reach the client.
+        if self._events is not None and piece:
+            self._events.add(piece)
+        return piece
+
     def _start_timer(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(self._interval_s, self._check)
+        self._timer = self._loop.call_later(self._interval_s, self._check)
 
     def _check(self) -> None:
-        transport = self._request.transport
+        transport = self._transport
         buffered = 0 if transport is None else transport.get_write_buffer_size()
         progress = (self._writes, buffered)
-        if self._waiting and progress == self._last_progress:
+        if self._is_blocked and progress == self._last_progress:
             self._unchanged_checks += 1
         else:
             self._unchanged_checks = 0
@@ -111,6 +186,10 @@ class ClientStream:
     def _disconnect(self) -> None:
         self._on_disconnect()
         abort(self._request)
+
+
+def _disconnected() -> ConnectionResetError:
+    return ConnectionResetError("the client has disconnected")
 
 
 def abort(request: web.Request) -> None:

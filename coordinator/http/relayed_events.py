@@ -13,6 +13,10 @@ its last bytes. The middle of a longer event is lost."""
 
 _TAIL_BYTES: Final = 4  # the longest terminator of an event: CR LF CR LF
 
+_MAX_KEPT_BYTES: Final = 4096
+"""The largest piece of whole events that is kept as it is, until the next one. An event of text has
+less."""
+
 _ERROR_TYPES: Final = frozenset({"error", "response.failed"})
 """The names of events that report an error: of Anthropic, and of the OpenAI Responses API."""
 
@@ -26,15 +30,15 @@ class _Event(Struct):
 class RelayedEvents:
     """Reads the bytes of an event stream (WHATWG HTML, section 9.2.6) as they are relayed."""
 
-    __slots__ = ("_has_error", "_last", "_partial", "_tail")
+    __slots__ = ("_events", "_has_error", "_partial", "_tail")
 
     def __init__(self) -> None:
         self._has_error = False
         self._tail = b""
         self._partial = b""
         """The start of the event that is not yet complete, with unified line ends."""
-        self._last = b""
-        """The last complete event."""
+        self._events = b""
+        """The latest complete events, decoded only if the stream breaks."""
 
     def __repr__(self) -> str:
         return f"<RelayedEvents error={self._has_error} between_events={self.between_events}>"
@@ -55,11 +59,22 @@ class RelayedEvents:
         Call it after the last byte.
         """
         self._read(unify_line_ends(self._partial))
-        number = _decode(self._last).sequence_number
+        events = self._events.rstrip(b"\n")
+        number = _decode(events[events.rfind(b"\n\n") + 1 :]).sequence_number
         return number + 1 if isinstance(number, int) else 0
 
     def add(self, piece: bytes) -> None:
         """Read the next bytes."""
+        if (
+            not self._partial
+            and piece.endswith(b"\n\n")
+            and len(piece) <= _MAX_KEPT_BYTES
+            and b"\r" not in piece
+            and not _may_have_error(piece)
+        ):
+            self._tail = b"\n\n"
+            self._events = piece
+            return
         self._tail = (self._tail + piece[-_TAIL_BYTES:])[-_TAIL_BYTES:]
         data = self._partial + piece
         if b"\r" in data:
@@ -72,15 +87,19 @@ class RelayedEvents:
         start = data.rfind(b"\n\n") + 2
         if start > 1:
             events = data[: start - 2]
-            if not self._has_error and (b"error" in events or b"response.failed" in events):
+            if not self._has_error and _may_have_error(events):
                 self._has_error = any(map(_is_error, events.split(b"\n\n")))
-            self._last = events[events.rfind(b"\n\n") + 1 :].lstrip(b"\n")
+            self._events = events[events.rfind(b"\n\n") + 1 :]
             data = data[start:]
         if len(data) > MAX_EVENT_BYTES:
             # The last two bytes, such as LF CR, decide whether the next byte ends the event. The
             # start before them must not end in LF: LF LF would end the event here.
             data = data[: MAX_EVENT_BYTES - 2].rstrip(b"\n") + data[-2:]
         self._partial = data
+
+
+def _may_have_error(events: bytes) -> bool:
+    return b"error" in events or b"response.failed" in events
 
 
 def _is_error(event: bytes) -> bool:

@@ -19,7 +19,7 @@ from provider_agent.coordinator.http.client_errors import (
     error_of_job,
 )
 from provider_agent.coordinator.http.client_request import ClientRequest
-from provider_agent.coordinator.http.client_stream import PIECE_BYTES, ClientStream, abort
+from provider_agent.coordinator.http.client_stream import ClientStream, abort
 from provider_agent.coordinator.http.counters import Counters
 from provider_agent.coordinator.http.error_bodies import render_event
 from provider_agent.coordinator.http.job_attempts import JobAttempts
@@ -34,7 +34,7 @@ from provider_agent.coordinator.sessions.running_job import RunningJob
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.event_log import EventLogger
 from provider_agent.protocol.errors import ErrorCode
-from provider_agent.protocol.frames import JobEnd, JobError, JobStarted
+from provider_agent.protocol.frames import JobError, JobStarted
 
 log = EventLogger(__name__)
 
@@ -131,37 +131,21 @@ class RequestHandler:
 
     async def _relay(self, job: RunningJob, started: JobStarted) -> JobError | None:
         """Forward bytes as they arrive; acknowledge those that the client's socket has accepted."""
-        response = relayed_response(started, self._headers())
+        response = self._response = relayed_response(started, self._headers())
         await response.prepare(self._request)
-        self._response = response
         self._record.response_started(response.status)
         if response.content_type == "text/event-stream":
             self._events = RelayedEvents()
-        timeout_s = self._settings.stalled_client_s
-        with ClientStream(self._request, response, timeout_s, self._log_stalled_client) as stream:
-            job.set_end_callback(lambda end: _disconnect_slow_client(stream, end))
-            while True:
-                data = job.take()
-                if data:
-                    await self._forward(job, data, stream)
-                elif job.end is None:
-                    await job.wait()
-                else:
-                    break
-            if isinstance(job.end, JobError):
-                return job.end
-            await stream.finish()
-            return None
-
-    async def _forward(self, job: RunningJob, data: bytearray, stream: ClientStream) -> None:
-        whole = memoryview(data)
-        for start in range(0, len(data), PIECE_BYTES):
-            piece = whole[start : start + PIECE_BYTES]
-            # Before the write: even if it is cancelled, its bytes reach the client.
-            if self._events is not None:
-                self._events.add(bytes(piece))
-            await stream.write(piece)
-            job.owner.consume(job, len(piece))
+        stream = ClientStream(
+            self._request,
+            response,
+            job,
+            self._events,
+            stalled_s=self._settings.stalled_client_s,
+            on_disconnect=self._log_stalled_client,
+        )
+        end = await stream.relay()
+        return end if isinstance(end, JobError) else None
 
     def _log_stalled_client(self) -> None:
         fields = {"job": self._job_id, "model": self._client_request.model_id}
@@ -204,9 +188,3 @@ class RequestHandler:
         return request_id_headers(
             self._client_request.operation.wire_format, self._attempts.job_id.hex()
         )
-
-
-def _disconnect_slow_client(stream: ClientStream, end: JobEnd) -> None:
-    """Disconnect a client whose job the agent ended because the client does not read."""
-    if isinstance(end, JobError) and end.code == ErrorCode.SLOW_CONSUMER:
-        stream.disconnect_if_blocked()

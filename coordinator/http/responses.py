@@ -45,6 +45,11 @@ def json_response(body: bytes, status: int = HTTPStatus.OK) -> web.Response:
     return web.Response(status=status, body=body, content_type="application/json")
 
 
+class _RelayedResponse(web.StreamResponse):
+    # As aiohttp's own `Response`: the head is sent in one packet with the first bytes.
+    _send_headers_immediately = False
+
+
 def relayed_response(started: JobStarted, headers: dict[str, str]) -> web.StreamResponse:
     """Return the response to which the bytes of a job are written."""
     content_type = valid_content_type(started.content_type)  # a line break would inject headers
@@ -57,7 +62,7 @@ def relayed_response(started: JobStarted, headers: dict[str, str]) -> web.Stream
     headers["Cache-Control"] = "no-cache"
     if content_type.lower().startswith("text/event-stream"):
         headers["X-Accel-Buffering"] = "no"
-    return web.StreamResponse(status=started.status, headers=headers)
+    return _RelayedResponse(status=started.status, headers=headers)
 
 
 def _limit_retry_after(headers: dict[str, str]) -> None:

@@ -24,10 +24,10 @@ class JobOwner(Protocol):
 class RunningJob:
     """Buffers the response of one job until the HTTP request reads it.
 
-    The connection's reader calls the `on_…` methods, which never wait. The request awaits `wait`
-    and calls `take`. Buffered bytes are not acknowledged, and `ReceiveStream` rejects more than a
-    window of unacknowledged bytes; this limits the buffer. Chunks that arrive between two calls of
-    `take` are joined, so that a fast stream costs fewer wake-ups.
+    The connection's reader calls the `on_…` methods, which never wait. The request awaits `wait`,
+    later sets a callback instead, and calls `take`. Buffered bytes are not acknowledged, and
+    `ReceiveStream` rejects more than a window of unacknowledged bytes; this limits the buffer.
+    Chunks that arrive between two calls of `take` are joined.
 
     Args:
         job: the job, with its whole request.
@@ -51,8 +51,8 @@ class RunningJob:
     __slots__ = (
         "_buffer",
         "_changed",
-        "_end_callback",
         "_hash",
+        "_output_callback",
         "end",
         "ends_at",
         "job",
@@ -78,7 +78,7 @@ class RunningJob:
         self.unconsumed = 0
         self._buffer = bytearray()
         self._hash: hashlib._Hash | None = None
-        self._end_callback: Callable[[JobEnd], None] | None = None
+        self._output_callback: Callable[[], None] | None = None
         self._changed = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -109,22 +109,26 @@ class RunningJob:
         if self._hash is not None:
             self._hash.update(data)
         self.unconsumed += len(data)
-        self._changed.set()
+        self._output_changed()
 
     def on_end(self, end: JobEnd) -> None:
         """Store the end of the job; ignore a second end."""
         if self.end is None:
             self.end = end
+            self._output_changed()
+
+    def _output_changed(self) -> None:
+        if self._output_callback is None:
             self._changed.set()
-            if self._end_callback is not None:
-                self._end_callback(end)
+        else:
+            self._output_callback()
 
-    def set_end_callback(self, callback: Callable[[JobEnd], None]) -> None:
-        """Call `callback` with the job's end when it arrives; never, if it has already arrived.
+    def set_output_callback(self, callback: Callable[[], None] | None) -> None:
+        """Call `callback` when bytes or the end arrive, instead of waking `wait`.
 
-        For a request that is blocked in a write to its client, and so cannot `wait` for the end.
+        A call costs less than to wake the task of the request for each piece of a stream.
         """
-        self._end_callback = callback
+        self._output_callback = callback
 
     @property
     def has_output(self) -> bool:
@@ -148,7 +152,11 @@ class RunningJob:
         self.lost = lost
         self._changed.set()
 
-    def take(self) -> bytearray:
-        """Remove and return all buffered bytes."""
-        taken, self._buffer = self._buffer, bytearray()
+    def take(self, limit: int | None = None) -> bytes:
+        """Remove and return buffered bytes: all, or at most `limit`."""
+        if limit is None or len(self._buffer) <= limit:
+            taken, self._buffer = bytes(self._buffer), bytearray()
+        else:
+            taken = bytes(self._buffer[:limit])
+            del self._buffer[:limit]
         return taken
