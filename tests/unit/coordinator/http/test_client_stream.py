@@ -7,10 +7,18 @@ import pytest
 from msgspec.structs import replace
 
 from provider_agent.protocol.limits import MIB
-from tests.kit.coordinator_harness import NO_HEARTBEATS, coordinator_harness, warning_events
+from tests.kit.coordinator_harness import (
+    BODY,
+    CHAT,
+    NO_HEARTBEATS,
+    coordinator_harness,
+    warning_events,
+)
 from tests.kit.virtual_time import in_virtual_time
 
 MUCH = 16 * MIB  # more than fits into the window and the socket buffers of both sides
+
+EOF = b"0\r\n\r\n"
 
 
 def test_stalled_client_is_disconnected_and_its_job_cancelled(
@@ -30,6 +38,32 @@ def test_stalled_client_is_disconnected_and_its_job_cancelled(
 
     run()
     assert warning_events(caplog.records) == ["stalled client disconnected"]
+
+
+@pytest.mark.parametrize(
+    ("version", "pieces"),
+    [("1.0", [b"first", b"second", b""]), ("1.1", [b"5\r\nfirst\r\n", b"6\r\nsecond\r\n", EOF])],
+)
+async def test_pieces_are_framed_as_the_http_version_demands(
+    version: str, pieces: list[bytes]
+) -> None:
+    async with coordinator_harness() as harness:
+        host, _, port = harness.coordinator.authority.partition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        headers = "Content-Type: application/json\r\nConnection: close"
+        head = f"POST {CHAT} HTTP/{version}\r\nHost: a\r\n{headers}"
+        writer.write(f"{head}\r\nContent-Length: {len(BODY)}\r\n\r\n".encode() + BODY)
+        job = await harness.agent.next_job()
+        await job.start()
+        await job.send(b"first")
+        await reader.readuntil(b"\r\n\r\n")
+        assert await reader.readexactly(len(pieces[0])) == pieces[0]
+        await job.send(b"second")
+        assert await reader.readexactly(len(pieces[1])) == pieces[1]
+        await job.finish()
+        assert await reader.read() == pieces[2]
+        writer.close()
+        await writer.wait_closed()
 
 
 @in_virtual_time

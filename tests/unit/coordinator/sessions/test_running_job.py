@@ -58,6 +58,19 @@ async def test_cancelled_wait_loses_no_bytes() -> None:
     assert job.take() == b"a"
 
 
+async def test_callback_replaces_the_wake_up_of_wait() -> None:
+    job = RunningJob(JOB, OWNER, 0.0)
+    buffered: list[int] = []
+    job.set_output_callback(lambda: buffered.append(job.buffered_bytes))
+    job.on_data(b"abcd")
+    job.on_data(b"e")
+    job.on_end(RESULT)
+    job.set_output_callback(None)
+    job.on_data(b"f")
+    assert buffered == [4, 5, 5]
+    assert [job.take(2), job.take(2), job.take()] == [b"ab", b"cd", b"ef"]
+
+
 async def test_repr_shows_the_job_id_and_the_buffered_bytes() -> None:
     job = RunningJob(JOB, OWNER, 0.0)
     job.on_data(b"ab")
