@@ -31,9 +31,10 @@ from provider_agent.adapters.base import (
 )
 from provider_agent.adapters.http.aiohttp_connections import AiohttpConnections
 from provider_agent.adapters.http.aiohttp_errors import map_aiohttp_errors
-from provider_agent.adapters.http.clients import new_client
+from provider_agent.adapters.http.direct_client import DirectClient
 from provider_agent.adapters.http.environment_proxy import environment_proxy
 from provider_agent.adapters.http.exchange import HttpClient, HttpRequest
+from provider_agent.adapters.http.proxied_client import ProxiedClient
 from provider_agent.adapters.requests import offload
 from provider_agent.adapters.requests.body import UpstreamRequest, prepare_request
 from provider_agent.adapters.requests.output_limit import one_token
@@ -368,14 +369,17 @@ class HttpBackend(Backend):
             Unreachable: the URL is malformed.
         """
         if self._job_client is None:
-            self._job_client = new_client(
-                self.settings.url,
-                common_headers(self.settings.api_key),
-                proxy=self._proxy,
-                reuse=self.reuses_connections,
-                remote=not self.native,
-                connect_s=self.timeouts.connect_s,
-            )
+            url, headers = self.settings.url, common_headers(self.settings.api_key)
+            if self._proxy is not None:
+                self._job_client = ProxiedClient(url, headers, self._connections)
+            else:
+                self._job_client = DirectClient(
+                    url,
+                    headers,
+                    reuse=self.reuses_connections,
+                    remote=not self.native,
+                    connect_s=self.timeouts.connect_s,
+                )
         return self._job_client
 
     def _secrets(self) -> frozenset[str]:

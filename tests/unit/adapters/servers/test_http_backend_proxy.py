@@ -1,27 +1,13 @@
+"""Which jobs go through a proxy of the environment."""
+
 import pytest
 
 from provider_agent.adapters.base import BackendSettings
-from provider_agent.adapters.http.clients import new_client
-from provider_agent.adapters.http.direct_client import DirectClient
-from provider_agent.adapters.http.exchange import HttpClient
-from provider_agent.adapters.http.proxied_client import ProxiedClient
 from provider_agent.adapters.registry import create_backend
 from provider_agent.protocol.formats import Operation
 from tests.kit.raw_jobs import FRAMES, job_for
 from tests.kit.raw_server import RawServer, stream
 from tests.kit.sink import CollectingSink
-
-
-@pytest.mark.parametrize(
-    ("proxy", "kind"), [(None, DirectClient), ("http://proxy.example:3128", ProxiedClient)]
-)
-async def test_proxy_decides_which_client_is_used(
-    proxy: str | None, kind: type[HttpClient]
-) -> None:
-    client = new_client("http://host", {}, proxy=proxy, reuse=True, remote=True, connect_s=5.0)
-
-    assert type(client) is kind
-    await client.close()
 
 
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy"])
