@@ -1,4 +1,4 @@
-"""The connections of aiohttp to one server: for API requests, and for jobs through a proxy.
+"""The connections of aiohttp to one server, for API requests and for jobs through a proxy.
 
 A server may close an idle connection at the moment when the agent sends a request on it. Such a
 request is sent again, over a new connection. Any other `POST` whose connection fails is not: the
@@ -22,15 +22,6 @@ LARGE_BODY_BYTES: Final = MIB
 READ_AHEAD_BYTES: Final = 32 * KIB
 """aiohttp buffers twice this size of a paused response, plus one read of the event loop. With its
 default size, a paused job would hold three quarters of a megabyte."""
-
-
-class _Reuse:
-    """Whether one request was sent on a connection of an earlier one, and when."""
-
-    __slots__ = ("reused_at",)
-
-    def __init__(self) -> None:
-        self.reused_at: float | None = None
 
 
 class AiohttpConnections:
@@ -77,7 +68,7 @@ class AiohttpConnections:
             TimeoutError: the connection did not open in time.
         """
         if not new_connection and self._reuse:
-            reuse = _Reuse()
+            reused_at: list[float] = []
             try:
                 return await self._pooled_session().request(
                     method,
@@ -85,10 +76,10 @@ class AiohttpConnections:
                     data=_payload(body),
                     headers=headers,
                     allow_redirects=False,
-                    trace_request_ctx=reuse,
+                    trace_request_ctx=reused_at,
                 )
             except aiohttp.ClientConnectionError as error:
-                if not self._was_stale(reuse, error):
+                if not self._was_stale(reused_at, error):
                     raise
                 lost = error
             try:
@@ -105,15 +96,15 @@ class AiohttpConnections:
             method, url, data=_payload(body), headers=headers, allow_redirects=False
         )
 
-    def _was_stale(self, reuse: _Reuse, error: aiohttp.ClientConnectionError) -> bool:
+    def _was_stale(self, reused_at: list[float], error: aiohttp.ClientConnectionError) -> bool:
         """Whether a request failed because the server had closed its reused connection."""
-        if reuse.reused_at is None:
+        if not reused_at:
             return False
         if isinstance(error, aiohttp.ServerDisconnectedError) and not isinstance(
             error.message, str
         ):
             return False  # part of a response arrived: aiohttp passes it as `message`
-        return asyncio.get_running_loop().time() - reuse.reused_at < self._stale_s
+        return asyncio.get_running_loop().time() - reused_at[-1] < self._stale_s
 
     async def close(self) -> None:
         """Close all connections. A later request opens new ones."""
@@ -158,7 +149,7 @@ async def _note_reuse(
     context: SimpleNamespace,
     _params: aiohttp.TraceConnectionReuseconnParams,
 ) -> None:
-    context.trace_request_ctx.reused_at = asyncio.get_running_loop().time()
+    context.trace_request_ctx.append(asyncio.get_running_loop().time())
 
 
 def _payload(body: bytes | None) -> bytes | io.BytesIO | None:

@@ -15,11 +15,10 @@ from typing import Final
 
 from httptools import HttpParserError
 
-from provider_agent.adapters.errors import Transport
 from provider_agent.adapters.http import failures
-from provider_agent.adapters.http.exchange import ResponseReceiver
+from provider_agent.adapters.http.client import ResponseReceiver
+from provider_agent.adapters.http.exchange import Exchange
 from provider_agent.adapters.http.response_parser import MAX_HEAD_BYTES, ResponseParser
-from provider_agent.adapters.http.running_exchange import Exchange
 from provider_agent.protocol.limits import KIB
 
 READ_BYTES: Final = 64 * KIB
@@ -232,12 +231,9 @@ class HttpConnection(asyncio.BufferedProtocol):
         elif complete:
             self.end_exchange(None)
         else:
-            failure = self._loss()
+            failure = failures.broken_response() if self._started else failures.no_response()
             failure.__cause__ = error
             self.end_exchange(failure)
-
-    def _loss(self) -> Transport:
-        return failures.broken_response() if self._started else failures.no_response()
 
     def end_exchange(self, error: Exception | None, *, reusable: bool = False) -> None:
         """End the current exchange.

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from typing import Final
 
 from provider_agent.adapters.errors import BackendError, Transport
+from provider_agent.adapters.http.client import HttpRequest, ResponseReceiver
 from provider_agent.adapters.http.connection import HttpConnection
 from provider_agent.adapters.http.dialer import Dialer
-from provider_agent.adapters.http.exchange import HttpRequest, ResponseReceiver
+from provider_agent.adapters.http.exchange import Exchange
 from provider_agent.adapters.http.keep_alive import KEEP_ALIVE_S, stale_after_s
 from provider_agent.adapters.http.request_head import RequestHeads
-from provider_agent.adapters.http.running_exchange import Exchange
 from provider_agent.adapters.http.server_address import parse_address
 
 MAX_IDLE: Final = 256

@@ -1,7 +1,4 @@
-"""How long connections stay open between requests, and when a lost one shows a closed connection.
-
-Both HTTP clients use these times.
-"""
+"""Times of both HTTP clients: how long connections stay idle, and which requests are repeated."""
 
 from typing import Final
 
@@ -17,5 +14,5 @@ REMOTE_STALE_S: Final = 1.0
 
 
 def stale_after_s(*, remote: bool) -> float:
-    """Return the longest time after which a lost request was sent on a closed connection."""
+    """Return how soon a request on a reused connection must be lost to be sent again."""
     return REMOTE_STALE_S if remote else STALE_S

@@ -1,7 +1,4 @@
-"""The HTTP client for services behind a proxy, on aiohttp, which supports all kinds of proxies.
-
-Its task wakes up once per read.
-"""
+"""The HTTP client for services behind a proxy, on aiohttp. Its task wakes up once per read."""
 
 import asyncio
 from collections.abc import Mapping
@@ -11,7 +8,7 @@ import aiohttp
 
 from provider_agent.adapters.http.aiohttp_connections import AiohttpConnections
 from provider_agent.adapters.http.aiohttp_errors import map_aiohttp_errors
-from provider_agent.adapters.http.exchange import HttpRequest, ResponseHead, ResponseReceiver
+from provider_agent.adapters.http.client import HttpRequest, ResponseHead, ResponseReceiver
 from provider_agent.adapters.http.reader_flow_control import ReaderFlowControl
 
 

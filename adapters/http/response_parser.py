@@ -9,7 +9,7 @@ from typing import Final
 from httptools import HttpResponseParser
 
 from provider_agent.adapters.http import failures
-from provider_agent.adapters.http.exchange import ResponseHead, ResponseHeaders
+from provider_agent.adapters.http.client import ResponseHead, ResponseHeaders
 from provider_agent.protocol.limits import KIB
 
 MAX_HEAD_BYTES: Final = 64 * KIB

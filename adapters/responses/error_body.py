@@ -5,7 +5,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from provider_agent.adapters.http.exchange import ResponseHead, ResponseSource
+from provider_agent.adapters.http.client import ResponseHead, ResponseSource
 from provider_agent.protocol.limits import MAX_ERROR_BODY_BYTES
 
 ERROR_BODY_TIMEOUT_S: Final = 10.0

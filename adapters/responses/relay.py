@@ -18,7 +18,7 @@ from provider_agent.adapters.base import (
     Transport,
     Usage,
 )
-from provider_agent.adapters.http.exchange import (
+from provider_agent.adapters.http.client import (
     HttpClient,
     HttpRequest,
     ResponseHead,

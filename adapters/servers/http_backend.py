@@ -31,9 +31,9 @@ from provider_agent.adapters.base import (
 )
 from provider_agent.adapters.http.aiohttp_connections import AiohttpConnections
 from provider_agent.adapters.http.aiohttp_errors import map_aiohttp_errors
+from provider_agent.adapters.http.client import HttpClient, HttpRequest
 from provider_agent.adapters.http.direct_client import DirectClient
 from provider_agent.adapters.http.environment_proxy import environment_proxy
-from provider_agent.adapters.http.exchange import HttpClient, HttpRequest
 from provider_agent.adapters.http.proxied_client import ProxiedClient
 from provider_agent.adapters.requests import offload
 from provider_agent.adapters.requests.body import UpstreamRequest, prepare_request

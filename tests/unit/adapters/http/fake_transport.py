@@ -5,7 +5,7 @@ import socket
 from typing import Self
 
 from provider_agent.adapters.http.connection import READ_BYTES, HttpConnection
-from provider_agent.adapters.http.running_exchange import Exchange
+from provider_agent.adapters.http.exchange import Exchange
 from tests.unit.adapters.http.recording_receiver import RecordingReceiver
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from provider_agent.adapters.http.exchange import ResponseHead, ResponseSource
+from provider_agent.adapters.http.client import ResponseHead, ResponseSource
 
 
 class RecordingReceiver:

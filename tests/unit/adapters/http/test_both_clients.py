@@ -8,8 +8,8 @@ import pytest
 
 from provider_agent.adapters.errors import BackendError, Unreachable
 from provider_agent.adapters.http.aiohttp_connections import AiohttpConnections
+from provider_agent.adapters.http.client import HttpClient, HttpRequest
 from provider_agent.adapters.http.direct_client import DirectClient
-from provider_agent.adapters.http.exchange import HttpClient, HttpRequest
 from provider_agent.adapters.http.proxied_client import ProxiedClient
 from tests.kit.loops import on_both_loops
 from tests.kit.raw_server import ARRIVES_S, AfterReply, RawServer, Reply, chunked

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from provider_agent.adapters.errors import InvalidResponse, Transport
+from provider_agent.adapters.http.exchange import Exchange
 from provider_agent.adapters.http.response_parser import ResponseParser
-from provider_agent.adapters.http.running_exchange import Exchange
 from tests.kit.raw_server import AfterReply, chunked
 from tests.unit.adapters.http.fake_transport import Wire
 from tests.unit.adapters.http.recording_receiver import RecordingReceiver

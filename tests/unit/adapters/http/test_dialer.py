@@ -14,9 +14,9 @@ import pytest
 from provider_agent.adapters.errors import BackendTimeout, Unreachable
 from provider_agent.adapters.http import dialer as dialer_module
 from provider_agent.adapters.http import failures
+from provider_agent.adapters.http.client import HttpRequest
 from provider_agent.adapters.http.dialer import REMEMBER_S, Dialer
 from provider_agent.adapters.http.direct_client import DirectClient
-from provider_agent.adapters.http.exchange import HttpRequest
 from provider_agent.adapters.http.server_address import parse_address
 from tests.kit.certificates import DAY, CertificateAuthority, server_context
 from tests.kit.loops import on_both_loops

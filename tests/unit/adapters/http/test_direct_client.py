@@ -8,12 +8,12 @@ import pytest
 
 from provider_agent.adapters.errors import BackendTimeout, Transport, Unreachable
 from provider_agent.adapters.http import direct_client
+from provider_agent.adapters.http.client import HttpRequest
 from provider_agent.adapters.http.connection import HttpConnection
 from provider_agent.adapters.http.dialer import Dialer
 from provider_agent.adapters.http.direct_client import DirectClient
-from provider_agent.adapters.http.exchange import HttpRequest
+from provider_agent.adapters.http.exchange import Exchange
 from provider_agent.adapters.http.keep_alive import KEEP_ALIVE_S, STALE_S
-from provider_agent.adapters.http.running_exchange import Exchange
 from tests.kit.loops import on_both_loops
 from tests.kit.virtual_time import in_virtual_time
 from tests.unit.adapters.http.recording_receiver import RecordingReceiver
