@@ -89,6 +89,15 @@ def stream_end(
     return StreamEnd(reports, failure, relayed, choices, is_final)
 
 
+def final_words(operation: Operation) -> Iterable[bytes]:
+    """Return words of which each final event has one; other events may have them, too."""
+    if operation is Operation.MESSAGES:
+        return (b"message_stop",)
+    if operation is Operation.RESPONSES:
+        return map(str.encode, RESPONSES_TERMINAL)
+    return (b"[DONE]",)
+
+
 def is_final_event(operation: Operation, event: ServerSentEvent) -> bool:
     """Whether a server sends nothing after this event, except the end of the response."""
     if not event.complete:

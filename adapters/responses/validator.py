@@ -14,6 +14,7 @@ from msgspec import Struct
 from provider_agent.adapters.base import ResponseOutcome
 from provider_agent.adapters.responses.completeness import (
     StreamEnd,
+    final_words,
     has_error_word,
     is_final_event,
     stream_end,
@@ -56,6 +57,9 @@ The rest is decoded in one call, which blocks the event loop: 16 ms for 2 MiB of
 vLLM): about 300,000 fit."""
 
 
+_BLANK_LINES: Final = (b"\n\n", b"\n\r\n", b"\r\r")
+
+
 class ValidationResult(Struct, frozen=True):
     """What the bytes of a response that may be incomplete show.
 
@@ -94,7 +98,7 @@ class ResponseValidator(Protocol):
     def is_terminated(self) -> bool:
         """Return whether the bytes so far are a success whose last event is the final one.
 
-        Too slow to be called for each read.
+        Too slow to be called for each read: it takes about 20 µs.
         """
         ...
 
@@ -271,9 +275,13 @@ class StreamValidator:
     def is_terminated(self) -> bool:
         """Return whether the bytes so far are a success whose last event is the final one."""
         tail = b"".join(self._tail)[-TAIL_BYTES:]
-        if not any(word in tail for word in (b"[DONE]", b"message_stop", b"response.")):
+        word_at = max(map(tail.rfind, final_words(self._operation)))
+        if word_at < 0:
             return False
-        events = parse_events(tail)
+        # All events of the tail would take a millisecond, for each of the streams of a server that
+        # stopped for a moment.
+        start = max(tail.rfind(blank, 0, word_at) for blank in _BLANK_LINES)
+        events = parse_events(tail[max(start, 0) :])
         return (
             bool(events)
             and is_final_event(self._operation, events[-1])

@@ -6,6 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provider_agent.adapters.base import Usage
+from provider_agent.adapters.responses import validator as validator_module
+from provider_agent.adapters.responses.event_parser import ServerSentEvent, parse_events
 from provider_agent.adapters.responses.events import ResponseFailure
 from provider_agent.adapters.responses.validator import (
     BODY_BYTES,
@@ -381,6 +383,35 @@ def test_stream_is_terminated_exactly_after_its_final_event(operation: Operation
         assert not validator.is_terminated()
         validator.receive_data(final[at:])
         assert validator.is_terminated()
+
+
+@pytest.mark.parametrize("line_end", [b"\r\n", b"\r"])
+@pytest.mark.parametrize("operation", _OUTPUT)
+def test_final_event_is_found_with_any_line_end(operation: Operation, line_end: bytes) -> None:
+    output, final = (text[operation].replace(b"\n", line_end) for text in (_OUTPUT, _FINAL))
+    validator = StreamValidator(operation)
+    validator.receive_data(output)
+    assert not validator.is_terminated()
+    validator.receive_data(final)
+    assert validator.is_terminated()
+
+
+def test_only_the_last_event_of_a_running_stream_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a server stops for a moment, hundreds of streams are checked at once."""
+    parsed: list[bytes] = []
+
+    def parse(data: bytes) -> list[ServerSentEvent]:
+        parsed.append(data)
+        return parse_events(data)
+
+    monkeypatch.setattr(validator_module, "parse_events", parse)
+    delta = sse({"type": "response.output_text.delta", "delta": "response.done"})
+    stream = StreamValidator(Operation.RESPONSES)
+    for _ in range(1000):
+        stream.receive_data(delta)
+
+    assert not stream.is_terminated()
+    assert [data.lstrip() for data in parsed] == [delta.lstrip()]
 
 
 @pytest.mark.parametrize("operation", _OUTPUT)
