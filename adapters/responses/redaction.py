@@ -48,6 +48,14 @@ _PEM: Final = re.compile(
 _USERINFO: Final = re.compile(r"(?P<name>://)[^\s/@:\"']{0,256}:[^\s/@\"']{1,256}@")
 
 
+_MAY_MATCH: Final = re.compile(
+    "-----begin|@|bearer|basic|key|authorization|token|secret|password"
+    "|[spr]k[-_]|hf_|gsk_|xai_|ghp_|user[-_]|org[-_]|acct[-_]|eyj"
+)
+"""Occurs, in lower case, in every text that a pattern above matches. One search for all of them is
+much cheaper than six substitutions."""
+
+
 def redact(text: str, secrets: Collection[str]) -> str:
     """Replace every known secret, and text that matches a pattern of a secret, by `[redacted]`.
 
@@ -59,6 +67,8 @@ def redact(text: str, secrets: Collection[str]) -> str:
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= MIN_SECRET_CHARS and secret in text:
             text = text.replace(secret, _PLACEHOLDER)
+    if not _MAY_MATCH.search(text.lower()):
+        return text
     text = _PEM.sub(_PLACEHOLDER, text)
     text = _USERINFO.sub(rf"\g<name>{_PLACEHOLDER}@", text)
     text = _SCHEME.sub(rf"\g<name> {_PLACEHOLDER}", text)

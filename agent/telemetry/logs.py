@@ -6,6 +6,7 @@ traceback is redacted too, and escaping cannot hide a secret.
 """
 
 import logging
+import re
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Final, Literal, TextIO
@@ -27,6 +28,8 @@ MAX_TRACE_CHARS: Final = 32 * 1024
 _SECRET_FIELDS: Final = frozenset(
     {"api_key", "authorization", "enrollment_code", "password", "secret", "token", "x-api-key"}
 )
+
+_NEEDS_QUOTES: Final = re.compile(r"[ =\"']")
 
 _MAX_DEPTH: Final = 4
 """Containers nested deeper than this are logged as their `str`."""
@@ -91,7 +94,9 @@ class _RedactingFormatter(logging.Formatter):
     def _value(self, name: str, value: object, depth: int = 0) -> object:
         if name.lower() in _SECRET_FIELDS and value is not None:
             return "[redacted]"
-        if value is None or isinstance(value, bool | int | float):
+        if isinstance(value, str):
+            return self._clean(value, MAX_VALUE_CHARS)
+        if value is None or isinstance(value, int | float):
             return value
         if isinstance(value, bytes):
             # Bytes are ids or bodies; only a short id is useful in a log.
@@ -107,7 +112,9 @@ class _RedactingFormatter(logging.Formatter):
 
     def _clean(self, text: str, limit: int) -> str:
         """Redact and truncate; escape lone surrogates, which JSON cannot represent."""
-        clean = redact(text, self._secrets).encode(errors="backslashreplace").decode()
+        clean = redact(text, self._secrets)
+        if not clean.isascii():
+            clean = clean.encode(errors="backslashreplace").decode()
         return clean if len(clean) <= limit else f"{clean[:limit]}…"
 
 
@@ -160,7 +167,9 @@ def _text_value(value: object) -> str:
     """Return printable text without space, quote or "=" as it is; most other values as JSON."""
     if value is None:
         return "none"
-    if isinstance(value, str) and value.isprintable() and not set(value) & set(" =\"'"):
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, str) and value.isprintable() and not _NEEDS_QUOTES.search(value):
         return value or '""'
     return _encode(value)
 

@@ -8,11 +8,16 @@ import logging
 import os
 import select
 import threading
+import time
 from collections import deque
 from typing import Final, TextIO
 
 MAX_QUEUED_BYTES: Final = 1024 * 1024
 """The most bytes that wait for the output; further lines are dropped."""
+
+PAUSE_S: Final = 0.02
+"""The thread's pause after each write. Further lines share the next write: waking up the thread for
+each line would cost more than the line."""
 
 FLUSH_S: Final = 2.0
 """The longest time that `flush` waits, for example when the process exits."""
@@ -92,6 +97,7 @@ class ThreadedHandler(logging.Handler):
             with self._changed:
                 self._queued_bytes -= written
                 self._changed.notify_all()
+            time.sleep(PAUSE_S)
 
     def _write(self, data: bytes) -> None:
         """Write all bytes; if the output is closed or fails, discard the rest."""

@@ -1,7 +1,10 @@
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from provider_agent.adapters.responses import redaction
 from provider_agent.adapters.responses.redaction import MIN_SECRET_CHARS, redact, redact_bytes
 
 SECRET = "hunter22"
@@ -97,3 +100,19 @@ def test_truncated_secret_at_the_end_is_removed() -> None:
 def test_redaction_takes_linear_time(piece: str) -> None:
     # A pattern that scans the rest of the text at each piece would exceed the test's timeout.
     redact(piece * 200_000, {SECRET})
+
+
+PATTERNS = ["_PEM", "_USERINFO", "_SCHEME", "_API_KEY_HEADER", "_NAMED_VALUE", "_PREFIXED"]
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+@given(data=st.data())
+def test_search_before_the_substitutions_finds_every_match(name: str, data: st.DataObject) -> None:
+    text = data.draw(st.from_regex(getattr(redaction, name)))
+    assert redaction._MAY_MATCH.search(text.lower())
+    assert "[redacted]" in redact(text, ())
+
+
+def test_every_pattern_is_searched_for() -> None:
+    compiled = {name for name, value in vars(redaction).items() if isinstance(value, re.Pattern)}
+    assert compiled == {*PATTERNS, "_MAY_MATCH"}
