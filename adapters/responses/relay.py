@@ -30,7 +30,11 @@ from provider_agent.adapters.responses.gate import GateState, ResponseGate, gate
 from provider_agent.adapters.responses.redaction import redact_bytes
 from provider_agent.adapters.responses.status_codes import retry_advice, server_message
 from provider_agent.adapters.responses.timeouts import JobTimeouts
-from provider_agent.adapters.responses.validator import ResponseValidator, validator_for
+from provider_agent.adapters.responses.validator import (
+    ResponseValidator,
+    ValidationResult,
+    validator_for,
+)
 from provider_agent.protocol.errors import Fault, entry_for
 from provider_agent.protocol.formats import Operation
 from provider_agent.protocol.limits import MAX_ERROR_BODY_BYTES
@@ -230,22 +234,26 @@ class Relay:
                 self._start(gate)
             elif result.usage != Usage():
                 self._sink.response_ended(ResponseOutcome(result.usage))
-        self._end_response()
+        self._end_response(result)
         if failure is not None:
             raise _error_from(failure, secrets)
 
-    def _end_response(self) -> None:
-        """Tell the sink the outcome, if it was started."""
+    def _end_response(self, result: ValidationResult | None = None) -> None:
+        """Tell the sink the outcome, if it was started.
+
+        Args:
+            result: the validator's result, if it is known already.
+        """
         if self._send_chunk is None or self._validator is None:
             return
-        outcome = self._outcome(self._validator)
+        outcome = self._outcome(result or self._validator.result())
         if self._unread:
             self._validator.receive_data(self._unread)
             outcome = replace(outcome, usage=self._validator.result().usage)
         self._sink.response_ended(outcome)
 
-    def _outcome(self, validator: ResponseValidator) -> ResponseOutcome:
-        outcome = validator.result().outcome
+    def _outcome(self, result: ValidationResult) -> ResponseOutcome:
+        outcome = result.outcome
         if outcome.usage.input_tokens is not None or self._operation is Operation.COUNT_TOKENS:
             return outcome
         return replace(outcome, least_input_tokens=self._least_input_tokens())
