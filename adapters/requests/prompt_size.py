@@ -26,8 +26,11 @@ CHARS_PER_TOKEN: Final = 8
 """English has about four, German about five, Chinese between one and two."""
 
 _SLICE_BYTES: Final = 64 * KIB
-_NOT_CHARS: Final = bytes(range(0x80, 0xC0)) + b" \t"
-"""Continuation bytes of UTF-8, which are not characters of their own, and white space."""
+_CLASSES: Final = bytes(
+    0x20 if byte == 0x20 else ord("c") if 0x80 <= byte < 0xC0 else ord("x") for byte in range(256)
+)
+"""Maps the first byte of each character to `x`, the continuation bytes of UTF-8 to `c`, and spaces
+to themselves."""
 
 _ESCAPE_CHARS: Final = 6
 """The length of the longest escape, `\\u00e9`."""
@@ -144,15 +147,21 @@ def _strings(values: Iterable[Raw], levels: int) -> Iterator[memoryview]:
 
 
 def _count(piece: bytes) -> tuple[int, int]:
-    """Return the words and characters of a piece of a JSON string; too few rather than too many."""
+    """Return the words and characters of a piece of a JSON string; too few rather than too many.
+
+    Its only unescaped white space is the space. No list of the words is built: a prompt has many.
+    """
     escapes = piece.count(b"\\")
     if escapes:
         # An escape separates words if it is white space, and is not counted as a character.
         piece = piece.replace(b"\\\\", b"xx")
         for escape in (b"\\n", b"\\t", b"\\r"):
             piece = piece.replace(escape, b" ")
-    chars = len(piece.translate(None, _NOT_CHARS)) - _ESCAPE_CHARS * escapes
-    return len(piece.split()), max(0, chars)
+    classes = piece.translate(_CLASSES)
+    words = classes.count(b" x") + classes.startswith(b"x")
+    # Counting what is rare is faster.
+    chars = len(classes) - classes.count(b" ") - classes.count(b"c") - _ESCAPE_CHARS * escapes
+    return words, max(0, chars)
 
 
 def _starts(value: Raw, first: bytes) -> bool:
