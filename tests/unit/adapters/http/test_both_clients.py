@@ -1,41 +1,16 @@
 """The same responses over loopback, through both HTTP clients."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
 
 from provider_agent.adapters.errors import BackendError, Unreachable
-from provider_agent.adapters.http.aiohttp_connections import AiohttpConnections
-from provider_agent.adapters.http.client import HttpClient, HttpRequest
-from provider_agent.adapters.http.direct_client import DirectClient
-from provider_agent.adapters.http.proxied_client import ProxiedClient
 from tests.kit.loops import on_both_loops
 from tests.kit.raw_server import ARRIVES_S, AfterReply, RawServer, Reply, chunked
 from tests.kit.virtual_time import in_virtual_time
 from tests.unit.adapters.http.recording_receiver import RecordingReceiver
-from tests.unit.adapters.http.responses import CASES, CHUNKED, OK
-
-CLIENTS = ["direct", "proxied"]
-REQUEST = HttpRequest("/v1/x", {"X-One": "1"}, b'{"a":1}')
-HELLO = OK + b"Content-Length: 5\r\n\r\nhello"
-
-
-@asynccontextmanager
-async def client_of(name: str, url: str) -> AsyncIterator[HttpClient]:
-    headers = {"X-All": "all"}
-    client: HttpClient
-    if name == "direct":
-        client = DirectClient(url, headers, reuse=True, remote=False, connect_s=5.0)
-    else:
-        pool = AiohttpConnections(reuse=True, remote=False, connect_s=5.0, proxy=None)
-        client = ProxiedClient(url, headers, pool)
-    try:
-        yield client
-    finally:
-        await client.close()
-
+from tests.unit.adapters.http.recording_server import CLIENTS, HELLO, REQUEST, client_of
+from tests.unit.adapters.http.responses import CASES, CHUNKED
 
 OUTCOMES = [
     pytest.param(name, client, id=f"{name} {client}")

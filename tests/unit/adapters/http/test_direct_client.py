@@ -1,4 +1,4 @@
-"""Which connection a request of the direct client uses, and when it is sent twice."""
+"""Which connection a request of the direct client uses."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -6,89 +6,45 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from provider_agent.adapters.errors import BackendTimeout, Transport, Unreachable
+from provider_agent.adapters.errors import BackendTimeout, Transport
 from provider_agent.adapters.http import direct_client
 from provider_agent.adapters.http.client import HttpRequest
 from provider_agent.adapters.http.connection import HttpConnection
 from provider_agent.adapters.http.dialer import Dialer
 from provider_agent.adapters.http.direct_client import DirectClient
 from provider_agent.adapters.http.exchange import Exchange
-from provider_agent.adapters.http.keep_alive import KEEP_ALIVE_S, STALE_S
+from provider_agent.adapters.http.keep_alive import KEEP_ALIVE_S
 from tests.kit.loops import on_both_loops
 from tests.kit.virtual_time import in_virtual_time
 from tests.unit.adapters.http.recording_receiver import RecordingReceiver
-from tests.unit.adapters.http.responses import CHUNKED, OK
-
-REQUEST = HttpRequest("/x", {}, b"body")
-HELLO = OK + b"Content-Length: 5\r\n\r\nhello"
-
-Read = Callable[[], Awaitable[bytes]]
-
-
-class Server:
-    """A server whose connections are handled by `handler`.
-
-    Attributes:
-        requests: the bodies that each connection has received, in the order of the connections.
-    """
-
-    def __init__(self, handler: Callable[[Read, asyncio.StreamWriter], Awaitable[None]]) -> None:
-        self._handler = handler
-        self.requests: list[list[bytes]] = []
-        self.tasks: list[asyncio.Task[None]] = []
-        self.url = ""
-
-    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.tasks.append(asyncio.create_task(self._serve(reader, writer)))
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        received: list[bytes] = []
-        self.requests.append(received)
-
-        async def read() -> bytes:
-            head = (await reader.readuntil(b"\r\n\r\n")).lower()
-            length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0])
-            received.append(await reader.readexactly(length))
-            return head
-
-        try:
-            await self._handler(read, writer)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            writer.close()
+from tests.unit.adapters.http.recording_server import (
+    HELLO,
+    REQUEST,
+    Read,
+    RecordingServer,
+    exchange,
+)
+from tests.unit.adapters.http.responses import CHUNKED
 
 
 @asynccontextmanager
 async def served(
-    handler: Callable[[Read, asyncio.StreamWriter], Awaitable[None]],
-    *,
-    reuse: bool = True,
-    remote: bool = False,
-) -> AsyncIterator[tuple[Server, DirectClient]]:
+    handler: Callable[[Read, asyncio.StreamWriter], Awaitable[None]], *, reuse: bool = True
+) -> AsyncIterator[tuple[RecordingServer, DirectClient]]:
     """Yield a server, and a client of it."""
-    server = Server(handler)
-    listening = await asyncio.start_server(server.accept, "127.0.0.1", 0)
-    server.url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
-    client = DirectClient(server.url, {}, reuse=reuse, remote=remote, connect_s=5.0)
-    try:
-        yield server, client
-    finally:
-        await client.close()
-        listening.close()
-        await asyncio.gather(*server.tasks)
+    server = RecordingServer(handler)
+    async with server.running():
+        client = DirectClient(server.url, {}, reuse=reuse, remote=False, connect_s=5.0)
+        try:
+            yield server, client
+        finally:
+            await client.close()
 
 
 async def answer_all(read: Read, writer: asyncio.StreamWriter) -> None:
     while True:
         await read()
         writer.write(HELLO)
-
-
-async def exchange(client: DirectClient, request: HttpRequest = REQUEST) -> bytes:
-    receiver = RecordingReceiver()
-    await client.exchange(request, receiver)
-    return receiver.data
 
 
 # --- reuse -----------------------------------------------------------------------------------
@@ -227,104 +183,6 @@ async def test_connection_that_the_server_closed_or_wrote_to_is_not_used(rest: b
         await exchange(client)
 
     assert server.requests == [[REQUEST.body]] * 2
-
-
-# --- a closed connection -----------------------------------------------------------------------
-
-
-async def close_at_second_request(read: Read, writer: asyncio.StreamWriter) -> None:
-    await read()
-    writer.write(HELLO)
-    await read()
-
-
-@on_both_loops
-async def test_request_on_a_connection_closed_meanwhile_is_sent_once_more() -> None:
-    async with served(close_at_second_request) as (server, client):
-        await exchange(client)
-        assert await exchange(client) == b"hello"
-
-    assert [len(requests) for requests in server.requests] == [2, 1]
-
-
-@on_both_loops
-async def test_request_is_sent_twice_at_most() -> None:
-    async def close(read: Read, writer: asyncio.StreamWriter) -> None:
-        await read()
-        if len(server.requests) == 1:
-            writer.write(HELLO)
-            await read()
-
-    async with served(close) as (server, client):
-        await exchange(client)
-        with pytest.raises(Transport):
-            await exchange(client)
-
-    assert [len(requests) for requests in server.requests] == [2, 1]
-
-
-@on_both_loops
-async def test_request_lost_on_a_new_connection_is_not_repeated() -> None:
-    async def close(read: Read, writer: asyncio.StreamWriter) -> None:
-        await read()
-
-    async with served(close) as (server, client):
-        with pytest.raises(Transport):
-            await exchange(client)
-
-    assert server.requests == [[REQUEST.body]]
-
-
-@on_both_loops
-async def test_request_whose_response_has_begun_is_not_repeated() -> None:
-    async def break_off(read: Read, writer: asyncio.StreamWriter) -> None:
-        await read()
-        writer.write(HELLO)
-        await read()
-        writer.write(b"HTTP/1.1")
-
-    async with served(break_off) as (server, client):
-        await exchange(client)
-        with pytest.raises(Transport):
-            await exchange(client)
-
-    assert [len(requests) for requests in server.requests] == [2]
-
-
-@pytest.mark.parametrize(("remote", "repeated"), [(False, False), (True, True)])
-@in_virtual_time
-async def test_request_that_is_lost_late_is_repeated_only_for_a_remote_server(
-    remote: bool, repeated: bool
-) -> None:
-    async def close_late(read: Read, writer: asyncio.StreamWriter) -> None:
-        await read()
-        writer.write(HELLO)
-        if len(server.requests) == 1:
-            await read()
-            await asyncio.sleep(STALE_S)
-
-    async with served(close_late, remote=remote) as (server, client):
-        await exchange(client)
-        try:
-            await exchange(client)
-        except Transport:
-            assert not repeated
-    assert len(server.requests) == 1 + repeated
-
-
-@on_both_loops
-async def test_loss_is_reported_if_the_server_is_down_afterwards(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    async with served(close_at_second_request) as (_, client):
-        await exchange(client)
-
-        async def refuse(_: Dialer) -> HttpConnection:
-            raise Unreachable("connection refused")
-
-        monkeypatch.setattr(Dialer, "dial", refuse)
-        with pytest.raises(Transport):  # `Unreachable` would hide that the server may have died
-            await exchange(client)
 
 
 # --- cancellation and large requests -----------------------------------------------------------

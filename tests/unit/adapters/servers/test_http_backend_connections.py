@@ -10,11 +10,9 @@ from provider_agent.adapters.base import (
     InvalidResponse,
     Transport,
 )
-from provider_agent.adapters.http.keep_alive import STALE_S
 from provider_agent.adapters.servers.http_backend import HttpBackend
 from provider_agent.adapters.servers.openai_compatible import OpenAICompatibleBackend
 from tests.kit.sink import CollectingSink
-from tests.kit.virtual_time import in_virtual_time
 from tests.unit.adapters.conftest import a_job
 
 ConnectionHandler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -54,132 +52,6 @@ async def read_request(reader: asyncio.StreamReader) -> bytes:
 def response(body: bytes) -> bytes:
     head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
     return head.encode() + b"\r\n\r\n" + body
-
-
-async def test_job_sent_on_a_closed_idle_connection_is_sent_again() -> None:
-    connections: list[list[bytes]] = []
-
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        requests: list[bytes] = []
-        connections.append(requests)
-        requests.append(await read_request(reader))
-        writer.write(response(b'{"choices":[]}'))
-        if len(connections) == 1:
-            # The server closes only after the next request was sent, which no client can prevent.
-            requests.append(await read_request(reader))
-            return
-        await reader.read()
-
-    async with backend_of_raw_server(handle) as backend:
-        for _ in range(2):
-            await backend.execute(a_job("m", stream=False), CollectingSink())
-
-    assert [len(requests) for requests in connections] == [2, 1]
-    assert (
-        connections[0][1].partition(b"\r\n\r\n")[2] == connections[1][0].partition(b"\r\n\r\n")[2]
-    )
-
-
-async def test_repeated_request_opens_a_connection_even_if_others_are_idle() -> None:
-    connections: list[list[bytes]] = []
-    both_open = asyncio.Event()
-
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        requests: list[bytes] = []
-        connections.append(requests)
-        if len(connections) == 2:
-            both_open.set()
-        requests.append(await read_request(reader))
-        await both_open.wait()
-        writer.write(response(b'{"choices":[]}'))
-        if len(connections) == 2:  # both become idle; each closes after its next request
-            requests.append(await read_request(reader))
-
-    async with backend_of_raw_server(handle) as backend:
-        jobs = [backend.execute(a_job("m", stream=False), CollectingSink()) for _ in range(2)]
-        await asyncio.gather(*jobs)
-        await backend.execute(a_job("m", stream=False), CollectingSink())
-
-    assert sorted(len(requests) for requests in connections) == [1, 1, 2]
-
-
-async def test_job_lost_on_a_new_connection_is_not_sent_again() -> None:
-    received = 0
-
-    async def close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal received
-        await read_request(reader)
-        received += 1
-
-    async with backend_of_raw_server(close) as backend:
-        with pytest.raises(Transport):
-            await backend.execute(a_job("m"), CollectingSink())
-
-    assert received == 1
-
-
-async def test_lost_connection_of_a_server_that_died_of_the_job_is_reported() -> None:
-    listening: asyncio.Server | None = None
-
-    async def die(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await read_request(reader)
-        writer.write(response(b'{"choices":[]}'))
-        await read_request(reader)
-        assert listening is not None
-        listening.close()
-        writer.close()
-
-    listening = await asyncio.start_server(die, "127.0.0.1", 0)
-    port = listening.sockets[0].getsockname()[1]
-    settings = BackendSettings(kind="openai_compatible", url=f"http://127.0.0.1:{port}")
-    backend = OpenAICompatibleBackend(settings)
-    try:
-        await backend.execute(a_job("m", stream=False), CollectingSink())
-        with pytest.raises(Transport):  # `Unreachable` would not count as a death
-            await backend.execute(a_job("m", stream=False), CollectingSink())
-    finally:
-        await backend.close()
-
-
-async def test_job_whose_response_has_begun_is_not_sent_again() -> None:
-    received = 0
-
-    async def close_within_headers(
-        reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        nonlocal received
-        await read_request(reader)
-        writer.write(response(b'{"choices":[]}'))
-        await read_request(reader)
-        received += 1
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-")
-
-    async with backend_of_raw_server(close_within_headers) as backend:
-        await backend.execute(a_job("m", stream=False), CollectingSink())
-        with pytest.raises(Transport):
-            await backend.execute(a_job("m", stream=False), CollectingSink())
-
-    assert received == 1
-
-
-@in_virtual_time
-async def test_job_that_fails_late_on_a_reused_connection_is_not_sent_again() -> None:
-    received = 0
-
-    async def fail_late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal received
-        await read_request(reader)
-        writer.write(response(b'{"choices":[]}'))
-        await read_request(reader)
-        received += 1
-        await asyncio.sleep(STALE_S)
-
-    async with backend_of_raw_server(fail_late) as backend:
-        await backend.execute(a_job("m", stream=False), CollectingSink())
-        with pytest.raises(Transport):
-            await backend.execute(a_job("m", stream=False), CollectingSink())
-
-    assert received == 1
 
 
 @pytest.mark.parametrize("answered", [2, 3])
