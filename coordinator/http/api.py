@@ -175,7 +175,8 @@ class HttpApi:
     async def _read(
         self, request: web.Request, operation: Operation, memory: MemoryShare
     ) -> ClientRequest | ClientError:
-        timeout = asyncio.timeout(self._settings.body_timeout_s)
+        is_complete = request.content.is_eof()  # then nothing waits, and a timer only costs time
+        timeout = asyncio.timeout(None if is_complete else self._settings.body_timeout_s)
         self._reading.add(timeout)  # `stop` makes it expire
         try:
             read = await read_client_request(request, operation, timeout, memory)

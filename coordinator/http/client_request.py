@@ -66,6 +66,11 @@ async def _read_body(request: web.Request, memory: MemoryShare) -> bytes | Clien
     # Not reserved: a few clients that announce large bodies but send nothing could exclude others.
     if not memory.fits(announced):
         return error_of_reason(Reason.NO_MEMORY)
+    if request.content.is_eof():  # as of most requests: all of it has arrived with the headers
+        whole = request.content.read_nowait()
+        if len(whole) > limit:
+            return _too_large(limit)
+        return whole if memory.grow(len(whole)) else error_of_reason(Reason.NO_MEMORY)
     body = bytearray()
     async for data in request.content.iter_any():
         if len(body) + len(data) > limit:

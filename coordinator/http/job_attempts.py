@@ -1,6 +1,5 @@
 """The jobs of one request until the first byte of output: one agent after another."""
 
-import uuid
 from collections import Counter
 from collections.abc import Callable
 from typing import Final
@@ -183,7 +182,11 @@ class JobAttempts:
         )
 
     def _new_job_id(self) -> bytes:
-        return uuid.UUID(bytes=self._random_bytes(16), version=4).bytes
+        """Return the bytes of a UUID of version 4 (RFC 9562, section 5.4)."""
+        job_id = bytearray(self._random_bytes(16))
+        job_id[6] = job_id[6] & 0x0F | 0x40
+        job_id[8] = job_id[8] & 0x3F | 0x80
+        return bytes(job_id)
 
 
 def _error_before_output(job: RunningJob) -> JobError | None:

@@ -5,12 +5,13 @@ Label values come from closed sets, so that neither clients nor agents can add s
 
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
-from typing import Final
+from typing import Final, TypeVar, cast
 
 from msgspec import Struct
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import Collector
 
 from provider_agent.coordinator.http.client_errors import error_of_reason
@@ -18,6 +19,8 @@ from provider_agent.coordinator.http.request_record import DISCONNECTED, OK, Req
 from provider_agent.coordinator.reason import Reason
 from provider_agent.log_writer import dropped_lines
 from provider_agent.protocol.errors import ErrorCode
+
+MetricT = TypeVar("MetricT", bound=MetricWrapperBase)
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 
@@ -95,6 +98,7 @@ class Metrics:
 
     def __init__(self, gauges: Callable[[], Gauges]) -> None:
         self.registry = CollectorRegistry()
+        self._children: dict[tuple[MetricWrapperBase, tuple[str, ...]], MetricWrapperBase] = {}
         self._requests = self._counter(
             "requests", "Requests with a valid key that ended, by outcome.", "operation", "code"
         )
@@ -128,17 +132,25 @@ class Metrics:
     def request_ended(self, record: RequestRecord, ended_at: float) -> None:
         """Count a request that had a valid key."""
         operation = record.operation.value
-        self._requests.labels(operation, record.code if record.code in _CODES else _OTHER).inc()
+        code = record.code if record.code in _CODES else _OTHER
+        self._child(self._requests, operation, code).inc()
         for histogram, moment in (
             (self._queue, record.queued_until),
             (self._first_byte, record.first_byte_at),
             (self._duration, ended_at),
         ):
             if (seconds := record.seconds_until(moment)) is not None:
-                histogram.labels(operation).observe(seconds)
+                self._child(histogram, operation).observe(seconds)
         for direction, tokens in zip(("input", "output"), record.plausible_tokens, strict=True):
             if tokens is not None:
-                self._tokens.labels(direction).inc(tokens)
+                self._child(self._tokens, direction).inc(tokens)
+
+    def _child(self, metric: MetricT, *labels: str) -> MetricT:
+        """Return `metric.labels(*labels)`, which takes a lock and checks the labels each time."""
+        child = self._children.get((metric, labels))
+        if child is None:
+            child = self._children[metric, labels] = metric.labels(*labels)
+        return cast("MetricT", child)
 
     def access_denied(self, status: int) -> None:
         """Count a request without access; `status` is one of a few that the API returns."""

@@ -54,6 +54,13 @@ def test_unknown_value_of_a_log_field_is_written_as_none() -> None:
     assert FieldsFormatter("%(message)s").format(record) == "job ended code='ok' tokens=none"
 
 
+def test_lines_begin_with_the_time_of_their_record() -> None:
+    formatter, usual = FieldsFormatter("%(asctime)s"), logging.Formatter("%(asctime)s")
+    for created in (0.0, 1.0009, 1.5, 1_700_000_000.25, 1.75):
+        record = logging.makeLogRecord({"created": created, "msecs": created % 1 * 1000 // 1})
+        assert formatter.format(record) == usual.format(record)
+
+
 async def test_description_contains_purpose_addresses_and_access(coordinator: Coordinator) -> None:
     text = "\n".join(describe(coordinator))
     assert coordinator.http_url in text
