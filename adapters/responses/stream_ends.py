@@ -1,8 +1,8 @@
 """Ends streams whose final event has arrived, but whose connection stays open.
 
-Some servers never close a stream after `data: [DONE]`, and would hold the job until its silence
-timeout. Nothing is looked for while bytes arrive: one timer for all jobs finds those that are
-silent, and only their last bytes are examined.
+Some servers never close a stream after `data: [DONE]`; their jobs would wait for the silence
+timeout. A read does not search for the final event. Instead, one timer for all jobs examines the
+last bytes of the silent streams.
 """
 
 import asyncio
