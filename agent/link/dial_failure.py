@@ -26,6 +26,8 @@ TLS_TIMEOUT_S: Final = 10.0
 
 _TOLD_TO_WAIT: Final = frozenset({429, 503})
 
+CHECK_PROXY: Final = "check [coordinator] proxy or HTTPS_PROXY"
+
 
 class DialFailed(Exception):
     """The WebSocket could not be opened; `disconnect` explains why."""
@@ -33,9 +35,6 @@ class DialFailed(Exception):
     def __init__(self, disconnect: Disconnect) -> None:
         super().__init__(disconnect.detail)
         self.disconnect = disconnect
-
-
-CHECK_PROXY: Final = "check [coordinator] proxy or HTTPS_PROXY"
 
 
 def explain(error: Exception, url: str, *, through_proxy: bool = False) -> Disconnect:
@@ -48,55 +47,46 @@ def explain(error: Exception, url: str, *, through_proxy: bool = False) -> Disco
     """
     if isinstance(error, InvalidStatus):
         return _explain_status(error.response, urlsplit(url).path)
-    if isinstance(error, NegotiationError):
-        # RFC 6455, section 4.2.2: a server may select only what the client has offered.
-        return Disconnect(
-            DisconnectCause.UPGRADE_REFUSED,
-            "the server selected a subprotocol or extension that the agent did not offer",
-        )
-    if isinstance(error, InvalidProxyStatus):
-        status = error.response.status_code
-        return Disconnect(
-            DisconnectCause.UPGRADE_REFUSED,
-            f"the proxy refused the connection with HTTP status {status}",
-        )
-    if isinstance(error, ProxyError):
-        return Disconnect(
-            DisconnectCause.UPGRADE_REFUSED,
-            "the response is not that of an HTTP proxy; is the proxy's address right?",
-        )
-    if isinstance(error, InvalidProxy | ImportError):
-        # `ImportError`: for a SOCKS proxy, `websockets` needs a package that is not installed.
-        return Disconnect(
-            DisconnectCause.LOST,
-            "the URL of the proxy is not usable; give one with http:// or https://",
-        )
     if isinstance(error, ssl.SSLError):
         return explain_tls(error)
-    if isinstance(error, ConnectionAbortedError) and error.errno is None:  # asyncio's timeout
-        detail = f"the TLS handshake took longer than {TLS_TIMEOUT_S:.0f} s"
-        return Disconnect(DisconnectCause.LOST, f"{detail}; should the url begin with ws://?")
-    if isinstance(error, ConnectionRefusedError) and through_proxy:
-        return Disconnect(
-            DisconnectCause.LOST, f"the connection to the proxy was refused; {CHECK_PROXY}"
-        )
-    if isinstance(error, ConnectionRefusedError):
-        return Disconnect(
-            DisconnectCause.LOST, "connection refused; is the coordinator running there?"
-        )
-    if isinstance(error, socket.gaierror):
-        advice = CHECK_PROXY if through_proxy else "check [coordinator] url"
-        return Disconnect(DisconnectCause.LOST, f"no such host ({error.strerror}); {advice}")
+    if isinstance(error, InvalidProxy | ImportError):
+        # `ImportError`: for a SOCKS proxy, `websockets` needs a package that is not installed.
+        detail = "the URL of the proxy is not usable; give one with http:// or https://"
+        return Disconnect(DisconnectCause.LOST, detail)
     if isinstance(error, OSError):
-        return Disconnect(
-            DisconnectCause.LOST, f"no connection: {error.strerror or type(error).__name__}"
-        )
-    if isinstance(error, EOFError) or isinstance(error.__cause__, EOFError):
+        return Disconnect(DisconnectCause.LOST, _explain_os_error(error, through_proxy))
+    is_eof = isinstance(error, EOFError) or isinstance(error.__cause__, EOFError)
+    if is_eof and not isinstance(error, ProxyError):
         detail = "the server closed the connection without a response; is it a WebSocket server, "
         return Disconnect(DisconnectCause.LOST, f"{detail}and does it need a client certificate?")
-    return Disconnect(
-        DisconnectCause.UPGRADE_REFUSED, "the response is not that of a WebSocket server"
-    )
+    return Disconnect(DisconnectCause.UPGRADE_REFUSED, _explain_response(error))
+
+
+def _explain_os_error(error: OSError, through_proxy: bool) -> str:
+    if isinstance(error, ConnectionAbortedError) and error.errno is None:  # asyncio's timeout
+        detail = f"the TLS handshake took longer than {TLS_TIMEOUT_S:.0f} s"
+        return f"{detail}; should the url begin with ws://?"
+    if isinstance(error, ConnectionRefusedError):
+        if through_proxy:
+            return f"the connection to the proxy was refused; {CHECK_PROXY}"
+        return "connection refused; is the coordinator running there?"
+    if isinstance(error, socket.gaierror):
+        advice = CHECK_PROXY if through_proxy else "check [coordinator] url"
+        return f"no such host ({error.strerror}); {advice}"
+    return f"no connection: {error.strerror or type(error).__name__}"
+
+
+def _explain_response(error: Exception) -> str:
+    """Return what is wrong with the response to a `CONNECT` or to the upgrade."""
+    if isinstance(error, NegotiationError):
+        # RFC 6455, section 4.2.2: a server may select only what the client has offered.
+        return "the server selected a subprotocol or extension that the agent did not offer"
+    if isinstance(error, InvalidProxyStatus):
+        status = error.response.status_code
+        return f"the proxy refused the connection with HTTP status {status}"
+    if isinstance(error, ProxyError):
+        return "the response is not that of an HTTP proxy; is the proxy's address right?"
+    return "the response is not that of a WebSocket server"
 
 
 def _explain_status(response: Response, path: str) -> Disconnect:

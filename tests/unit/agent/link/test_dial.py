@@ -361,3 +361,9 @@ def test_missing_host_of_a_proxy_is_not_reported_as_that_of_the_coordinator() ->
     error = socket.gaierror(-2, "Name or service not known")
     disconnect = explain(error, "wss://c.example/x", through_proxy=True)
     assert disconnect.detail.endswith("; check [coordinator] proxy or HTTPS_PROXY")
+
+
+def test_proxy_that_closes_the_connection_is_not_reported_as_the_coordinator() -> None:
+    error = ProxyError("no valid response")
+    error.__cause__ = EOFError()
+    assert "HTTP proxy" in explain(error, "wss://c.example/x", through_proxy=True).detail
