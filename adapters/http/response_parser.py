@@ -16,6 +16,10 @@ MAX_HEAD_BYTES: Final = 64 * KIB
 """The limit of all heads of a response, informational ones and trailers too. A server could send
 them forever."""
 
+_HEADER_BYTES: Final = 32
+"""Counted for each header beside its name and value, as in HTTP/2 (RFC 9113, section 6.5.2): 20,000
+short headers would block the event loop for 30 ms."""
+
 _LEAST_HEAD_BYTES: Final = len(b"HTTP/1.1 100\r\n\r\n")
 _SWITCHING_PROTOCOLS: Final = 101
 
@@ -81,7 +85,7 @@ class ResponseParser:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Record a header, or ignore a trailer."""
-        self._count(len(name) + len(value))
+        self._count(len(name) + len(value) + _HEADER_BYTES)
         if self.head is None:
             text = value.decode("latin-1").strip(" \t")
             self._headers.append((name.decode("latin-1"), text))

@@ -142,6 +142,9 @@ LARGE_CASES: Final[dict[str, Case]] = {
         error=InvalidResponse,
         status=None,
     ),
+    "many short headers": Case(
+        OK + b"a:\r\n" * 5_000 + b"Content-Length: 0\r\n\r\n", error=InvalidResponse, status=None
+    ),
     "flood of informational responses": Case(CONTINUE * 10_000, error=InvalidResponse, status=None),
     "flood of informational responses with headers": Case(
         (b"HTTP/1.1 103 Early Hints\r\nX-Filler: %b\r\n\r\n" % (b"x" * 1000)) * 100,
@@ -157,6 +160,9 @@ LARGE_CASES: Final[dict[str, Case]] = {
         CHUNKED + chunked(b"ab") + b"0\r\n" + _headers([b"X: " + b"x" * 1000] * 100),
         b"ab",
         InvalidResponse,
+    ),
+    "many short trailers": Case(
+        CHUNKED + chunked(b"ab") + b"0\r\n" + b"a:\r\n" * 5_000 + b"\r\n", b"ab", InvalidResponse
     ),
     "over-long chunk extension": Case(
         CHUNKED + chunked(b"ab") + b"2;" + b"x" * 200_000, b"ab", InvalidResponse
