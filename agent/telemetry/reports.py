@@ -76,7 +76,7 @@ class Reports:
         messages: CoordinatorMessages,
         draining: bool,
     ) -> StatusSnapshot:
-        """Return the current status, for the operator; the arguments describe the link."""
+        """Return the status for the operator; the arguments describe the link and the drain."""
         now = self._clock()
         last_job_at = self._jobs.last_job_at
         return StatusSnapshot(
@@ -124,7 +124,7 @@ class Reports:
 
 
 def count_job(record: JobRecord, stats: RollingStats, metrics: Metrics) -> None:
-    """Count an ended job, once, in the statistics and in the metrics."""
+    """Count an ended job in the statistics and in the metrics; called once for each job."""
     end = record.end
     code = known_code(end.code) if isinstance(end, JobError) else None
     usage = end.usage

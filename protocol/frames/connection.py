@@ -57,7 +57,7 @@ class Hello(ContentRepr, Struct, tag=33, array_like=True, frozen=True):
         agent_version: the version of the agent's software, for logs.
         public_key: the agent's identity, as a raw Ed25519 key.
         signature: over `auth.signed_bytes(authority, nonce)`.
-        enrollment_code: the code that the operator received; "" when the key is already known.
+        enrollment_code: the code that the operator received, or ""; a known key needs none.
         instance_id: changes with each start of the process.
         session_id: the session to resume; None for a new one.
         live_jobs: every job of that session whose end no final `Ack` covers.
