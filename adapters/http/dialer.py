@@ -68,7 +68,11 @@ class Dialer:
         sock = await aiohappyeyeballs.start_connection(
             found, happy_eyeballs_delay=FALLBACK_S, interleave=1, loop=loop
         )
-        peer = sock.getpeername()
+        try:
+            peer = sock.getpeername()
+        except OSError:  # the server has reset the connection
+            sock.close()
+            raise
         self._remembered = next((info for info in found if info[4][:2] == peer[:2]), None)
         self._remembered_until = loop.time() + REMEMBER_S
         return sock

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import aiohappyeyeballs
 import pytest
 
 from provider_agent.adapters.errors import BackendTimeout, Unreachable
@@ -139,6 +140,20 @@ async def test_name_is_resolved_again_if_the_remembered_address_fails(
         resolve_to(monkeypatch, ("127.0.0.1", new))
         (await dialer.dial()).close()
         await asyncio.sleep(0)
+
+
+async def test_socket_that_the_server_resets_at_once_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sock = socket.socket()  # without a peer, like one that was reset
+
+    async def start_connection(*_: object, **__: object) -> socket.socket:
+        return sock
+
+    monkeypatch.setattr(aiohappyeyeballs, "start_connection", start_connection)
+    with pytest.raises(Unreachable):
+        await Dialer(parse_address("http://127.0.0.1:1"), 5.0).dial()
+    assert sock.fileno() == -1
 
 
 @pytest.mark.parametrize("host", ["a..b", "a" * 70 + ".example"])
