@@ -1,9 +1,9 @@
 """Estimates how many parts a grammar or a regular expression has after its counts are expanded.
 
 Servers expand `(a?){1000}` to 1000 optional parts, and stall as if the request contained all of
-them (llama.cpp: over 40 s for a grammar of 60 bytes). In a grammar, counts are read everywhere,
-also in literals. llama.cpp expands `a{3,1}` until it has no memory left, and reads `{2000x}` as
-`{2000}`.
+them (llama.cpp: over 40 s for a grammar of 60 bytes). llama.cpp expands `a{3,1}` until it has no
+memory left, and reads `{2000x}` as `{2000}`. In a grammar, this module takes counts wherever they
+stand, also in literals, where they are only text.
 """
 
 import re
@@ -19,7 +19,7 @@ _CHARACTERS_PER_PART: Final = 64
 
 _TOO_MANY: Final = MAX_PARTS + 1
 _INVALID: Final = 10_000
-"""A count beyond each limit, for one that is not valid, such as `{3,1}`."""
+"""Stands for a count that is not valid, such as `{3,1}`; it exceeds every limit."""
 
 _GRAMMAR_COUNT: Final = re.compile(rb"[{~](?=((?:[\s\d,.]|#[^\n]*\n){0,64}))")
 """`{m}`, `{m,}`, `{m,n}`, `{,n}`, with the spaces and comments of GBNF, and Lark's `~ m..n`.
@@ -31,7 +31,7 @@ _OPERATORS: Final = b"|?*+{~"
 _NOT_OPERATORS: Final = bytes(code for code in range(256) if code not in _OPERATORS)
 _TOKEN: Final = re.compile(rb"(?s)\\.|\[\^?(?:\\.|[^\]\\])*\]|\{[\s,+-]*\d[^}]*\}?|.")
 _ODD_COUNT: Final = re.compile(rb"\{[\s,+-]*(?:[+-]\s*\d|\d[\d\s,]*[^\d\s,}])")
-"""A count with other characters than those of `_GRAMMAR_COUNT`."""
+"""A count with a sign, or with other characters than digits, spaces and commas."""
 _AMBIGUOUS: Final = re.compile(rb"\[\^?[\[\]]|\(\?[#a-zA-Z-]*[#x]|\\[QE]")
 """Where engines disagree on what is inside a class or a comment."""
 

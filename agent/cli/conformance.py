@@ -76,9 +76,9 @@ def _report_options(rules: Sequence[str]) -> Callable[[CommandT], CommandT]:
 def conformance() -> None:
     """Test an implementation of the protocol, in any language.
 
-    Prints a table: rule, whether it held, and what was observed. Exits with 0 if every MUST held, 1
-    if one did not, and 2 if the tests could not run or ended early. docs/conformance.md explains
-    the rules.
+    Prints a table: rule, whether it held, and what was observed. Exits with 0 if no MUST was
+    broken, 1 if one was, and 2 if the tests could not run or ended early. docs/conformance.md
+    explains the rules.
     """
 
 
