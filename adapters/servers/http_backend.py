@@ -1,7 +1,6 @@
-"""The common part of all HTTP adapters: the connection pool, API requests, and jobs.
+"""The common part of all HTTP adapters: API requests and jobs.
 
 An *API request* is any request that is not a job: a health check, a model list, a load, a probe.
-Its response is read completely before it is returned.
 """
 
 import asyncio
@@ -21,7 +20,6 @@ from provider_agent.adapters.base import (
     BackendSettings,
     BadStatus,
     BreakerRule,
-    InvalidResponse,
     Job,
     JobSink,
     ModelNotFound,
@@ -30,7 +28,6 @@ from provider_agent.adapters.base import (
     Transport,
 )
 from provider_agent.adapters.http.aiohttp_connections import AiohttpConnections
-from provider_agent.adapters.http.aiohttp_errors import map_aiohttp_errors
 from provider_agent.adapters.http.client import HttpClient, HttpRequest
 from provider_agent.adapters.http.direct_client import DirectClient
 from provider_agent.adapters.http.environment_proxy import environment_proxy
@@ -53,22 +50,16 @@ from provider_agent.adapters.responses.status_codes import (
 )
 from provider_agent.adapters.responses.stream_ends import StreamEnds
 from provider_agent.adapters.responses.timeouts import JobTimeouts
+from provider_agent.adapters.servers.api_client import ApiClient
 from provider_agent.adapters.servers.model_selection import select_models
 from provider_agent.adapters.servers.request_headers import common_headers, job_headers
-from provider_agent.adapters.servers.server_response import (
-    BodyT,
-    ServerResponse,
-    read_at_most,
-)
+from provider_agent.adapters.servers.server_response import BodyT, ServerResponse
 from provider_agent.protocol.errors import Fault, entry_for
 from provider_agent.protocol.formats import Operation, find_operation
-from provider_agent.protocol.limits import MAX_ERROR_BODY_BYTES, MIB
+from provider_agent.protocol.limits import MAX_ERROR_BODY_BYTES
 
 API_TIMEOUT_S: Final = 10.0
 """Timeout of an API request. A busy server may need seconds to respond."""
-
-MAX_RESPONSE_BYTES: Final = 16 * MIB
-"""Limit of the response to an API request. The catalog of a passthrough has about 2 MiB."""
 
 GENERATION_TIMEOUT_S: Final = 20.0
 """Timeout of `generate_token`. A busy server may need longer: see `Backend.generate_token`."""
@@ -117,6 +108,8 @@ class HttpBackend(Backend):
             connect_s=self.timeouts.connect_s,
             proxy=self._proxy,
         )
+        self._headers = common_headers(self.settings.api_key)
+        self._api = ApiClient(self.settings.url, self._headers, self._connections)
         self._job_client: HttpClient | None = None
         self._upstream_ids: dict[str, str] = {}
         self._wall_clock: Callable[[], float] = time.time
@@ -128,41 +121,9 @@ class HttpBackend(Backend):
     async def request(
         self, method: str, path: str, *, json: object = None, timeout_s: float = API_TIMEOUT_S
     ) -> ServerResponse:
-        """Send an API request and return the response, whatever its status.
-
-        After a lost connection it is sent again, over a new one; the server may execute it twice.
-
-        Raises:
-            BackendError: no response within `timeout_s`, or one over `MAX_RESPONSE_BYTES`.
-        """
+        """Send an API request, with `json` as its body; see `ApiClient.request`."""
         body = msgspec.json.encode(json) if json is not None else None
-        try:
-            return await self._request(method, path, body, timeout_s)
-        except Transport:
-            return await self._request(method, path, body, timeout_s, new_connection=True)
-
-    async def _request(
-        self,
-        method: str,
-        path: str,
-        body: bytes | None,
-        timeout_s: float,
-        *,
-        new_connection: bool = False,
-    ) -> ServerResponse:
-        with map_aiohttp_errors():
-            async with asyncio.timeout(timeout_s):
-                async with await self._connections.send(
-                    method,
-                    self.settings.url + path,
-                    body,
-                    common_headers(self.settings.api_key),
-                    new_connection=new_connection,
-                ) as response:
-                    content = await read_at_most(response, MAX_RESPONSE_BYTES + 1)
-        if len(content) > MAX_RESPONSE_BYTES:
-            raise InvalidResponse(f"the response to {method} {path} is too big")
-        return ServerResponse(response.status, content, response.headers)
+        return await self._api.request(method, path, body, timeout_s)
 
     async def get(self, path: str) -> ServerResponse:
         """Send a `GET` request.
@@ -369,7 +330,7 @@ class HttpBackend(Backend):
             Unreachable: the URL is malformed.
         """
         if self._job_client is None:
-            url, headers = self.settings.url, common_headers(self.settings.api_key)
+            url, headers = self.settings.url, self._headers
             if self._proxy is not None:
                 self._job_client = ProxiedClient(url, headers, self._connections)
             else:

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TypeVar
 
-import aiohttp
 import msgspec
 
 from provider_agent.adapters.base import InvalidResponse
@@ -35,11 +34,3 @@ class ServerResponse(msgspec.Struct, frozen=True):
             return msgspec.json.decode(self.body, type=body_type)
         except (ValueError, RecursionError) as error:
             raise InvalidResponse("the server's answer does not have the expected shape") from error
-
-
-async def read_at_most(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    """Read the first `limit` bytes of a body."""
-    body = bytearray()
-    while len(body) < limit and (data := await response.content.read(limit - len(body))):
-        body += data
-    return bytes(body)
