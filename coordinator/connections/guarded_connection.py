@@ -162,15 +162,12 @@ class GuardedConnection(asyncio.BufferedProtocol):
 
         The buffer limits the read. `asyncio.Protocol` would receive up to 256 KiB.
         """
-        if len(self._buffer) != self._read_bytes:
-            self._buffer = bytearray(self._read_bytes)
+        self._buffer = bytearray(self._read_bytes)
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         """Forward received bytes, unless the peer sends too many that stay in memory."""
-        data = bytes(memoryview(self._buffer)[:nbytes])
-        if self._read_bytes != AGENT_READ_BYTES:  # idle clients hold no buffer
-            self._buffer = bytearray()
+        data, self._buffer = bytes(memoryview(self._buffer)[:nbytes]), bytearray()
         self._data_received(data)
 
     def _data_received(self, data: bytes) -> None:

@@ -117,7 +117,7 @@ class ClientStream:
         """Write the head, in one packet with the first bytes."""
         piece = self._take(_FIRST_PIECE_BYTES)
         await self._response.write(piece)
-        self._unconsumed = len(piece)
+        self._unconsumed += len(piece)
 
     @property
     def _rest_is_last(self) -> bool:
@@ -136,12 +136,18 @@ class ClientStream:
     def _forward(self) -> None:
         """Write what is buffered, as far as the client's socket accepts it."""
         self._scheduled = False
-        job = self._job
         if self._all_written.done():
             return
         if self._transport is None or self._transport.is_closing():
             self._all_written.set_result(None)
             return
+        try:
+            self._write_buffered(self._transport)
+        except Exception as error:  # noqa: BLE001 - `relay` raises it
+            self._all_written.set_exception(error)
+
+    def _write_buffered(self, transport: asyncio.Transport) -> None:
+        job = self._job
         while not self._is_blocked:
             if self._unconsumed:
                 job.owner.consume(job, self._unconsumed)
@@ -151,11 +157,9 @@ class ClientStream:
                     self._all_written.set_result(None)
                 return
             piece = self._take(PIECE_BYTES)
-            self._unconsumed = len(piece)
+            self._unconsumed += len(piece)
             self._writes += 1
-            self._transport.write(
-                b"%x\r\n%b\r\n" % (len(piece), piece) if self._is_chunked else piece
-            )
+            transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if self._is_chunked else piece)
         if isinstance(job.end, JobError) and job.end.code == ErrorCode.SLOW_CONSUMER:
             self._disconnect()
 
