@@ -48,6 +48,7 @@ class Dialer:
             async with asyncio.timeout(self._connect_s):
                 return await self._open(await self._connect())
         except TimeoutError as error:
+            self._remembered = None
             if error.errno is not None:  # of the kernel, which gave up first
                 raise failures.connect_failure(error) from error
             raise failures.connect_timeout() from error

@@ -2,7 +2,7 @@
 
 The cost of relaying is mostly that of wake-ups: a poll, a read for each server, and one write. So
 under load the thread of the event loop sleeps for a moment after a message. A timer would not help:
-the loop would still wake up for each read.
+the loop would still wake up for each read (ADR 19).
 """
 
 import asyncio

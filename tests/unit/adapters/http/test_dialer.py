@@ -142,6 +142,25 @@ async def test_name_is_resolved_again_if_the_remembered_address_fails(
         await asyncio.sleep(0)
 
 
+@in_virtual_time
+async def test_name_is_resolved_again_if_the_remembered_address_does_not_answer() -> None:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        async with listening() as port:
+            names = resolve_to(monkeypatch, ("127.0.0.1", port))
+            dialer = Dialer(parse_address(f"http://backend.example:{port}"), 1.0)
+            (await dialer.dial()).close()
+            with monkeypatch.context() as silent:
+                hanging = asyncio.Event()
+                silent.setattr(
+                    aiohappyeyeballs, "start_connection", lambda *_, **__: hanging.wait()
+                )
+                with pytest.raises(BackendTimeout):
+                    await dialer.dial()
+            (await dialer.dial()).close()
+
+    assert len(names) == 2
+
+
 async def test_socket_that_the_server_resets_at_once_is_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
