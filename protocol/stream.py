@@ -214,6 +214,10 @@ class SendStream:
 
     def _pop_unsent(self, limit: int) -> bytes:
         """Remove and return up to `limit` bytes from the front of the unsent ones."""
+        first = self._unsent[0] if self._unsent else b""
+        if len(self._unsent) == 1 and len(first) <= limit and isinstance(first, bytes):
+            self._unsent.clear()  # the usual case, without a copy
+            return first
         pieces: list[bytes | bytearray] = []
         while self._unsent and limit > 0:
             piece = self._unsent.popleft()

@@ -155,10 +155,11 @@ class Outbox:
         size = 0
         while self._ready and size < limit_bytes:
             job_id, channel = self._ready.popitem(last=False)
-            job_frames = channel.stream.next_frames(min(CHUNK_BYTES, limit_bytes - size))
-            frames += job_frames
-            size += sum(map(_size, job_frames))
-            if channel.stream.ready:
+            stream = channel.stream
+            for frame in stream.next_frames(min(CHUNK_BYTES, limit_bytes - size)):
+                frames.append(frame)
+                size += _size(frame)
+            if stream.ready:
                 self._ready[job_id] = channel
         return frames
 
