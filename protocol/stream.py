@@ -26,7 +26,8 @@ or slow. Further writes are merged: otherwise the objects of a response that is 
 would take many times the window in memory. Sent bytes are merged always."""
 
 _MERGED_BYTES: Final = 4096
-"""Smaller pieces are merged up to this size: the overhead of an object is then one percent."""
+"""Smaller pieces are merged until they reach this size: the overhead of an object is then one
+percent."""
 
 
 def _append(pieces: deque[bytes | bytearray], data: bytes) -> None:
@@ -48,8 +49,8 @@ class SendStream:
     exceed `window`. `write` always accepts its data: to bound memory, the caller pauses its source
     while the stream is `full`. A `hashed` stream computes the SHA-256 of its bytes.
 
-    After a rewind, what an earlier link has sent may still be acknowledged: the coordinator may
-    have received it.
+    Whatever was ever sent may be acknowledged, even after a rewind: a coordinator may have received
+    more than the offset that it named.
 
     Attributes:
         acked: every byte before this offset is acknowledged.

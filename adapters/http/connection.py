@@ -79,7 +79,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._started = False
         """Whether the receiver has the head."""
         self._quiet_bytes = 0
-        """The bytes since the start of the exchange, or since the last read with data."""
+        """The bytes since the start of the exchange, or since the last read that completed the head
+        or had data."""
 
     def __repr__(self) -> str:
         state = "closed" if not self.is_open else "idle" if self._exchange is None else "busy"
@@ -125,7 +126,8 @@ class HttpConnection(asyncio.BufferedProtocol):
     def cancel(self, exchange: Exchange) -> None:
         """Close the connection, unless `exchange` has ended.
 
-        If it is paused, its receiver gets what has arrived meanwhile.
+        If it is paused and carries no TLS, its receiver gets what has arrived meanwhile, up to
+        `UNREAD_BYTES`.
         """
         if self._exchange is not exchange:
             return
@@ -239,7 +241,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         """End the current exchange.
 
         Args:
-            error: why it failed; None: it succeeded.
+            error: why it failed; None: it succeeded, or was stopped.
             reusable: whether the server keeps the connection open. The connection then becomes
                 idle, unless a part of the request is still unsent.
         """
@@ -265,4 +267,4 @@ class HttpConnection(asyncio.BufferedProtocol):
 
 
 def _ignore(_data: bytes) -> None:
-    """Drop data that arrives after the end of its exchange."""
+    """Stand in for the receiver while no exchange runs."""

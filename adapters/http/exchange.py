@@ -17,7 +17,8 @@ class Exchange:
 
     Attributes:
         connection: None before the start and after the end.
-        has_response: whether a byte has arrived after the request was sent; set at the end.
+        has_response: whether a byte has arrived after the request was sent; set at the end, and
+            meaningful if the connection was lost.
         ended: completed at the end, with an exception if the exchange failed.
     """
 

@@ -1,4 +1,7 @@
-"""The HTTP client for services behind a proxy, on aiohttp. Its task wakes up once per read."""
+"""The HTTP client for services that the agent reaches through a proxy, on aiohttp.
+
+Its task wakes up once per read.
+"""
 
 import asyncio
 from collections.abc import Mapping

@@ -17,7 +17,7 @@ class RequestHeads:
         headers: the headers of every request.
 
     Raises:
-        ValueError: a header contains a line break or NUL, which could start another header.
+        ValueError: a header contains a line break, which could start another header, or NUL.
     """
 
     def __init__(self, address: ServerAddress, headers: Mapping[str, str]) -> None:

@@ -64,7 +64,7 @@ class JobAdmission:
         Args:
             job: the header of the new job.
             in_flight: the number of jobs that run now.
-            offered: the price of the model that is offered now.
+            offered: the price that is offered for the model now.
         """
         decision = self._decide(job, in_flight, offered)
         if log.enabled_for(logging.DEBUG):

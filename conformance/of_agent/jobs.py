@@ -34,9 +34,7 @@ _REMEMBERED_IDS: Final = 4096
 _BATCH: Final = 500
 
 
-@CASES.must(
-    "job", _JOBS, "A job has `JobStarted`, its bytes and exactly one `JobResult` or `JobError`."
-)
+@CASES.must("job", _JOBS, "A job that succeeds has `JobStarted`, its bytes and a `JobResult`.")
 async def runs_job(agent: AgentUnderTest) -> str:
     peer = await agent.connected()
     job = await peer.send_job(new_job(peer.model_id))
@@ -161,7 +159,7 @@ async def refuses_invalid_request(agent: AgentUnderTest) -> str:
     for request in (b"[]", b"{", b"{} {}", b"\xff\xfe"):
         job = await peer.send_job(new_raw_job(peer.model_id, request))
         await peer.expect_error(job, "bad_request")
-    return "an array, a part, two objects, and bytes that are not UTF-8"
+    return "an array, an incomplete object, two objects, and bytes that are not UTF-8"
 
 
 @CASES.must("request-empty", _PIECES, "With `request_bytes` 0 no piece follows: `bad_request`.")

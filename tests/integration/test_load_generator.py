@@ -99,7 +99,10 @@ def test_a_relay_that_exits_has_failed(program: Path, capfd: pytest.CaptureFixtu
 
 @asynccontextmanager
 async def http_relay(alter: Callable[[bytes], bytes]) -> AsyncIterator[tuple[int, list[int]]]:
-    """A relay of raw bytes; yields its port, and a list for the port to dial."""
+    """A relay of raw bytes; yields its port, and an empty list.
+
+    The caller adds the port to dial to the list.
+    """
     dialed: list[int] = []
 
     served: list[asyncio.Task[None]] = []
