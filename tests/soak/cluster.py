@@ -97,6 +97,13 @@ class Cluster:
             *(one.service for one in self.agents if one.service.outbox.streams),
             *(one.service for one in self.agents if one.service.jobs.in_flight),
             *(one.service for one in self.agents if not one.service.uplink.connected.is_set()),
+            # A backend that is down has no idle connection of health checks, as a healthy one has.
+            *(
+                backend
+                for one in self.agents
+                for backend in one.service.status().backends
+                if not backend.healthy
+            ),
             *(agent for agent in agents if agent.in_flight or agent.retired),
             *self.coordinator.detached_sessions(),
             *(["the server"] if self.server.active else []),

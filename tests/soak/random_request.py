@@ -68,12 +68,15 @@ class RandomRequest:
 
     @classmethod
     def parse(cls, operation: Operation, body: bytes) -> Self | None:
-        """Parse a request body at the server; None for a probe, which has no prompt."""
+        """Parse a request body at the server; None for a probe: of a route, or for one token."""
         request = msgspec.json.decode(body, type=dict[str, object])
         messages = request.get("messages")
         if not isinstance(messages, list) or not messages:
             return None
-        name, pieces, size, pace_ms = str(messages[0]["content"]).split()
+        words = str(messages[0]["content"]).split()
+        if len(words) != 4:
+            return None
+        name, pieces, size, pace_ms = words
         streamed = request.get("stream") is True
         return cls(name, SOAK_MODEL, operation, streamed, int(pieces), int(size), int(pace_ms))
 
