@@ -46,8 +46,14 @@ class Exchange:
             self.connection.end_exchange(None, reusable=False)
 
     def end(self, error: Exception | None) -> None:
-        """Wake up the task that waits for the end, unless it was cancelled."""
+        """Wake up the task that waits for the end, unless it was cancelled.
+
+        Forgets the receiver.
+        """
         self.connection = None
+        # The receiver refers to its source, this exchange. Only the cyclic garbage collector would
+        # free both, with everything that the job holds.
+        del self.receiver
         if self.ended.done():
             return
         if error is None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import weakref
 from collections.abc import AsyncIterator
 
 import pytest
@@ -316,6 +317,22 @@ async def test_closed_connection_leaves_no_reference_cycle() -> None:
         wire.close()
         del wire
         assert parsers() == before
+    finally:
+        gc.enable()
+
+
+async def test_ended_exchange_leaves_no_reference_cycle(wire: Wire) -> None:
+    # A receiver keeps its source. In an earlier version, this cycle held all objects of each
+    # finished job until the cyclic garbage collector ran.
+    gc.disable()
+    try:
+        receiver = RecordingReceiver()
+        freed = weakref.ref(receiver)
+        exchange = wire.request(receiver)
+        wire.receive(HELLO)
+        assert exchange.ended.done()
+        del receiver, exchange
+        assert freed() is None
     finally:
         gc.enable()
 
