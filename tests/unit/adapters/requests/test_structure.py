@@ -123,3 +123,15 @@ def test_invalid_utf8_is_refused(text: bytes, mode: PolicyMode) -> None:
 
     with pytest.raises(BadRequest, match="UTF-8"):
         raw_body("vllm", request, request_policy=mode)
+
+
+@pytest.mark.parametrize("escaped", ["", '\\"', "\\\\", '\\\\\\"', '\\"' * 40])
+@pytest.mark.parametrize("length", [8100, 8190, 8191, 8192, 20_000])
+def test_what_follows_a_long_string_is_counted(escaped: str, length: int) -> None:
+    """The scan skips the rest of a string that is longer than its slice."""
+    text = "x" * length + escaped + "x" * 9000 + escaped
+    nested = "[" * 101 + "]" * 101
+
+    check_structure(f'{{"a":"{text}","b":"{nested}"}}'.encode())
+    with pytest.raises(BadRequest, match="nested"):
+        check_structure(f'{{"a":"{text}","b":{nested}}}'.encode())
