@@ -7,7 +7,7 @@ that grows with the square of their number, and meanwhile the server processes n
 tokens; 500 properties took half a second (measured with a tiny model).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
 from typing import Final
@@ -131,11 +131,11 @@ class Tool(Typed, frozen=True):
     do not add up.
     """
 
-    def check(self, value: Raw, name: str, review: Review) -> object:
+    def check_object(self, found: Mapping[str, Raw], name: str, review: Review) -> object:
         """See `Rule.check`."""
         budget = review.stack_budget
         before = budget.stacks if budget else 0
-        checked = super().check(value, name, review)
+        checked = super().check_object(found, name, review)
         if budget and isinstance(checked, dict):
             inner = (checked.get("function"), checked.get("custom"))
             called = next((one for one in inner if isinstance(one, dict)), checked).get("name")

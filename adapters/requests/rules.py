@@ -6,7 +6,7 @@ written by the agent's encoder: a duplicate, an escaped or an oddly spelled name
 thing to the agent and another to the server. Values without a rule keep their bytes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sized
 from typing import Final, Protocol
 
 import msgspec
@@ -18,6 +18,7 @@ from provider_agent.adapters.requests.structure import nesting_exceeds
 
 FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
 _ITEMS: Final = msgspec.json.Decoder(list[Raw])
+_OBJECTS: Final = msgspec.json.Decoder(list[dict[str, Raw]])
 _NUMBER: Final = msgspec.json.Decoder(float | int)
 _STRING: Final = msgspec.json.Decoder(str)
 
@@ -186,7 +187,10 @@ class Object(msgspec.Struct, frozen=True):
             return value
         if first != _BRACE:
             raise RefusedRequest(f"{name} is not an object")
-        found = FIELDS.decode(value)
+        return self.check_object(FIELDS.decode(value), name, review)
+
+    def check_object(self, found: Mapping[str, Raw], name: str, review: Review) -> object:
+        """Check an object that is decoded; see `Rule.check`."""
         _require(found, self.needed, name)
         return check_fields(found, self.fields, name + ".", review)
 
@@ -204,13 +208,21 @@ class Items(msgspec.Struct, frozen=True):
             return value
         if first != _BRACKET:
             raise RefusedRequest(f"{name} is not a list")
-        items = _ITEMS.decode(value)
+        checked: Iterable[object]
+        if isinstance(self.item, Object | Typed) and (objects := _objects(value)) is not None:
+            self._check_length(objects, name)
+            checked = (self.item.check_object(item, name, review) for item in objects)
+        else:
+            items = _ITEMS.decode(value)
+            self._check_length(items, name)
+            if self.item is None:
+                return value
+            checked = (self.item.check(item, name, review) for item in items)
+        return [item for item in checked if item is not REMOVED]
+
+    def _check_length(self, items: Sized, name: str) -> None:
         if len(items) > self.most:
             raise RefusedRequest(f"{name} has over {self.most} items")
-        if self.item is None:
-            return value
-        checked = (self.item.check(item, name, review) for item in items)
-        return [item for item in checked if item is not REMOVED]
 
 
 class Typed(msgspec.Struct, frozen=True):
@@ -230,7 +242,10 @@ class Typed(msgspec.Struct, frozen=True):
         """See `Rule.check`."""
         if _first(value) != _BRACE:
             raise RefusedRequest(f"{name} contains a value that is not an object")
-        found = FIELDS.decode(value)
+        return self.check_object(FIELDS.decode(value), name, review)
+
+    def check_object(self, found: Mapping[str, Raw], name: str, review: Review) -> object:
+        """Check an object that is decoded; see `Rule.check`."""
         kind = _type_of(found)
         fields = self.variants.get(kind)
         named = f"{name}.{kind or 'type'}"
@@ -260,8 +275,12 @@ class Shapes(msgspec.Struct, frozen=True, kw_only=True):
         first = _first(value)
         if first == _NULL:
             return value
-        by_type = {_QUOTE: self.string, _BRACE: self.mapping, _BRACKET: self.items}
-        rule = by_type.get(first, self.scalar)
+        if first == _QUOTE:
+            rule = self.string
+        elif first == _BRACKET:
+            rule = self.items
+        else:
+            rule = self.mapping if first == _BRACE else self.scalar
         if rule is None:
             raise RefusedRequest(f"{name} has the wrong type")
         return rule.check(value, name, review)
@@ -301,6 +320,17 @@ def check_fields(
         elif _first(value) != _NULL:  # leaving out a null changes nothing, so it is not noted
             review.remove((prefix + name)[:100])
     return sent
+
+
+def _objects(value: Raw) -> list[dict[str, Raw]] | None:
+    """Decode a list and its objects in one pass; return None if it contains another value.
+
+    The texts of a request would otherwise be scanned once more for each level of lists.
+    """
+    try:
+        return _OBJECTS.decode(value)
+    except msgspec.ValidationError:
+        return None
 
 
 def decode_string(value: Raw) -> str:
