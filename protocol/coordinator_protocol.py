@@ -35,10 +35,10 @@ from provider_agent.protocol.frames import (
 from provider_agent.protocol.job import Job
 from provider_agent.protocol.limits import MAX_LIVE_JOBS
 from provider_agent.protocol.receipts import FEATURE
+from provider_agent.protocol.receive_stream import ReceiveStream
 from provider_agent.protocol.request import RequestQueue
 from provider_agent.protocol.resumption import NO_RESUMPTION, Resumption
 from provider_agent.protocol.state import State
-from provider_agent.protocol.stream import ReceiveStream
 
 _CONTROL_FRAME_BYTES: Final = 128
 """The estimated size of a control frame. Some, such as `RoutingStatus`, can be much larger."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from msgspec import Struct
 
 from provider_agent.protocol.frames import LiveJob, ResumedJob
-from provider_agent.protocol.stream import ReceiveStream
+from provider_agent.protocol.receive_stream import ReceiveStream
 
 
 class Resumption(Struct, frozen=True):

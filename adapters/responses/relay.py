@@ -4,6 +4,7 @@ The HTTP client passes each read to the relay with a plain call, and the relay p
 another one: no task wakes up. A full window pauses the reading.
 """
 
+import asyncio
 from collections.abc import Callable, Collection
 from typing import Final
 
@@ -62,6 +63,7 @@ class Relay:
         "_gate",
         "_head",
         "_least_input_tokens",
+        "_now",
         "_operation",
         "_paused",
         "_send_chunk",
@@ -69,6 +71,7 @@ class Relay:
         "_source",
         "_timeouts",
         "_unread",
+        "_validate",
         "_validator",
     )
 
@@ -86,11 +89,14 @@ class Relay:
         self._estimated_start = estimated_start
         self._sink = sink
         self._timeouts = timeouts
+        self._now = asyncio.get_running_loop().time
         self._head: ResponseHead | None = None
         self._source: ResponseSource | None = None
         self._error_body: ErrorBody | None = None
         self._gate: ResponseGate | None = None
         self._validator: ResponseValidator | None = None
+        self._validate: Callable[[bytes], None] = _ignore
+        """`receive_data` of the validator."""
         self._send_chunk: Callable[[bytes], None] | None = None
         """None before the sink is started."""
         self._paused = False
@@ -161,15 +167,17 @@ class Relay:
         self._validator = validator_for(
             self._operation, content_type, estimated_start=self._estimated_start
         )
+        self._validate = self._validator.receive_data
 
     def data_received(self, data: bytes) -> None:
         """Pass one read to the sink at once (the hot path)."""
-        if self._send_chunk is None:
+        send_chunk = self._send_chunk
+        if send_chunk is None:
             self._hold(data)
             return
-        self._timeouts.data_received()
-        self._send_chunk(data)
-        self._validator.receive_data(data)  # type: ignore[union-attr]
+        self._timeouts.last_read_at = self._now()
+        send_chunk(data)
+        self._validate(data)
 
     def unread_received(self, data: bytes) -> None:
         """Keep what arrived during a pause: it is not relayed, but may report the usage."""
@@ -276,3 +284,7 @@ def _error_from(failure: ResponseFailure, secrets: Collection[str]) -> BackendEr
     error = ErrorInStream(body, failure.code, message)
     error.retryable, error.retry_after_s = retry_advice(body)
     return error
+
+
+def _ignore(_data: bytes) -> None:
+    """Stand in for the validator while there is none."""

@@ -26,6 +26,9 @@ class JobTimeouts:
     Args:
         timeouts: the duration of each timeout.
 
+    Attributes:
+        last_read_at: the loop time of the last read; to set it restarts the silence timeout.
+
     Raises:
         BackendTimeout: on exit, if a timeout expired; the message names it.
         BackendError: on exit, the error passed to `fail`.
@@ -47,7 +50,7 @@ class JobTimeouts:
     async def __aenter__(self) -> Self:
         await self._canceller.__aenter__()
         self._loop = asyncio.get_running_loop()
-        self._started_at = self._last_read_at = self._loop.time()
+        self._started_at = self.last_read_at = self._loop.time()
         self._timer = self._loop.call_at(self._deadline(), self._check)
         return self
 
@@ -68,7 +71,7 @@ class JobTimeouts:
     @property
     def last_output_at(self) -> float | None:
         """The loop time of the last read of output; None before any output."""
-        return self._last_read_at if self._has_output else None
+        return self.last_read_at if self._has_output else None
 
     @property
     def waiting_since(self) -> float | None:
@@ -78,12 +81,8 @@ class JobTimeouts:
     def output_started(self) -> None:
         """Replace the first-byte timeout by the silence timeout."""
         self._has_output = True
-        self.data_received()
+        self.last_read_at = self._loop.time()
         self._restart_timer()
-
-    def data_received(self) -> None:
-        """Restart the silence timeout."""
-        self._last_read_at = self._loop.time()
 
     def pause(self) -> None:
         """Suspend the silence timeout until `resume`, because the agent does not read."""
@@ -102,7 +101,7 @@ class JobTimeouts:
 
     def _deadline(self) -> float:
         if self._has_output:
-            deadline = max(self._last_read_at, self._paused_at) + self._timeouts.silence_s
+            deadline = max(self.last_read_at, self._paused_at) + self._timeouts.silence_s
         else:
             deadline = self._started_at + self._timeouts.first_byte_s
         return min(deadline, self._started_at + self._timeouts.total_s)

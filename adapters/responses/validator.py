@@ -45,6 +45,10 @@ LAST_BYTES: Final = 4 * 1024
 LONG_LINE_BYTES: Final = 16 * 1024
 """Big values of a longer line are left out: the last event of Responses may have megabytes."""
 
+_RECENT_READS: Final = 16
+_SMALL_READ_BYTES: Final = 512
+"""This many small reads are added at once, which costs little more than one alone."""
+
 _BLOCK_BYTES: Final = LONG_LINE_BYTES // 2
 
 LONG_BODY_BYTES: Final = 256 * 1024
@@ -198,6 +202,7 @@ class StreamValidator:
         "_line_bytes",
         "_operation",
         "_outline",
+        "_recent",
         "_tail",
         "_tail_size",
     )
@@ -205,6 +210,8 @@ class StreamValidator:
     def __init__(self, operation: Operation, *, estimated_start: bool = False) -> None:
         self._operation = operation
         self._estimated_start = estimated_start
+        self._recent: list[bytes] = []
+        """The last reads, which are not yet added to the rest: few large pieces cost less."""
         self._head = b""
         self._tail: deque[bytes] = deque()
         self._tail_size = 0
@@ -217,6 +224,17 @@ class StreamValidator:
 
     def receive_data(self, data: bytes) -> None:
         """Add the next bytes of the stream."""
+        recent = self._recent
+        recent.append(data)
+        if len(recent) == _RECENT_READS or len(data) > _SMALL_READ_BYTES:
+            self._add_recent()
+
+    def _add_recent(self) -> None:
+        """Add the last reads to head and tail, with long lines shortened."""
+        if not self._recent:
+            return
+        data = b"".join(self._recent)
+        self._recent.clear()
         size = len(data)
         if len(self._head) < HEAD_BYTES:
             self._head += data[: HEAD_BYTES - len(self._head)]
@@ -274,6 +292,7 @@ class StreamValidator:
 
     def is_terminated(self) -> bool:
         """Return whether the bytes so far are a success whose last event is the final one."""
+        self._add_recent()
         tail = b"".join(self._tail)[-TAIL_BYTES:]
         word_at = max(map(tail.rfind, final_words(self._operation)))
         if word_at < 0:
@@ -290,6 +309,7 @@ class StreamValidator:
 
     def result(self) -> ValidationResult:
         """Return the outcome of the bytes so far."""
+        self._add_recent()
         if not self._head:
             text = "the server sent an empty stream"
             return ValidationResult(failure=ResponseFailure(ErrorCode.INVALID_RESPONSE, text))

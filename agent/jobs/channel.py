@@ -12,7 +12,7 @@ from provider_agent.protocol.field_values import to_line, valid_count
 from provider_agent.protocol.frames import JobEnd, JobStarted, LiveJob, Receipt, ResponseFrame
 from provider_agent.protocol.request import RequestBuffer
 from provider_agent.protocol.response_headers import client_headers, valid_content_type
-from provider_agent.protocol.stream import SendStream
+from provider_agent.protocol.send_stream import SendStream
 
 
 class JobChannel:
@@ -27,6 +27,7 @@ class JobChannel:
         request: receives the request body, over this link and later ones.
 
     Attributes:
+        is_queued: whether the outbox will look for frames of this channel; the outbox sets it.
         outcome: what is known about the response; its `between_events` and `error_relayed` cover
             the bytes that were sent or will be sent, and not those that were dropped.
         report: the report of the job's end, set when the job ends. If unsent bytes are dropped
@@ -43,6 +44,7 @@ class JobChannel:
         "_source",
         "_stopped",
         "_truncated",
+        "is_queued",
         "issue_receipt",
         "on_started",
         "outcome",
@@ -57,6 +59,7 @@ class JobChannel:
         mark_ready: Callable[["JobChannel"], None],
         request: RequestBuffer,
     ) -> None:
+        self.is_queued = False
         self.stream = stream
         self.request = request
         self.outcome = ResponseOutcome()
@@ -122,7 +125,8 @@ class JobChannel:
         if stream.started is None and stream.end is None:
             raise RuntimeError("the adapter sent bytes before it called `started`")
         stream.write(data)
-        self._mark_ready(self)
+        if not self.is_queued:
+            self._mark_ready(self)
         if stream.full and not self._paused and self._source is not None:
             self._paused = True
             self._source.pause_reading()

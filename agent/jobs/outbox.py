@@ -7,8 +7,8 @@ channel that holds a window of unacknowledged bytes pauses its source.
 """
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final
 
 from provider_agent.agent.jobs.channel import JobChannel
@@ -31,7 +31,7 @@ from provider_agent.protocol.limits import (
     WINDOW_BYTES,
 )
 from provider_agent.protocol.request import RequestBuffer
-from provider_agent.protocol.stream import SendStream
+from provider_agent.protocol.send_stream import SendStream
 
 FRAME_OVERHEAD_BYTES: Final = 64
 """The approximate size of a frame without its data: type, job id, offsets and short texts."""
@@ -53,16 +53,18 @@ class Outbox:
         window_bytes: the window of each new channel, until `set_window` changes it.
 
     Attributes:
+        on_ready: called when the first frame is queued; the next batch may have frames then.
         lost_jobs: how many jobs were dropped before the coordinator had acknowledged their end.
     """
 
     def __init__(self, window_bytes: int = WINDOW_BYTES) -> None:
+        self.on_ready: Callable[[], None] = _ignore
         self.lost_jobs = 0
         self._window = window_bytes
         self._control: dict[type[ControlFrame], ControlFrame] = {}
         self._channels: dict[bytes, JobChannel] = {}
-        self._ready: OrderedDict[bytes, JobChannel] = OrderedDict()
-        self._has_frames = asyncio.Event()
+        self._ready: deque[JobChannel] = deque()
+        """The channels whose `is_queued` is set, in the order of their turns."""
         self._all_acknowledged = asyncio.Event()
         self._all_acknowledged.set()
 
@@ -92,10 +94,15 @@ class Outbox:
         """Whether a control frame waits."""
         return bool(self._control)
 
+    @property
+    def has_frames(self) -> bool:
+        """Whether `next_batch` may have frames."""
+        return bool(self._control or self._ready)
+
     def put(self, frame: ControlFrame) -> None:
         """Queue a control frame before all others; it replaces an unsent one of its type."""
         self._control[type(frame)] = frame
-        self._has_frames.set()
+        self.on_ready()
 
     def open(self, job_id: bytes, request_bytes: int = 0, *, hashed: bool = False) -> JobChannel:
         """Open the channel of a new job; it is kept until the job's end is acknowledged.
@@ -119,12 +126,13 @@ class Outbox:
         return channel
 
     def mark_ready(self, channel: JobChannel) -> None:
-        """Note that a channel may have frames to send. Called for every chunk of every job."""
-        job_id = channel.stream.job_id
+        """Note that a channel may have frames to send."""
         # A job that is being stopped may still write to a forgotten channel.
-        if job_id not in self._ready and channel.stream.ready and job_id in self._channels:
-            self._ready[job_id] = channel
-            self._has_frames.set()
+        if not channel.is_queued and channel.stream.job_id in self._channels:
+            channel.is_queued = True
+            self._ready.append(channel)
+            if len(self._ready) == 1:
+                self.on_ready()
 
     def acknowledge(self, ack: Ack) -> None:
         """Release acknowledged bytes, and the channel of an acknowledged end; ignore unknown jobs.
@@ -145,6 +153,7 @@ class Outbox:
     def next_batch(self, limit_bytes: int = BATCH_BYTES) -> list[AgentFrame]:
         """Remove and return the frames of the next message; empty if there is nothing to send.
 
+        There may be nothing although `on_ready` was called: a window is full, or a job was stopped.
         The overhead of a frame and the body of an error can make the message exceed `limit_bytes`.
         """
         if self._control:
@@ -153,24 +162,24 @@ class Outbox:
             return control
         frames: list[AgentFrame] = []
         size = 0
-        while self._ready and size < limit_bytes:
-            job_id, channel = self._ready.popitem(last=False)
+        ready = self._ready
+        while ready and size < limit_bytes:
+            channel = ready.popleft()
+            channel.is_queued = False
             stream = channel.stream
-            for frame in stream.next_frames(min(CHUNK_BYTES, limit_bytes - size)):
+            budget = min(CHUNK_BYTES, limit_bytes - size)
+            chunk = stream.next_chunk(budget)
+            if chunk is not None:
+                frames.append(chunk)
+                size += len(chunk.data) + FRAME_OVERHEAD_BYTES
+                continue
+            for frame in stream.next_frames(budget):
                 frames.append(frame)
                 size += _size(frame)
             if stream.ready:
-                self._ready[job_id] = channel
+                channel.is_queued = True
+                ready.append(channel)
         return frames
-
-    async def wait(self) -> None:
-        """Return when `next_batch` may have frames; it has none if their job was just stopped.
-
-        Cancelling the wait loses no frame.
-        """
-        while not self._control and not self._ready:
-            self._has_frames.clear()
-            await self._has_frames.wait()
 
     async def wait_until_acknowledged(self) -> None:
         """Return when every job has ended and its end is acknowledged."""
@@ -223,10 +232,16 @@ class Outbox:
     def forget(self, job_ids: Iterable[bytes]) -> None:
         """Drop channels and the bytes that they hold; later writes to them are never sent."""
         for job_id in job_ids:
-            self._channels.pop(job_id, None)
-            self._ready.pop(job_id, None)
+            channel = self._channels.pop(job_id, None)
+            if channel is not None and channel.is_queued:
+                self._ready.remove(channel)
+                channel.is_queued = False
         if not self._channels:
             self._all_acknowledged.set()
+
+
+def _ignore() -> None:
+    """Stand in for `on_ready` while there is no link."""
 
 
 def _size(frame: AgentFrame) -> int:

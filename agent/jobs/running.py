@@ -42,7 +42,7 @@ from provider_agent.protocol.frames import (
     ResponseFrame,
 )
 from provider_agent.protocol.limits import MAX_LIVE_JOBS
-from provider_agent.protocol.stream import SendStream
+from provider_agent.protocol.send_stream import SendStream
 
 log = EventLogger(__name__)
 

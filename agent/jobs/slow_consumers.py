@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from msgspec import Struct
 from msgspec.structs import replace
 
-from provider_agent.protocol.stream import SendStream
+from provider_agent.protocol.send_stream import SendStream
 
 
 class _Position(Struct, frozen=True):

@@ -5,7 +5,6 @@ under load the thread of the event loop sleeps for a moment after a message. A t
 the loop would still wake up for each read (ADR 19).
 """
 
-import asyncio
 import time
 from collections.abc import Callable
 from typing import Final
@@ -25,7 +24,7 @@ of the event loop until the server has received it."""
 
 
 class Coalescing:
-    """Decides after each message whether the event loop rests, and lets it rest.
+    """Decides after each message whether the event loop rests.
 
     Args:
         rest_s: how long it rests; 0: never.
@@ -62,8 +61,6 @@ class Coalescing:
             and self._clock() >= self._starting_until
         )
 
-    async def rest(self) -> None:
-        """Block the event loop's thread, then read what has arrived."""
-        await asyncio.sleep(0)  # uvloop writes at the end of a turn
+    def rest(self) -> None:
+        """Block the event loop's thread."""
         self._sleep(self._rest_s)
-        await asyncio.sleep(0)  # the loop polls and reads between two turns

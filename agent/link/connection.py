@@ -1,7 +1,6 @@
-"""One connection to the coordinator: dial, handshake, then a reader and a writer until it ends.
+"""One connection to the coordinator: dial, handshake, then reading and writing until it ends.
 
-The reader never waits for work: it passes each frame to a callback that returns at once. The writer
-sends what the outbox holds, many frames in one message; on a slow link, messages are smaller.
+The reader never waits for work: it passes each frame to a callback that returns at once.
 """
 
 import asyncio
@@ -19,8 +18,10 @@ from provider_agent.agent.link.coalescing import Coalescing
 from provider_agent.agent.link.dial import CLOSE_TIMEOUT_S, DialSettings, dial
 from provider_agent.agent.link.dial_failure import DialFailed
 from provider_agent.agent.link.frame_log import log_received, log_sent
+from provider_agent.agent.link.link_connection import LinkConnection
 from provider_agent.agent.link.message_encoder import MessageEncoder
-from provider_agent.agent.link.watchdogs import CountingConnection, Watchdogs
+from provider_agent.agent.link.watchdogs import Watchdogs
+from provider_agent.agent.link.writer import LinkWriter
 from provider_agent.event_log import EventLogger
 from provider_agent.protocol.agent_protocol import AgentProtocol
 from provider_agent.protocol.codec import VERSION_1, Dialect
@@ -39,7 +40,6 @@ from provider_agent.protocol.limits import (
     MAX_MESSAGE_TO_AGENT_BYTES,
 )
 from provider_agent.protocol.state import State
-from provider_agent.websocket.message_size import MessageSize
 
 log = EventLogger(__name__)
 
@@ -126,7 +126,7 @@ class Link:
             # No effect after a close handshake; a stalled peer would not complete one.
             connection.transport.abort()
 
-    async def _run_connection(self, connection: CountingConnection) -> Disconnect:
+    async def _run_connection(self, connection: LinkConnection) -> Disconnect:
         try:
             welcome = await self._handshake(connection)
             await self._exchange_frames(connection, welcome.max_message_bytes)
@@ -161,11 +161,13 @@ class Link:
             text = f"no `Welcome` within {HANDSHAKE_TIMEOUT_S:.0f} s after the connection opened"
             raise _Ended(Disconnect(DisconnectCause.LOST, text)) from None
 
-    async def _exchange_frames(self, connection: CountingConnection, max_bytes: int) -> None:
+    async def _exchange_frames(self, connection: LinkConnection, max_bytes: int) -> None:
         """Read and write until one task ends, then cancel the others and wait for their end."""
         watchdogs = Watchdogs(connection, self._on_activity)
+        encoder = MessageEncoder(self._dialect.encode, max_bytes, self._on_unsendable)
+        writer = LinkWriter(connection, self._outbox, encoder, self._coalescing, watchdogs.progress)
         tasks = (
-            asyncio.create_task(self._write(connection, watchdogs, max_bytes), name="link writer"),
+            writer.failed,
             asyncio.create_task(self._read(connection), name="link reader"),
             asyncio.create_task(
                 _abort_when(connection, watchdogs.stalled()), name="link write watchdog"
@@ -176,8 +178,10 @@ class Link:
             asyncio.create_task(self._close_when_drained(connection), name="link drain"),
         )
         try:
+            writer.start()
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            writer.stop()
             for task in tasks:
                 task.cancel()
             results = await asyncio.gather(*tasks, return_exceptions=True)
@@ -191,30 +195,6 @@ class Link:
         # Not `async for`: it would hide the code and reason of a normal closure.
         while True:
             self._receive(await connection.recv())
-
-    async def _write(
-        self, connection: CountingConnection, watchdogs: Watchdogs, max_bytes: int
-    ) -> None:
-        outbox, write_timer, size = self._outbox, watchdogs.write_timer, MessageSize()
-        coalescing = self._coalescing
-        encoder = MessageEncoder(self._dialect.encode, max_bytes, self._on_unsendable)
-        while True:
-            await outbox.wait()
-            frames = outbox.next_batch(size.limit_bytes)
-            if not frames:  # a job was stopped meanwhile; a message without frames is a violation
-                continue
-            sent_bytes = 0
-            for message in encoder.encode(frames):
-                with write_timer:
-                    await connection.send(message)
-                sent_bytes += len(message)
-                del message  # an idle link must not hold the bytes of its last message
-            log_sent(frames)
-            count = len(frames)
-            del frames
-            size.adapt(write_timer.duration_s)
-            if coalescing.is_due(count, sent_bytes) and not outbox.has_control:
-                await coalescing.rest()
 
     async def _close_when_drained(self, connection: ClientConnection) -> None:
         """After the coordinator's `Drain`: wait until all jobs have ended, then close."""

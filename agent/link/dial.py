@@ -24,9 +24,9 @@ from provider_agent.agent.link.dial_failure import (
     DialFailed,
     explain,
 )
+from provider_agent.agent.link.link_connection import LinkConnection
 from provider_agent.agent.link.link_files import read_token
 from provider_agent.agent.link.tls import UnusableFile, client_context
-from provider_agent.agent.link.watchdogs import CountingConnection
 from provider_agent.agent.version import agent_version
 from provider_agent.protocol.auth import canonical_authority
 from provider_agent.protocol.limits import MAX_MESSAGE_TO_AGENT_BYTES
@@ -104,11 +104,11 @@ class _DialProgress:
         self.connected = False
         self.lost: Exception | None = None
 
-    def connection_type(self) -> type[CountingConnection]:
+    def connection_type(self) -> type[LinkConnection]:
         """Return a connection class that records its progress in this object."""
         progress = self
 
-        class ObservedConnection(CountingConnection):
+        class ObservedConnection(LinkConnection):
             def connection_made(self, transport: asyncio.BaseTransport) -> None:
                 progress.connected = True
                 set_socket_options(transport)
@@ -124,7 +124,7 @@ class _DialProgress:
         return ObservedConnection
 
 
-async def dial(settings: DialSettings, subprotocol: str) -> CountingConnection:
+async def dial(settings: DialSettings, subprotocol: str) -> LinkConnection:
     """Open the WebSocket. Cancelling this coroutine closes what it has opened.
 
     WebSocket pings are off: the caller must detect a dead connection.
@@ -169,7 +169,7 @@ async def dial(settings: DialSettings, subprotocol: str) -> CountingConnection:
         await connection.close(1002, "no common subprotocol")
         detail = f"the server does not support {subprotocol}; {_CHECK_URL}"
         raise DialFailed(Disconnect(DisconnectCause.UPGRADE_REFUSED, detail))
-    return cast("CountingConnection", connection)
+    return cast("LinkConnection", connection)
 
 
 def _explain_timeout(settings: DialSettings, progress: _DialProgress) -> str:

@@ -8,9 +8,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from websockets.asyncio.client import ClientConnection
-
-from provider_agent.protocol.limits import MIB
+from provider_agent.agent.link.link_connection import LinkConnection
 from provider_agent.websocket.write_progress import (
     CHECK_INTERVAL_S,
     WRITE_STALL_S,
@@ -23,27 +21,6 @@ PING_EVERY_S: Final = 20.0
 also the longest wait for bytes after a ping, so a peer that vanished is detected within two
 intervals, even when nothing else is sent."""
 
-MAX_UNSENT_BYTES: Final = 16 * MIB
-"""Larger than the write buffer plus the agent's largest message. Only a peer that sends pings
-without reading the pongs can exceed it; the link is then aborted to bound memory."""
-
-
-class CountingConnection(ClientConnection):
-    """A WebSocket that counts the bytes that it receives, and bounds those that wait to be sent.
-
-    Attributes:
-        received_bytes: how many bytes arrived since the connection opened.
-    """
-
-    received_bytes = 0
-
-    def data_received(self, data: bytes) -> None:
-        """Count the bytes, pass them on, and abort the link if too many wait to be sent."""
-        self.received_bytes += len(data)
-        super().data_received(data)
-        if self.transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
-            self.transport.abort()
-
 
 class Watchdogs:
     """The two watchdogs of one connection.
@@ -53,23 +30,22 @@ class Watchdogs:
         on_pong: called for each pong.
 
     Attributes:
-        write_timer: a context manager that the writer enters around every write.
+        progress: records the writes that wait for space in the write buffer.
     """
 
-    def __init__(self, socket: CountingConnection, on_pong: Callable[[], None]) -> None:
+    def __init__(self, socket: LinkConnection, on_pong: Callable[[], None]) -> None:
         self._socket = socket
         self._on_pong = on_pong
-        self._progress = WriteProgress()
+        self.progress = WriteProgress()
         self._now = asyncio.get_running_loop().time
-        self.write_timer = WriteTimer(self._progress, self._now)
-        self._ping_timer = WriteTimer(self._progress, self._now)
+        self._ping_timer = WriteTimer(self.progress, self._now)
 
     async def stalled(self) -> str:
         """Return the reason for the log when writing has made no progress for `WRITE_STALL_S`."""
         transport = self._socket.transport
         while True:
             await asyncio.sleep(CHECK_INTERVAL_S)
-            if self._progress.stalled(transport.get_write_buffer_size(), self._now()):
+            if self.progress.stalled(transport.get_write_buffer_size(), self._now()):
                 return f"sending made no progress for {WRITE_STALL_S:.0f} s"
 
     async def silent(self) -> str:

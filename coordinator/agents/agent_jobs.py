@@ -15,9 +15,9 @@ from provider_agent.protocol.frames import Chunk, JobEnd, JobStarted, LiveJob
 from provider_agent.protocol.job import Job
 from provider_agent.protocol.limits import MIB
 from provider_agent.protocol.receipts import FEATURE
+from provider_agent.protocol.receive_stream import ReceiveStream
 from provider_agent.protocol.request import RequestQueue
 from provider_agent.protocol.resumption import Resumption
-from provider_agent.protocol.stream import ReceiveStream
 
 MAX_UNSENT_REQUEST_BYTES: Final = 64 * MIB
 """Routing skips an agent with more unsent request bytes than this: four of the largest requests."""

@@ -15,8 +15,8 @@ from provider_agent.coordinator.sessions.job_counts import JobCounts
 from provider_agent.coordinator.sessions.offers import OfferTable
 from provider_agent.coordinator.sessions.running_job import RunningJob
 from provider_agent.protocol.frames import JobError, LiveJob
+from provider_agent.protocol.receive_stream import ReceiveStream
 from provider_agent.protocol.resumption import Resumption, plan_resumption
-from provider_agent.protocol.stream import ReceiveStream
 
 MAX_SENDS: Final = 10
 """How many times one job is sent to one agent. Several links in a row may be lost before the job's

@@ -26,9 +26,9 @@ from provider_agent.protocol.frames import (
 )
 from provider_agent.protocol.job import Job
 from provider_agent.protocol.limits import MAX_INTEGER, MIN_WINDOW_BYTES
+from provider_agent.protocol.receive_stream import ReceiveStream
 from provider_agent.protocol.resumption import Resumption
 from provider_agent.protocol.state import State
-from provider_agent.protocol.stream import ReceiveStream
 from tests.fuzz.depth import STEPS_DONE, depth
 from tests.unit.protocol.frame_strategies import FROM_AGENT, FROM_COORDINATOR
 from tests.unit.protocol.protocols import (

@@ -31,10 +31,11 @@ from provider_agent.protocol.frames import (
 )
 from provider_agent.protocol.job import Job
 from provider_agent.protocol.limits import MIN_MESSAGE_TO_COORDINATOR_BYTES, MIN_WINDOW_BYTES
+from provider_agent.protocol.receive_stream import ReceiveStream
 from provider_agent.protocol.request import RequestBuffer
 from provider_agent.protocol.resumption import plan_resumption
+from provider_agent.protocol.send_stream import SendStream
 from provider_agent.protocol.state import State
-from provider_agent.protocol.stream import ReceiveStream, SendStream
 from tests.fuzz.depth import STEPS_DONE, depth
 from tests.fuzz.lossy_link import LossyLink
 from tests.unit.protocol.protocols import AUTHORITY, KEY, PUBLIC_KEY

@@ -15,8 +15,9 @@ from provider_agent.protocol.frames import (
     JobStarted,
     Usage,
 )
+from provider_agent.protocol.receive_stream import ReceiveStream
 from provider_agent.protocol.resumption import plan_resumption
-from provider_agent.protocol.stream import ReceiveStream, SendStream
+from provider_agent.protocol.send_stream import SendStream
 from tests.fuzz.depth import STEPS_DONE, depth
 from tests.fuzz.lossy_link import LossyLink
 

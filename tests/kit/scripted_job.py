@@ -18,7 +18,7 @@ from provider_agent.protocol.frames import (
     Usage,
 )
 from provider_agent.protocol.job import Job
-from provider_agent.protocol.stream import SendStream
+from provider_agent.protocol.send_stream import SendStream
 
 EVENT_STREAM = "text/event-stream"
 

@@ -38,8 +38,8 @@ from provider_agent.protocol.frames import (
 from provider_agent.protocol.job import join_request
 from provider_agent.protocol.request import RequestBuffer
 from provider_agent.protocol.resumption import plan_resumption
+from provider_agent.protocol.send_stream import SendStream
 from provider_agent.protocol.state import State
-from provider_agent.protocol.stream import SendStream
 from tests.unit.protocol.transcript import Close, Connect, Event, LinkLost, Message
 from tests.unit.protocol.vectors import VECTORS
 

@@ -3,8 +3,8 @@
 import pytest
 
 from provider_agent.protocol.frames import LiveJob, ResumedJob
+from provider_agent.protocol.receive_stream import ReceiveStream
 from provider_agent.protocol.resumption import plan_resumption
-from provider_agent.protocol.stream import ReceiveStream
 
 JOB_ID = b"\x0b" * 16
 WINDOW = 1000

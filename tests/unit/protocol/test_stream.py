@@ -4,7 +4,8 @@ import pytest
 
 from provider_agent.protocol.exceptions import ProtocolViolation
 from provider_agent.protocol.frames import Chunk, JobError, JobResult, JobStarted, Usage
-from provider_agent.protocol.stream import ReceiveStream, SendStream
+from provider_agent.protocol.receive_stream import ReceiveStream
+from provider_agent.protocol.send_stream import SendStream
 
 JOB_ID = b"\x0b" * 16
 STARTED = JobStarted(JOB_ID, 200, "text/event-stream", "echo")

@@ -13,7 +13,7 @@ from provider_agent.protocol.frames import (
     JobStarted,
     Usage,
 )
-from provider_agent.protocol.stream import SendStream
+from provider_agent.protocol.send_stream import SendStream
 
 JOB_ID = b"\x0b" * 16
 STARTED = JobStarted(JOB_ID, 200, "text/event-stream", "echo")

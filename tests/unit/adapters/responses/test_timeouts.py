@@ -30,6 +30,8 @@ async def run(*steps: Step, timeouts: BackendTimeouts = TIMEOUTS) -> None:
         for step in steps:
             if step == "close":
                 job_timeouts.fail(Transport("this backend was closed"))
+            elif step == "read":
+                job_timeouts.last_read_at = now()
             elif isinstance(step, str):
                 getattr(job_timeouts, step)()
             elif callable(step):
@@ -38,7 +40,7 @@ async def run(*steps: Step, timeouts: BackendTimeouts = TIMEOUTS) -> None:
                 await asyncio.sleep(step)
 
 
-SLOW_READS = (9.0, "data_received") * 20
+SLOW_READS = (9.0, "read") * 20
 
 ENDS: dict[str, tuple[tuple[Step, ...], type[BackendError], str, float]] = {
     "no output": (
@@ -49,7 +51,7 @@ ENDS: dict[str, tuple[tuple[Step, ...], type[BackendError], str, float]] = {
     ),
     "reads without output": (SLOW_READS, BackendTimeout, "first byte timeout", 30.0),
     "silence after output": (
-        (29.0, "output_started", 5.0, "data_received", FOREVER_S),
+        (29.0, "output_started", 5.0, "read", FOREVER_S),
         BackendTimeout,
         "the server sent nothing for 10 s (silence timeout)",
         44.0,
@@ -135,9 +137,7 @@ async def test_total_timeout_can_be_the_shortest() -> None:
 async def test_read_just_before_the_deadline_restarts_the_silence_timeout() -> None:
     last_moment_s = TIMEOUTS.silence_s - EPSILON_S
 
-    await run(
-        TIMEOUTS.first_byte_s - EPSILON_S, "output_started", *(last_moment_s, "data_received") * 6
-    )
+    await run(TIMEOUTS.first_byte_s - EPSILON_S, "output_started", *(last_moment_s, "read") * 6)
 
 
 @in_virtual_time
@@ -187,7 +187,7 @@ async def test_repr_shows_the_phase() -> None:
     assert phases == ["<JobTimeouts first byte>", "<JobTimeouts output>", "<JobTimeouts paused>"]
 
 
-@pytest.mark.parametrize("reads", [("output_started",), ("output_started", "data_received")])
+@pytest.mark.parametrize("reads", [("output_started",), ("output_started", "read")])
 @in_virtual_time
 async def test_bytes_that_a_suspended_process_has_not_read_yet_restart_the_timeout(
     reads: tuple[Step, ...],

@@ -12,6 +12,7 @@ from provider_agent.adapters.responses.events import ResponseFailure
 from provider_agent.adapters.responses.validator import (
     BODY_BYTES,
     HEAD_BYTES,
+    LAST_BYTES,
     LONG_LINE_BYTES,
     TAIL_BYTES,
     BodyValidator,
@@ -194,6 +195,7 @@ def test_memory_is_bounded_for_any_chunk_sizes(operation: Operation, sizes: list
     for size in sizes:
         validator.receive_data(block[:size])
         assert sum(map(len, validator._tail)) < TAIL_BYTES + LONG_LINE_BYTES + max(sizes)
+        assert sum(map(len, validator._recent)) <= LAST_BYTES * 2
         assert len(validator._head) <= HEAD_BYTES
 
 

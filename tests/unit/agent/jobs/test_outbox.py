@@ -245,60 +245,50 @@ async def test_a_status_outside_100_to_599_is_rejected(status: int) -> None:
         Outbox().open(A).started(status, "text/plain", RecordingSource(), {})
 
 
-# --- waiting --------------------------------------------------------------------------------------
+# --- notification -----------------------------------------------------------------------------
 
 
-async def blocks(outbox: Outbox) -> bool:
-    """Whether `wait` blocks because there is nothing to send."""
-    waiting = asyncio.create_task(outbox.wait())
-    for _ in range(3):
-        await asyncio.sleep(0)
-    done = waiting.done()
-    waiting.cancel()
-    await asyncio.gather(waiting, return_exceptions=True)
-    return not done
+def count_calls(outbox: Outbox) -> list[None]:
+    """Return a list that gets one element for each call of `on_ready`."""
+    calls: list[None] = []
+    outbox.on_ready = lambda: calls.append(None)
+    return calls
 
 
-async def test_wait_returns_only_when_there_are_frames() -> None:
-    outbox = Outbox()
-    assert await blocks(outbox)
-    outbox.put(heartbeat())
-    assert not await blocks(outbox)
-    assert not await blocks(outbox), "a cancelled wait loses no frame"
-    outbox.next_batch()
-    assert await blocks(outbox)
-
-
-async def test_wait_is_woken_by_control_frames_bytes_and_acknowledgements() -> None:
+async def test_first_frame_of_a_batch_is_announced() -> None:
     outbox = Outbox(WINDOW)
-
-    async def start_waiting() -> asyncio.Task[None]:
-        task = asyncio.create_task(outbox.wait())
-        await asyncio.sleep(0)
-        assert not task.done()
-        return task
-
-    task = await start_waiting()
+    calls = count_calls(outbox)
     outbox.put(heartbeat())
-    await task
+    assert len(calls) == 1
     take_all_frames(outbox)
-    task = await start_waiting()
+    channels = [open_started(outbox, job_id)[0] for job_id in (A, B)]
+    for channel in channels:
+        channel.send_chunk(b"x")
+    assert len(calls) == 2, "the others go into the same batch"
+    take_all_frames(outbox)
+    channels[0].send_chunk(b"y")
+    assert len(calls) == 3
+
+
+async def test_acknowledgement_announces_what_the_window_has_held_back() -> None:
+    outbox = Outbox(WINDOW)
     channel, _ = open_started(outbox, A)
     channel.send_chunk(bytes(WINDOW + 1))
-    await task
     take_all_frames(outbox)
-    task = await start_waiting()
+    assert not outbox.has_frames
+    calls = count_calls(outbox)
     outbox.acknowledge(Ack(A, WINDOW))
-    await task
+    assert len(calls) == 1
     assert take_all_frames(outbox) == [Chunk(A, WINDOW, b"\0")]
 
 
-async def test_wait_blocks_while_the_window_is_full() -> None:
+async def test_bytes_behind_a_full_window_wait() -> None:
     outbox = Outbox(WINDOW)
     channel, _ = open_started(outbox, A)
     channel.send_chunk(bytes(2 * WINDOW))
     take_all_frames(outbox)
-    assert await blocks(outbox)
+    channel.send_chunk(b"x")
+    assert outbox.next_batch() == []
 
 
 async def test_waiting_for_acknowledgements_ends_with_the_last_one() -> None:
@@ -330,5 +320,4 @@ async def test_resume_discards_jobs_that_the_coordinator_does_not_list() -> None
     assert A not in outbox
     assert outbox.next_batch() == []
     channel.send_chunk(b"bytes of a job that is still running")
-    assert outbox.next_batch() == []
-    assert await blocks(outbox)
+    assert not outbox.has_frames

@@ -6,7 +6,7 @@ from provider_agent.agent.config import LimitsConfig
 from provider_agent.agent.jobs.slow_consumers import SlowConsumers
 from provider_agent.protocol.frames import Ack, JobResult, JobStarted, Usage
 from provider_agent.protocol.limits import MIN_WINDOW_BYTES
-from provider_agent.protocol.stream import SendStream
+from provider_agent.protocol.send_stream import SendStream
 from tests.kit.agent_config import agent_config
 from tests.kit.jobs import new_job
 from tests.kit.running_agent import RunningAgent

@@ -128,7 +128,7 @@ async def test_violation_by_a_peer_that_does_not_read_ends_the_link() -> None:
 async def test_flood_of_pings_aborts_the_link_before_pongs_fill_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("provider_agent.agent.link.watchdogs.MAX_UNSENT_BYTES", 16 * KIB)
+    monkeypatch.setattr("provider_agent.agent.link.link_connection.MAX_UNSENT_BYTES", 16 * KIB)
     async with ScriptedCoordinator() as coordinator:
         link, peer = await connect(coordinator)
         peer.stop_reading()

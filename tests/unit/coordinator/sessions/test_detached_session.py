@@ -12,7 +12,7 @@ from provider_agent.coordinator.sessions.running_job import JobOwner, RunningJob
 from provider_agent.protocol.frames import Chunk, JobError, JobStarted, LiveJob, ResumedJob
 from provider_agent.protocol.job import Job
 from provider_agent.protocol.limits import MIN_WINDOW_BYTES
-from provider_agent.protocol.stream import ReceiveStream
+from provider_agent.protocol.receive_stream import ReceiveStream
 
 JOB_ID = bytes(16)
 UNKNOWN = LiveJob(b"?" * 16, 0, 0)

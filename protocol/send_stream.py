@@ -1,8 +1,8 @@
-"""One job's response as a byte stream with offsets: its sending and its receiving half.
+"""The agent's half of one job's response: a byte stream with offsets.
 
 Flow control and resumption are one mechanism. The sender keeps unacknowledged bytes, and never has
-more than a window of them in flight; the receiver drops repeated bytes and rejects gaps. After a
-lost link the sender rewinds to the offset that the receiver names.
+more than a window of them in flight; the receiver (`receive_stream`) drops repeated bytes and
+rejects gaps. After a lost link the sender rewinds to the offset that the receiver names.
 """
 
 import hashlib
@@ -20,26 +20,21 @@ from provider_agent.protocol.frames import (
 )
 from provider_agent.protocol.limits import CHUNK_BYTES
 
-_MAX_SEPARATE_WRITES: Final = 64
-"""How many unsent writes are held as separate objects; more accumulate only while the link is down
-or slow. Further writes are merged: otherwise the objects of a response that is written byte by byte
-would take many times the window in memory. Sent bytes are merged always."""
-
+_SEPARATE_PIECES: Final = 64
 _MERGED_BYTES: Final = 4096
-"""Smaller pieces are merged until they reach this size: the overhead of an object is then one
-percent."""
+"""Bytes are held in the pieces in which they arrived. After this many, those smaller than
+`_MERGED_BYTES` are merged: otherwise the objects of a response that is written byte by byte would
+take many times the window in memory."""
 
 
-def _append(pieces: deque[bytes | bytearray], data: bytes) -> None:
-    """Append bytes, merged with the last piece if both are small."""
-    if len(data) >= _MERGED_BYTES:
-        pieces.append(data)
-        return
-    last = pieces[-1] if pieces else None
-    if isinstance(last, bytearray) and len(last) < _MERGED_BYTES:
-        last += data
-    else:
-        pieces.append(bytearray(data))
+def _merge_small(pieces: deque[bytes]) -> None:
+    """Merge the last pieces into one, up to the first large one."""
+    small: list[bytes] = []
+    while pieces and len(pieces[-1]) < _MERGED_BYTES:
+        small.append(pieces.pop())
+    if small:
+        small.reverse()
+        pieces.append(b"".join(small))
 
 
 class SendStream:
@@ -94,8 +89,8 @@ class SendStream:
         self._end_sent = False
         self._end_ever_sent = False
         self._highest_sent = 0
-        self._unsent: deque[bytes | bytearray] = deque()
-        self._unacked: deque[bytes | bytearray] = deque()
+        self._unsent: deque[bytes] = deque()
+        self._unacked: deque[bytes] = deque()
         """The sent bytes from `acked` to `sent`."""
 
     def __repr__(self) -> str:
@@ -157,10 +152,10 @@ class SendStream:
         """
         if data and self.end is None:
             self.written += len(data)
-            if len(self._unsent) < _MAX_SEPARATE_WRITES:
-                self._unsent.append(data)
-            else:
-                _append(self._unsent, data)
+            unsent = self._unsent
+            unsent.append(data)
+            if len(unsent) % _SEPARATE_PIECES == 0:
+                _merge_small(unsent)
 
     def finish(self, end: JobEnd) -> None:
         """Add the job's end, which is sent after the last byte. A second end is ignored."""
@@ -196,6 +191,20 @@ class SendStream:
             self._unacked.clear()
             self.written = self.sent = self._highest_sent = 0
 
+    def next_chunk(self, budget: int) -> Chunk | None:
+        """Return what `next_frames` would return, if it is the one chunk of one write.
+
+        This is the usual case (the hot path). None: nothing was done, call `next_frames`.
+        """
+        unsent = self._unsent
+        if len(unsent) != 1 or not self._started_sent or self.end is not None:
+            return None
+        data = unsent[0]
+        if len(data) > min(budget, self.window - (self.sent - self.acked)):
+            return None
+        unsent.clear()
+        return self._send(data)
+
     def next_frames(self, budget: int = CHUNK_BYTES) -> list[AgentFrame]:
         """Return frames that may be sent now, with at most `budget` bytes; they count as sent."""
         frames: list[AgentFrame] = []
@@ -205,9 +214,7 @@ class SendStream:
         if self._unsent:
             data = self._pop_unsent(min(budget, self.window - (self.sent - self.acked)))
             if data:
-                frames.append(Chunk(self.job_id, self.sent, data))
-                _append(self._unacked, data)
-                self.sent += len(data)
+                frames.append(self._send(data))
         if self.end is not None and not self._unsent and not self._end_sent:
             self._end_sent = self._end_ever_sent = True
             frames.append(self.end)
@@ -215,11 +222,7 @@ class SendStream:
 
     def _pop_unsent(self, limit: int) -> bytes:
         """Remove and return up to `limit` bytes from the front of the unsent ones."""
-        first = self._unsent[0] if self._unsent else b""
-        if len(self._unsent) == 1 and len(first) <= limit and isinstance(first, bytes):
-            self._unsent.clear()  # the usual case, without a copy
-            return first
-        pieces: list[bytes | bytearray] = []
+        pieces: list[bytes] = []
         while self._unsent and limit > 0:
             piece = self._unsent.popleft()
             if len(piece) > limit:
@@ -228,6 +231,16 @@ class SendStream:
             pieces.append(piece)
             limit -= len(piece)
         return b"".join(pieces)
+
+    def _send(self, data: bytes) -> Chunk:
+        """Return the chunk of the next bytes, which count as sent."""
+        offset = self.sent
+        self.sent = offset + len(data)
+        unacked = self._unacked
+        unacked.append(data)
+        if len(unacked) % _SEPARATE_PIECES == 0:
+            _merge_small(unacked)
+        return Chunk(self.job_id, offset, data)
 
     def acknowledge(self, offset: int, *, final: bool) -> None:
         """Forget the bytes before `offset`. An offset below an earlier one has no effect.
@@ -280,8 +293,13 @@ class SendStream:
 
     @property
     def tail(self) -> bytes:
-        """The last bytes sent; b"" if they are acknowledged, and no longer held."""
-        return bytes(self._unacked[-1]) if self._unacked else b""
+        """The last bytes sent, as far as they are not acknowledged: at least four, if there are."""
+        tail = b""
+        for piece in reversed(self._unacked):
+            tail = piece + tail
+            if len(tail) >= 4:
+                break
+        return tail
 
     def live_job(self) -> LiveJob:
         """Return the offsets from which another link can continue.
@@ -314,91 +332,3 @@ class SendStream:
         self.sent = offset
         self._started_sent = self._started_sent and offset > 0
         self._end_sent = False
-
-
-class ReceiveStream:
-    """The coordinator's half: accepts each byte once, in order, and decides when to acknowledge.
-
-    Attributes:
-        received: every byte before this offset has arrived.
-        consumed: every byte before this offset has been passed on.
-        acked: the offset of the latest acknowledgement.
-        started: whether the response has started.
-        window: the most bytes after `acked` that the agent may send.
-    """
-
-    __slots__ = ("acked", "consumed", "received", "started", "window")
-
-    def __init__(self, window: int) -> None:
-        self.window = window
-        self.received = 0
-        self.consumed = 0
-        self.acked = 0
-        self.started = False
-
-    def __repr__(self) -> str:
-        return (
-            f"<ReceiveStream acked={self.acked} consumed={self.consumed} "
-            f"received={self.received} window={self.window}>"
-        )
-
-    def receive(self, chunk: Chunk) -> bytes:
-        """Return the new bytes of a chunk; empty when all of them are repeated.
-
-        Raises:
-            ProtocolViolation: the chunk follows a gap, is empty or exceeds the window.
-        """
-        offset, data = chunk.offset, chunk.data
-        if not data:
-            raise ProtocolViolation("a chunk without data")
-        if offset > self.received:
-            raise ProtocolViolation("a gap in a response")
-        end = offset + len(data)
-        if end - self.acked > self.window:
-            raise ProtocolViolation("more data than the window allows")
-        if end <= self.received:
-            return b""
-        fresh = data if offset == self.received else data[self.received - offset :]
-        self.received = end
-        return fresh
-
-    def consume(self, count: int) -> int | None:
-        """Record that `count` more bytes were passed on; return an offset to acknowledge, if due.
-
-        One acknowledgement per quarter of the window keeps the sender from pausing while the
-        consumer reads steadily.
-        """
-        self.consumed += count
-        return self.acknowledge() if self.consumed - self.acked >= self.window // 4 else None
-
-    def acknowledge(self) -> int | None:
-        """Return the offset to acknowledge; None if what was passed on is acknowledged already."""
-        if self.acked == self.consumed:
-            return None
-        self.acked = self.consumed
-        return self.acked
-
-    def resume(self, window: int) -> int:
-        """Continue from `received` on a new link; return the offset to acknowledge first.
-
-        That acknowledgement replaces those that were lost with the old link. If no byte has been
-        received, the agent sends `JobStarted` again.
-        """
-        self.window = window
-        self.started = self.started and self.received > 0
-        self.acked = self.consumed
-        return self.acked
-
-    def skip_to(self, offset: int) -> None:
-        """Treat every byte before `offset` as received and passed on; for a cancelled job."""
-        self.received = self.consumed = max(self.received, offset)
-        self.started = self.started or self.received > 0
-
-    def check_end(self, end: JobEnd) -> None:
-        """Check an end frame against the bytes that arrived.
-
-        Raises:
-            ProtocolViolation: its `total_bytes` differs from `received`.
-        """
-        if end.total_bytes != self.received:
-            raise ProtocolViolation("an end whose total_bytes differs from the bytes that arrived")

@@ -1,0 +1,129 @@
+"""Sends what the outbox holds, many frames in one message, without a task.
+
+The outbox calls the writer when it has a frame, and the writer sends in the next turn of the event
+loop: what arrives within one turn shares a message. While the write buffer is full, frames wait in
+the outbox, where control frames overtake the others.
+"""
+
+import asyncio
+
+from provider_agent.agent.jobs.outbox import Outbox
+from provider_agent.agent.link.coalescing import Coalescing
+from provider_agent.agent.link.frame_log import log_sent
+from provider_agent.agent.link.link_connection import LinkConnection
+from provider_agent.agent.link.message_encoder import MessageEncoder
+from provider_agent.websocket.message_size import MessageSize
+from provider_agent.websocket.write_progress import WriteProgress
+
+
+class LinkWriter:
+    """The sending half of an open link.
+
+    Args:
+        connection: the open connection; nothing else sends messages on it.
+        outbox: the frames to send.
+        encoder: encodes the frames.
+        coalescing: lets output accumulate under load.
+        progress: records the writes that wait for space in the write buffer.
+
+    Attributes:
+        failed: completed with the error that stopped the writer.
+    """
+
+    def __init__(
+        self,
+        connection: LinkConnection,
+        outbox: Outbox,
+        encoder: MessageEncoder,
+        coalescing: Coalescing,
+        progress: WriteProgress,
+    ) -> None:
+        self._connection = connection
+        self._outbox = outbox
+        self._encoder = encoder
+        self._coalescing = coalescing
+        self._progress = progress
+        self._size = MessageSize()
+        self._loop = asyncio.get_running_loop()
+        self.failed: asyncio.Future[None] = self._loop.create_future()
+        self._is_stopped = False
+        self._is_busy = False
+        """Whether the next message needs no new callback: one is scheduled, or will be after a rest
+        or when the write buffer has space."""
+        self._rest_is_due = False
+        self._blocked_at: float | None = None
+        """The time since when the write buffer is full; None: it has space."""
+
+    def start(self) -> None:
+        """Send what the outbox holds and receives, until `stop`."""
+        self._outbox.on_ready = self._schedule
+        self._connection.on_writable = self._unblock
+        self._schedule()
+
+    def stop(self) -> None:
+        """Send nothing more; unsent frames remain in the outbox."""
+        self._is_stopped = True
+        self._outbox.on_ready = self._connection.on_writable = _ignore
+        if self._blocked_at is not None:
+            self._progress.end(self._loop.time())
+
+    def _schedule(self) -> None:
+        if not self._is_busy:
+            self._is_busy = True
+            self._loop.call_soon(self._send)
+
+    def _send(self) -> None:
+        """Send one message with what is ready."""
+        self._is_busy = False
+        if self._is_stopped or not self._connection.is_open:
+            return
+        frames = self._outbox.next_batch(self._size.limit_bytes)
+        if not frames:
+            return
+        size = 0
+        try:
+            for message in self._encoder.encode(frames):
+                self._connection.write_message(message)
+                size += len(message)
+        except Exception as error:  # noqa: BLE001 - the link raises it
+            self._is_stopped = True
+            self.failed.set_exception(error)
+            return
+        log_sent(frames)
+        self._rest_is_due = (
+            self._coalescing.is_due(len(frames), size) and not self._outbox.has_control
+        )
+        if self._connection.paused:
+            self._is_busy = True
+            self._blocked_at = self._loop.time()
+            self._progress.begin(self._blocked_at)
+        else:
+            self._size.adapt(0.0)
+            self._continue()
+
+    def _unblock(self) -> None:
+        """Continue after the write buffer was full."""
+        if self._blocked_at is not None:
+            now = self._loop.time()
+            self._progress.end(now)
+            self._size.adapt(now - self._blocked_at)
+            self._blocked_at = None
+            self._is_busy = False
+            self._continue()
+
+    def _continue(self) -> None:
+        """Rest if it is due; otherwise send the next message if there is one."""
+        if self._rest_is_due:
+            self._is_busy = True
+            self._loop.call_soon(self._rest)  # uvloop writes at the end of a turn
+        elif self._outbox.has_frames:
+            self._schedule()
+
+    def _rest(self) -> None:
+        """Block the event loop's thread; the loop reads what has arrived before `_send`."""
+        self._coalescing.rest()
+        self._loop.call_soon(self._send)
+
+
+def _ignore() -> None:
+    """Stand in for a callback after the end."""
