@@ -48,12 +48,26 @@ _PEM: Final = re.compile(
 _USERINFO: Final = re.compile(r"(?P<name>://)[^\s/@:\"']{0,256}:[^\s/@\"']{1,256}@")
 
 
-_MAY_MATCH: Final = re.compile(
-    "-----begin|@|bearer|basic|key|authorization|token|secret|password"
-    "|[spr]k[-_]|hf_|gsk_|xai_|ghp_|user[-_]|org[-_]|acct[-_]|eyj"
+_WORDS: Final = (
+    *("-----begin", "@", "bearer", "basic"),
+    *("key", "authorization", "token", "secret", "password"),
+    *("sk-", "sk_", "pk-", "pk_", "rk-", "rk_", "hf_", "gsk_", "xai_", "ghp_"),
+    *("user-", "user_", "org-", "org_", "acct-", "acct_", "eyj"),
 )
-"""Occurs, in lower case, in every text that a pattern above matches. One search for all of them is
-much cheaper than six substitutions."""
+"""In lower case, every text that a pattern above matches has one of these. To search for each of
+them is much cheaper than six substitutions, or than one search for a pattern of all."""
+
+
+def is_clean(text: str, secrets: Collection[str]) -> bool:
+    """Whether `redact` certainly leaves every part of a text as it is.
+
+    Args:
+        text: any content.
+        secrets: known values, as for `redact`.
+    """
+    if any(len(secret) >= MIN_SECRET_CHARS and secret in text for secret in secrets):
+        return False
+    return not _may_match(text)
 
 
 def redact(text: str, secrets: Collection[str]) -> str:
@@ -67,7 +81,7 @@ def redact(text: str, secrets: Collection[str]) -> str:
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= MIN_SECRET_CHARS and secret in text:
             text = text.replace(secret, _PLACEHOLDER)
-    if not _MAY_MATCH.search(text.lower()):
+    if not _may_match(text):
         return text
     text = _PEM.sub(_PLACEHOLDER, text)
     text = _USERINFO.sub(rf"\g<name>{_PLACEHOLDER}@", text)
@@ -75,6 +89,14 @@ def redact(text: str, secrets: Collection[str]) -> str:
     text = _API_KEY_HEADER.sub(rf"\g<name>{_PLACEHOLDER}", text)
     text = _NAMED_VALUE.sub(rf"\g<name>{_PLACEHOLDER}", text)
     return _PREFIXED.sub(_PLACEHOLDER, text)
+
+
+def _may_match(text: str) -> bool:
+    lower = text.lower()
+    for word in _WORDS:  # noqa: SIM110 - `any` would take twice as long
+        if word in lower:
+            return True
+    return False
 
 
 def redact_bytes(body: bytes, limit: int, secrets: Collection[str]) -> bytes:

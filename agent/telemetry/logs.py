@@ -9,11 +9,12 @@ import logging
 import re
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final, Literal, TextIO
 
 import msgspec
 
-from provider_agent.adapters.responses.redaction import redact
+from provider_agent.adapters.responses.redaction import is_clean, redact
 from provider_agent.log_writer import handler_for
 
 ROOT: Final = "provider_agent"
@@ -30,6 +31,12 @@ _SECRET_FIELDS: Final = frozenset(
 )
 
 _NEEDS_QUOTES: Final = re.compile(r"[ =\"']")
+
+_PLAIN_TEXTS: Final = re.compile(r"[ !#-&(-<>-~]{0,1024}")
+"""Texts of printable ASCII without quotes and "=", separated by spaces."""
+
+_SHOWN_AS: Final[dict[object, str]] = {None: "none", "": '""'}
+"""Values that the text format shows differently."""
 
 _MAX_DEPTH: Final = 4
 """Containers nested deeper than this are logged as their `str`."""
@@ -80,6 +87,25 @@ class _RedactingFormatter(logging.Formatter):
     def _event(self, record: logging.LogRecord) -> str:
         return self._clean(record.getMessage(), MAX_VALUE_CHARS)
 
+    def _plain_fields(self, event: str, record: logging.LogRecord) -> dict[str, object] | None:
+        """Return the fields of a record that need neither redaction nor quotes nor escapes.
+
+        None if that is not certain. Most records are of ended jobs, and one check of all their
+        texts together costs a fraction of one for each.
+        """
+        fields = record.__dict__.get("fields")
+        if type(fields) is not dict or not _SECRET_FIELDS.isdisjoint(map(str.lower, fields)):
+            return None
+        texts = [event]
+        for value in fields.values():
+            if isinstance(value, str) and " " not in value:
+                texts.append(value)
+            elif value is not None and type(value) is not int:
+                return None
+        text = " ".join(texts)
+        plain = _PLAIN_TEXTS.fullmatch(text) and is_clean(text, self._secrets)
+        return fields if plain else None
+
     def _fields(self, record: logging.LogRecord) -> dict[str, object]:
         fields = getattr(record, "fields", None)
         if not isinstance(fields, Mapping):
@@ -123,6 +149,11 @@ class TextFormatter(_RedactingFormatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return one line, followed by the indented lines of the traceback."""
+        event = record.getMessage()
+        plain = self._plain_fields(event, record)
+        if plain is not None and not record.exc_info:
+            pairs = [f" {name}={_SHOWN_AS.get(value, value)}" for name, value in plain.items()]
+            return f"{_time(record)} {record.levelname} {record.name} {event}{''.join(pairs)}"
         parts = [_time(record), record.levelname, record.name, _one_line(self._event(record))]
         parts += [f"{name}={_text_value(value)}" for name, value in self._fields(record).items()]
         line = " ".join(parts)
@@ -144,7 +175,10 @@ class JsonFormatter(_RedactingFormatter):
             "logger": record.name,
             "event": self._event(record),
         }
-        for name, value in self._fields(record).items():
+        fields = self._plain_fields("", record)
+        if fields is None:
+            fields = self._fields(record)
+        for name, value in fields.items():
             entry[f"field_{name}" if name in entry or name == "trace" else name] = value
         if (trace := self._trace(record)) is not None:
             entry["trace"] = trace
@@ -152,8 +186,14 @@ class JsonFormatter(_RedactingFormatter):
 
 
 def _time(record: logging.LogRecord) -> str:
-    moment = datetime.fromtimestamp(record.created, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    second, milliseconds = divmod(int(record.created * 1000), 1000)
+    return f"{_second(second)}.{milliseconds:03}Z"
+
+
+@lru_cache(maxsize=1)
+def _second(seconds: int) -> str:
+    """Return a time without its fraction. Under load, many records share one second."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _one_line(text: str) -> str:

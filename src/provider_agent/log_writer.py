@@ -41,7 +41,8 @@ class ThreadedHandler(logging.Handler):
         """Dropped lines that the next `log lines dropped` line will count."""
         self._lines: deque[bytes] = deque()
         self._queued_bytes = 0
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._thread: threading.Thread | None = None
         self._closed = False
 
@@ -55,7 +56,7 @@ class ThreadedHandler(logging.Handler):
         except Exception:  # noqa: BLE001 - as every handler of `logging`
             self.handleError(record)
             return
-        with self._changed:
+        with self._lock:
             if self._closed or self._queued_bytes + len(line) > MAX_QUEUED_BYTES:
                 self.dropped += 1
                 self._unreported += 1
@@ -65,7 +66,8 @@ class ThreadedHandler(logging.Handler):
             if self._thread is None:
                 self._thread = threading.Thread(target=self._write_lines, daemon=True, name="log")
                 self._thread.start()
-            self._changed.notify_all()
+            if len(self._lines) == 1:  # the thread does not wait while there are lines
+                self._changed.notify_all()
 
     def flush(self) -> None:
         """Wait until every queued line is written, at most `FLUSH_S`."""

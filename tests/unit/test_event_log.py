@@ -92,3 +92,13 @@ def test_disabled_level_creates_no_record(
 
     assert not log.enabled_for(logging.DEBUG)
     assert created == []
+
+
+def test_record_has_the_attributes_of_every_log_record(caplog: pytest.LogCaptureFixture) -> None:
+    # Formatters of others insert them by name.
+    log.warning("event")
+
+    plain = logging.LogRecord("name", logging.WARNING, __file__, 1, "event", None, None)
+    assert set(vars(plain)) - set(vars(only_record(caplog))) == set()
+    assert only_record(caplog).filename == "test_event_log.py"
+    assert only_record(caplog).module == "test_event_log"

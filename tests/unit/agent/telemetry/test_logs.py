@@ -6,8 +6,15 @@ from collections.abc import Collection, Iterator
 from typing import Literal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from provider_agent.agent.telemetry.logs import MAX_VALUE_CHARS, configure_logging
+from provider_agent.agent.telemetry.logs import (
+    MAX_VALUE_CHARS,
+    JsonFormatter,
+    TextFormatter,
+    configure_logging,
+)
 
 SECRET = "hunter22-hunter22"
 
@@ -189,3 +196,46 @@ def test_python_warnings_are_logged() -> None:
         warnings.warn(f"careful {SECRET}", UserWarning, stacklevel=1)
         logging.captureWarnings(False)
     assert "careful [redacted]" in stream.getvalue()
+
+
+class SlowTextFormatter(TextFormatter):
+    """Checks and quotes each field by itself."""
+
+    def _plain_fields(self, event: str, record: logging.LogRecord) -> None:
+        return None
+
+
+class SlowJsonFormatter(JsonFormatter):
+    """Checks each field by itself."""
+
+    def _plain_fields(self, event: str, record: logging.LogRecord) -> None:
+        return None
+
+
+FIELD_NAMES = st.sampled_from(["job", "code", "bytes", "token", "API_KEY", "level", "trace"])
+TEXTS = st.text(max_size=8) | st.sampled_from(
+    ["openai", "two words", 'a"b', "a=b", "sk-abcdefgh", SECRET, f"a{SECRET}", "key:", "K" * 20]
+)
+VALUES = TEXTS | st.none() | st.booleans() | st.integers() | st.floats() | st.binary(max_size=2)
+
+
+@given(TEXTS, st.dictionaries(FIELD_NAMES, VALUES), st.integers(0, 2_000_000_000_000))
+def test_fields_that_are_formatted_at_once_look_like_fields_that_are_formatted_one_by_one(
+    event: str, fields: dict[str, object], milliseconds: int
+) -> None:
+    record = logging.LogRecord("name", logging.INFO, "", 0, event, None, None)
+    record.created = milliseconds / 1000
+    record.fields = fields
+    for fast, slow in ((TextFormatter, SlowTextFormatter), (JsonFormatter, SlowJsonFormatter)):
+        assert fast({SECRET}).format(record) == slow({SECRET}).format(record)
+
+
+def test_usual_record_of_an_ended_job_is_formatted_at_once() -> None:
+    fields = {"job": "0" * 32, "model": "m-7b", "operation": "", "input_tokens": None, "bytes": 12}
+    record = logging.LogRecord("name", logging.INFO, "", 0, "job ended", None, None)
+    record.fields = fields
+    formatter = TextFormatter({SECRET})
+
+    assert formatter._plain_fields("job ended", record) is fields
+    shown = f'job={"0" * 32} model=m-7b operation="" input_tokens=none bytes=12'
+    assert formatter.format(record).endswith(f" INFO name job ended {shown}")
