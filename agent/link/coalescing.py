@@ -11,8 +11,12 @@ from typing import Final
 
 from provider_agent.protocol.limits import KIB
 
-MIN_FRAMES: Final = 4
-"""With fewer frames in a message, little is saved, and a single stream must not be delayed."""
+MIN_FRAMES_PER_REST: Final = 1.0
+"""The rate from which the loop rests. At this rate, twice as much output shares a wake-up. A few
+streams are slower, and are not delayed."""
+
+RATE_WINDOW_S: Final = 0.02
+"""The time over which the rate is measured."""
 
 MAX_FRAMES: Final = 100
 MAX_BYTES: Final = 32 * KIB
@@ -42,23 +46,35 @@ class Coalescing:
         self._clock = clock
         self._sleep = sleep
         self._starting_until = 0.0
+        self._is_busy = False
+        self._frames = 0
+        """The frames that were sent since `_frames_since`."""
+        self._frames_since = clock()
 
     def request_received(self) -> None:
         """Record that a part of a request has arrived."""
         self._starting_until = self._clock() + AFTER_REQUEST_S
 
     def is_due(self, frames: int, size: int) -> bool:
-        """Whether the event loop should rest after a message.
+        """Whether the event loop should rest after a message; called for each message.
 
         Args:
             frames: the number of frames in the message.
             size: the size of the message, in bytes.
         """
+        now = self._clock()
+        self._frames += frames
+        duration_s = now - self._frames_since
+        if duration_s >= RATE_WINDOW_S:
+            rate = self._frames / duration_s
+            self._is_busy = rate * self._rest_s >= MIN_FRAMES_PER_REST
+            self._frames = 0
+            self._frames_since = now
         return (
-            MIN_FRAMES <= frames <= MAX_FRAMES
+            self._is_busy
+            and frames <= MAX_FRAMES
             and size <= MAX_BYTES
-            and self._rest_s > 0.0
-            and self._clock() >= self._starting_until
+            and now >= self._starting_until
         )
 
     def rest(self) -> None:

@@ -112,17 +112,12 @@ class LinkWriter:
             self._continue()
 
     def _continue(self) -> None:
-        """Rest if it is due; otherwise send the next message if there is one."""
-        if self._rest_is_due:
-            self._is_busy = True
-            self._loop.call_soon(self._rest)  # uvloop writes at the end of a turn
-        elif self._outbox.has_frames:
+        """Rest if it is due; then send the next message if there is one."""
+        # What the transport has not written yet must not wait.
+        if self._rest_is_due and not self._connection.transport.get_write_buffer_size():
+            self._coalescing.rest()
+        if self._outbox.has_frames:
             self._schedule()
-
-    def _rest(self) -> None:
-        """Block the event loop's thread; the loop reads what has arrived before `_send`."""
-        self._coalescing.rest()
-        self._loop.call_soon(self._send)
 
 
 def _ignore() -> None:

@@ -7,7 +7,7 @@ from provider_agent.agent.link.coalescing import (
     AFTER_REQUEST_S,
     MAX_BYTES,
     MAX_FRAMES,
-    MIN_FRAMES,
+    RATE_WINDOW_S,
     Coalescing,
 )
 from provider_agent.protocol.frames import (
@@ -26,29 +26,57 @@ from tests.kit.scripted_coordinator import AgentConnection, ScriptedCoordinator
 from tests.kit.virtual_time import in_virtual_time
 
 
+def is_due_after(clock: FakeClock, coalescing: Coalescing, frames: int, every_s: float) -> bool:
+    """Whether a rest is due after messages that were sent for twice the time of the measurement."""
+    due = False
+    for _ in range(int(2 * RATE_WINDOW_S / every_s) + 2):
+        clock.now += every_s
+        due = coalescing.is_due(frames, 1000)
+    return due
+
+
 @pytest.mark.parametrize(
-    ("frames", "size", "due"),
+    ("frames", "every_s", "due"),
     [
-        (1, 100, False),
-        (MIN_FRAMES - 1, 1000, False),
-        (MIN_FRAMES, 1000, True),
-        (MAX_FRAMES, MAX_BYTES, True),
-        (MAX_FRAMES + 1, MAX_BYTES, False),
-        (MAX_FRAMES, MAX_BYTES + 1, False),
+        (1, 0.02, False),
+        (1, 0.0011, False),
+        (1, 0.0009, True),
+        (15, 0.02, False),
+        (25, 0.02, True),
+        (MAX_FRAMES, 0.001, True),
+        (MAX_FRAMES + 1, 0.001, False),
     ],
 )
-def test_loop_rests_after_messages_of_medium_size(frames: int, size: int, due: bool) -> None:
-    assert Coalescing(0.001, FakeClock()).is_due(frames, size) is due
-    assert not Coalescing(0.0, FakeClock()).is_due(frames, size)
+def test_loop_rests_at_a_rate_of_one_frame_per_rest(frames: int, every_s: float, due: bool) -> None:
+    clock = FakeClock()
+    assert is_due_after(clock, Coalescing(0.001, clock), frames, every_s) is due
+    assert not is_due_after(clock, Coalescing(0.0, clock), frames, every_s)
+
+
+def test_loop_does_not_rest_after_a_large_message() -> None:
+    clock = FakeClock()
+    coalescing = Coalescing(0.001, clock)
+    assert is_due_after(clock, coalescing, 10, 0.001)
+    assert coalescing.is_due(10, MAX_BYTES)
+    assert not coalescing.is_due(10, MAX_BYTES + 1)
+
+
+def test_first_messages_after_a_pause_are_not_followed_by_a_rest() -> None:
+    clock = FakeClock()
+    coalescing = Coalescing(0.001, clock)
+    assert is_due_after(clock, coalescing, 10, 0.001)
+    clock.now += 1.0
+    assert not coalescing.is_due(10, 1000)
 
 
 def test_loop_does_not_rest_while_a_job_starts() -> None:
     clock = FakeClock()
     coalescing = Coalescing(0.001, clock)
+    assert is_due_after(clock, coalescing, 10, 0.001)
     coalescing.request_received()
-    assert not coalescing.is_due(MIN_FRAMES, 100)
+    assert not coalescing.is_due(10, 1000)
     clock.now += AFTER_REQUEST_S
-    assert coalescing.is_due(MIN_FRAMES, 100)
+    assert coalescing.is_due(10, 1000)
 
 
 # --- on a link ------------------------------------------------------------------------------------
@@ -81,17 +109,21 @@ async def send_chunks(channels: list[JobChannel], peer: AgentConnection) -> None
         await peer.next(Chunk, channel.stream.job_id)
 
 
-@pytest.mark.parametrize(("jobs", "rests"), [(1, []), (3, []), (4, [0.001]), (100, [0.001])])
+async def send_for_a_while(channels: list[JobChannel], peer: AgentConnection) -> None:
+    """Send a chunk of each job every 5 ms, until the rate is known."""
+    for _ in range(10):
+        await asyncio.sleep(0.005)
+        await send_chunks(channels, peer)
+
+
+@pytest.mark.parametrize("jobs", [1, 4, 6, 100])
 @in_virtual_time
-async def test_link_rests_after_a_message_with_output_of_several_jobs(
-    jobs: int, rests: list[float]
-) -> None:
+async def test_link_rests_while_many_chunks_are_sent(jobs: int) -> None:
     async with ScriptedCoordinator() as coordinator:
         link, peer = await connect(coordinator)
         channels = await start_jobs(link, peer, jobs)
-        await asyncio.sleep(AFTER_REQUEST_S)
-        await send_chunks(channels, peer)
-        assert link.rests == rests
+        await send_for_a_while(channels, peer)
+        assert set(link.rests) == ({0.001} if jobs > 5 else set())
         await peer.close(1000)
         await link.disconnect()
 
@@ -101,6 +133,10 @@ async def test_link_does_not_rest_right_after_a_request() -> None:
     async with ScriptedCoordinator() as coordinator:
         link, peer = await connect(coordinator)
         channels = await start_jobs(link, peer, 10)
+        await send_for_a_while(channels, peer)
+        await peer.send(RequestChunk(b"unknown job " + bytes(4), 0, b"x"))
+        await peer.settle()
+        link.rests.clear()
         await send_chunks(channels, peer)
         assert link.rests == []
         await peer.close(1000)
@@ -114,7 +150,7 @@ async def test_link_does_not_rest_while_a_control_frame_waits(
     async with ScriptedCoordinator() as coordinator:
         link, peer = await connect(coordinator)
         channels = await start_jobs(link, peer, 10)
-        await asyncio.sleep(AFTER_REQUEST_S)
+        await send_for_a_while(channels, peer)
         next_batch = link.outbox.next_batch
 
         def with_later_control_frame(limit_bytes: int) -> list[AgentFrame]:
@@ -123,9 +159,10 @@ async def test_link_does_not_rest_while_a_control_frame_waits(
                 link.outbox.put(Draining(10))
             return frames
 
+        link.rests.clear()
         monkeypatch.setattr(link.outbox, "next_batch", with_later_control_frame)
         await send_chunks(channels, peer)
         await peer.next(Draining)
-        assert link.rests == []
+        assert len(link.rests) == 1, "after `Draining`, and not before it"
         await peer.close(1000)
         await link.disconnect()
