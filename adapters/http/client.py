@@ -10,17 +10,19 @@ from msgspec import Struct
 
 
 class HttpRequest(Struct, frozen=True):
-    """A `POST` request.
+    """A request.
 
     Attributes:
-        path: the path below the URL of the client, beginning with a slash.
+        path: the path below the URL of the client, beginning with a slash; with the query, if any.
         headers: the headers of this request, in addition to those of every request of the client.
-        body: the whole body.
+        body: the whole body; None: the request has none.
+        method: the HTTP method. Not `HEAD`, whose response has no body.
     """
 
     path: str
     headers: Mapping[str, str]
-    body: bytes
+    body: bytes | None
+    method: str = "POST"
 
 
 class ResponseHeaders(Mapping[str, str]):
@@ -98,11 +100,18 @@ class ResponseReceiver(Protocol):
 class HttpClient(Protocol):
     """Sends requests to one server. Redirects are not followed, and cookies are not stored."""
 
-    async def exchange(self, request: HttpRequest, receiver: ResponseReceiver) -> None:
+    async def exchange(
+        self, request: HttpRequest, receiver: ResponseReceiver, *, new_connection: bool = False
+    ) -> None:
         """Send a request, pass its response to `receiver`, and return at the end of the response.
 
-        The server executes the request at most once. Cancellation closes the connection before
+        The server executes a `POST` at most once. Cancellation closes the connection before
         `CancelledError` propagates.
+
+        Args:
+            request: the request.
+            receiver: receives the response.
+            new_connection: whether to open a connection, even if another one is idle.
 
         Raises:
             Unreachable: the connection could not be opened.

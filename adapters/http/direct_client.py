@@ -53,14 +53,15 @@ class DirectClient:
     def __repr__(self) -> str:
         return f"<DirectClient idle={len(self._idle)}>"
 
-    async def exchange(self, request: HttpRequest, receiver: ResponseReceiver) -> None:
+    async def exchange(
+        self, request: HttpRequest, receiver: ResponseReceiver, *, new_connection: bool = False
+    ) -> None:
         """See `HttpClient.exchange`."""
-        head = self._heads.encode(
-            request.path, request.headers, len(request.body), keep_alive=self._reuse
-        )
-        connection = self._take_idle()
+        head = self._heads.encode(request, keep_alive=self._reuse)
+        body = request.body or b""
+        connection = None if new_connection else self._take_idle()
         if connection is not None:
-            lost = await self._try_reused(connection, head, request.body, receiver)
+            lost = await self._try_reused(connection, head, body, receiver)
             if lost is None:
                 return
             try:
@@ -70,7 +71,7 @@ class DirectClient:
                 raise lost from None
         else:
             connection = await self._dialer.dial()
-        await self._run(connection, Exchange(receiver), head, request.body)
+        await self._run(connection, Exchange(receiver), head, body)
 
     async def _try_reused(
         self, connection: HttpConnection, head: bytes, body: bytes, receiver: ResponseReceiver

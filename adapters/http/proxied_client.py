@@ -31,12 +31,17 @@ class ProxiedClient:
         self._headers = headers
         self._connections = connections
 
-    async def exchange(self, request: HttpRequest, receiver: ResponseReceiver) -> None:
+    async def exchange(
+        self, request: HttpRequest, receiver: ResponseReceiver, *, new_connection: bool = False
+    ) -> None:
         """See `HttpClient.exchange`."""
         with map_aiohttp_errors():
-            headers = {**self._headers, **request.headers}
             async with await self._connections.send(
-                "POST", self._url + request.path, request.body, headers
+                request.method,
+                self._url + request.path,
+                request.body,
+                {**self._headers, **request.headers},
+                new_connection=new_connection,
             ) as response:
                 await _ResponseReader(response, receiver).run()
 

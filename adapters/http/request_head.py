@@ -2,15 +2,20 @@
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final
 
+from provider_agent.adapters.http.client import HttpRequest
 from provider_agent.adapters.http.server_address import ServerAddress
+
+MAX_PREFIXES: Final = 64
+"""How many beginnings of heads are kept: jobs use few paths, but a query may name any model."""
 
 _FORBIDDEN: Final = re.compile(r"[\r\n\0]")
 
 
 class RequestHeads:
-    """The heads of `POST` requests to one server.
+    """The heads of requests to one server.
 
     Args:
         address: the server.
@@ -21,34 +26,31 @@ class RequestHeads:
     """
 
     def __init__(self, address: ServerAddress, headers: Mapping[str, str]) -> None:
-        self._address = address
-        self._common = encode_headers({"Host": address.authority, **headers})
-        self._prefixes: dict[str, bytes] = {}
+        common = encode_headers({"Host": address.authority, **headers})
 
-    def encode(
-        self, path: str, headers: Mapping[str, str], body_bytes: int, *, keep_alive: bool
-    ) -> bytes:
+        def prefix(method: str, path: str) -> bytes:
+            return f"{method} {address.path}{path} HTTP/1.1\r\n".encode() + common
+
+        self._prefix = lru_cache(MAX_PREFIXES)(prefix)
+
+    def encode(self, request: HttpRequest, *, keep_alive: bool) -> bytes:
         """Return the request line and all headers, with the empty line at their end.
 
         Args:
-            path: the path of the request, below that of the server.
-            headers: the headers of this request only.
-            body_bytes: the size of the body.
+            request: the request; its path is below that of the server.
             keep_alive: whether the server may keep the connection open after its response.
 
         Raises:
             ValueError: a header contains a line break or NUL.
         """
-        prefix = self._prefixes.get(path)
-        if prefix is None:
-            line = f"POST {self._address.path}{path} HTTP/1.1\r\n".encode()
-            prefix = self._prefixes[path] = line + self._common
         close = b"" if keep_alive else b"Connection: close\r\n"
-        return b"%b%b%bContent-Length: %d\r\n\r\n" % (
-            prefix,
-            encode_headers(headers),
+        body = request.body
+        length = b"" if body is None else b"Content-Length: %d\r\n" % len(body)
+        return b"%b%b%b%b\r\n" % (
+            self._prefix(request.method, request.path),
+            encode_headers(request.headers),
             close,
-            body_bytes,
+            length,
         )
 
 

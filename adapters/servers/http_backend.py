@@ -27,11 +27,9 @@ from provider_agent.adapters.base import (
     ResponseOutcome,
     Transport,
 )
-from provider_agent.adapters.http.aiohttp_connections import AiohttpConnections
 from provider_agent.adapters.http.client import HttpClient, HttpRequest
 from provider_agent.adapters.http.direct_client import DirectClient
 from provider_agent.adapters.http.environment_proxy import environment_proxy
-from provider_agent.adapters.http.proxied_client import ProxiedClient
 from provider_agent.adapters.requests import offload
 from provider_agent.adapters.requests.body import UpstreamRequest, prepare_request
 from provider_agent.adapters.requests.output_limit import one_token
@@ -50,7 +48,7 @@ from provider_agent.adapters.responses.status_codes import (
 )
 from provider_agent.adapters.responses.stream_ends import StreamEnds
 from provider_agent.adapters.responses.timeouts import JobTimeouts
-from provider_agent.adapters.servers.api_client import ApiClient
+from provider_agent.adapters.servers.api_request import send_api_request
 from provider_agent.adapters.servers.model_selection import select_models
 from provider_agent.adapters.servers.request_headers import common_headers, job_headers
 from provider_agent.adapters.servers.server_response import BodyT, ServerResponse
@@ -102,15 +100,7 @@ class HttpBackend(Backend):
         self._clock = clock
         # A proxy is for remote services only, not for servers in the operator's network.
         self._proxy = None if self.native else environment_proxy(self.settings.url)
-        self._connections = AiohttpConnections(
-            reuse=self.reuses_connections,
-            remote=not self.native,
-            connect_s=self.timeouts.connect_s,
-            proxy=self._proxy,
-        )
-        self._headers = common_headers(self.settings.api_key)
-        self._api = ApiClient(self.settings.url, self._headers, self._connections)
-        self._job_client: HttpClient | None = None
+        self._http_client: HttpClient | None = None
         self._upstream_ids: dict[str, str] = {}
         self._wall_clock: Callable[[], float] = time.time
         self._running_timeouts: set[JobTimeouts] = set()
@@ -121,9 +111,10 @@ class HttpBackend(Backend):
     async def request(
         self, method: str, path: str, *, json: object = None, timeout_s: float = API_TIMEOUT_S
     ) -> ServerResponse:
-        """Send an API request, with `json` as its body; see `ApiClient.request`."""
+        """Send an API request, with `json` as its body; see `send_api_request`."""
         body = msgspec.json.encode(json) if json is not None else None
-        return await self._api.request(method, path, body, timeout_s)
+        request = HttpRequest(path, {}, body, method)
+        return await send_api_request(self._client(), request, timeout_s)
 
     async def get(self, path: str) -> ServerResponse:
         """Send a `GET` request.
@@ -319,29 +310,33 @@ class HttpBackend(Backend):
         for timeouts in self._running_timeouts:
             timeouts.fail(Transport("this backend was closed"))
         self._running_timeouts.clear()
-        await self._connections.close()
-        if self._job_client is not None:
-            await self._job_client.close()
+        if self._http_client is not None:
+            await self._http_client.close()
 
     def _client(self) -> HttpClient:
-        """Return the client for jobs.
+        """Return the client for jobs and API requests.
 
         Raises:
             Unreachable: the URL is malformed.
         """
-        if self._job_client is None:
-            url, headers = self.settings.url, self._headers
-            if self._proxy is not None:
-                self._job_client = ProxiedClient(url, headers, self._connections)
-            else:
-                self._job_client = DirectClient(
-                    url,
-                    headers,
-                    reuse=self.reuses_connections,
-                    remote=not self.native,
-                    connect_s=self.timeouts.connect_s,
-                )
-        return self._job_client
+        if self._http_client is None:
+            self._http_client = self._new_client()
+        return self._http_client
+
+    def _new_client(self) -> HttpClient:
+        url, headers = self.settings.url, common_headers(self.settings.api_key)
+        reuse, remote = self.reuses_connections, not self.native
+        connect_s = self.timeouts.connect_s
+        if self._proxy is None:
+            return DirectClient(url, headers, reuse=reuse, remote=remote, connect_s=connect_s)
+        # Imported here because aiohttp takes a third of the time and memory of all imports.
+        from provider_agent.adapters.http.aiohttp_connections import AiohttpConnections
+        from provider_agent.adapters.http.proxied_client import ProxiedClient
+
+        connections = AiohttpConnections(
+            reuse=reuse, remote=remote, connect_s=connect_s, proxy=self._proxy
+        )
+        return ProxiedClient(url, headers, connections)
 
     def _secrets(self) -> frozenset[str]:
         return frozenset({self.settings.api_key} if self.settings.api_key else ())

@@ -9,9 +9,13 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final
 
-import aiohttp
 import msgspec
 from msgspec import Struct
+
+from provider_agent.adapters.errors import BackendError
+from provider_agent.adapters.http.body_collector import BodyCollector
+from provider_agent.adapters.http.client import HttpClient, HttpRequest
+from provider_agent.adapters.http.direct_client import DirectClient
 
 WELL_KNOWN_PORTS: Final = (8000, 8080, 9931, 1234, 11434)
 """The default ports of vLLM, llama.cpp (8080, and 9931, which is announced for later versions), LM
@@ -22,6 +26,9 @@ PROBE_TIMEOUT_S: Final = 1.0
 
 _MAX_BODY_BYTES: Final = 1024 * 1024
 """Larger than any list of models; the rest of a longer body is not read."""
+
+
+_HEADERS: Final = {"User-Agent": "provider-agent", "Accept-Encoding": "identity"}
 
 
 class FoundServer(Struct, frozen=True, order=True):
@@ -61,42 +68,37 @@ async def find_local_servers(
         ports: TCP ports on 127.0.0.1.
         timeout_s: seconds for all requests to one port.
     """
-    # The environment's proxies are not used: they cannot reach this machine's loopback.
-    async with aiohttp.ClientSession(auto_decompress=False) as session:
-        urls = [f"http://127.0.0.1:{port}" for port in ports]
-        kinds = await asyncio.gather(*(_probe_port(session, url, timeout_s) for url in urls))
+    urls = [f"http://127.0.0.1:{port}" for port in ports]
+    kinds = await asyncio.gather(*(_probe_port(url, timeout_s) for url in urls))
     return [FoundServer(kind, url) for kind, url in zip(kinds, urls, strict=True) if kind]
 
 
-async def _probe_port(session: aiohttp.ClientSession, url: str, timeout_s: float) -> str | None:
+async def _probe_port(url: str, timeout_s: float) -> str | None:
     """Send one probe after another until a response identifies the kind; None if none does."""
+    # The environment's proxies are not used: they cannot reach this machine's loopback.
+    client = DirectClient(url, _HEADERS, reuse=False, remote=False, connect_s=timeout_s)
     try:
         async with asyncio.timeout(timeout_s):
-            models = await _get(session, url + "/v1/models")
+            models = await _get(client, "/v1/models")
             kind = identify_models(models)
             if kind is None and models.status == 401:
-                kind = identify_version(await _get(session, url + "/version"))
+                kind = identify_version(await _get(client, "/version"))
             for path, identify in PROBES:
                 if kind is None:
-                    kind = identify(await _get(session, url + path))
+                    kind = identify(await _get(client, path))
             return kind
-    except (TimeoutError, aiohttp.ClientError, OSError):
+    except (TimeoutError, BackendError):
         return None
 
 
-async def _get(session: aiohttp.ClientSession, url: str) -> ProbeResponse:
-    async with session.get(url, allow_redirects=False) as response:
-        data = b""
-        async for chunk in response.content.iter_any():
-            data += chunk
-            if len(data) > _MAX_BODY_BYTES:
-                break
-        return ProbeResponse(
-            response.status, response.headers.get("Server", ""), _json_object(data)
-        )
+async def _get(client: HttpClient, path: str) -> ProbeResponse:
+    response = BodyCollector(_MAX_BODY_BYTES)
+    await client.exchange(HttpRequest(path, {}, None, "GET"), response)
+    head = response.head
+    return ProbeResponse(head.status, head.headers.get("Server", ""), _json_object(response.body))
 
 
-def _json_object(data: bytes) -> dict[str, object]:
+def _json_object(data: bytearray) -> dict[str, object]:
     try:
         return msgspec.json.decode(data, type=dict[str, object])
     except (ValueError, RecursionError):

@@ -13,7 +13,8 @@ from tests.unit.adapters.http.recording_receiver import RecordingReceiver
 from tests.unit.adapters.http.responses import OK
 
 CLIENTS: Final = ["direct", "proxied"]
-REQUEST: Final = HttpRequest("/v1/x", {"X-One": "1"}, b'{"a":1}')
+REQUEST_BODY: Final = b'{"a":1}'
+REQUEST: Final = HttpRequest("/v1/x", {"X-One": "1"}, REQUEST_BODY)
 HELLO: Final = OK + b"Content-Length: 5\r\n\r\nhello"
 
 Read = Callable[[], Awaitable[bytes]]

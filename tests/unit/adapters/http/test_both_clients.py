@@ -5,11 +5,21 @@ import asyncio
 import pytest
 
 from provider_agent.adapters.errors import BackendError, Unreachable
+from provider_agent.adapters.http.client import HttpRequest
 from tests.kit.loops import on_both_loops
 from tests.kit.raw_server import ARRIVES_S, AfterReply, RawServer, Reply, chunked
 from tests.kit.virtual_time import in_virtual_time
 from tests.unit.adapters.http.recording_receiver import RecordingReceiver
-from tests.unit.adapters.http.recording_server import CLIENTS, HELLO, REQUEST, client_of
+from tests.unit.adapters.http.recording_server import (
+    CLIENTS,
+    HELLO,
+    REQUEST,
+    REQUEST_BODY,
+    Read,
+    RecordingServer,
+    client_of,
+    exchange,
+)
 from tests.unit.adapters.http.responses import CASES, CHUNKED
 
 OUTCOMES = [
@@ -79,7 +89,7 @@ async def test_request_has_all_headers(client_name: str) -> None:
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         heads.append(await reader.readuntil(b"\r\n\r\n"))
-        await reader.readexactly(len(REQUEST.body))
+        await reader.readexactly(len(REQUEST_BODY))
         writer.write(HELLO)
         writer.close()
 
@@ -94,8 +104,45 @@ async def test_request_has_all_headers(client_name: str) -> None:
         f"Host: 127.0.0.1:{port}",
         "X-All: all",
         "X-One: 1",
-        f"Content-Length: {len(REQUEST.body)}",
+        f"Content-Length: {len(REQUEST_BODY)}",
     } <= set(headers)
+
+
+@pytest.mark.parametrize("client_name", CLIENTS)
+@on_both_loops
+async def test_request_without_a_body_has_no_length(client_name: str) -> None:
+    heads: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(HELLO)
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, client_of(client_name, f"http://127.0.0.1:{port}") as client:
+        assert await exchange(client, HttpRequest("/x?a=%20b", {}, None, "GET")) == b"hello"
+
+    assert heads[0].startswith(b"GET /x?a=%20b HTTP/1.1\r\n")
+    assert b"\r\ncontent-length:" not in heads[0].lower()
+
+
+@pytest.mark.parametrize("client_name", CLIENTS)
+@on_both_loops
+async def test_new_connection_is_opened_on_request(client_name: str) -> None:
+    async def answer_all(read: Read, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await read()
+            writer.write(HELLO)
+
+    server = RecordingServer(answer_all)
+    async with server.running(), client_of(client_name, server.url) as client:
+        await exchange(client)
+        receiver = RecordingReceiver()
+        await client.exchange(REQUEST, receiver, new_connection=True)
+
+    assert receiver.data == b"hello"
+    assert server.requests == [[REQUEST_BODY], [REQUEST_BODY]]
 
 
 @pytest.mark.parametrize("client_name", CLIENTS)

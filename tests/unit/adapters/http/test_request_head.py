@@ -1,6 +1,7 @@
 import pytest
 
 from provider_agent.adapters.errors import Unreachable
+from provider_agent.adapters.http.client import HttpRequest
 from provider_agent.adapters.http.request_head import RequestHeads
 from provider_agent.adapters.http.server_address import parse_address
 
@@ -9,7 +10,7 @@ def test_head_has_the_host_all_headers_and_the_length() -> None:
     heads = RequestHeads(parse_address("http://host:8000/base/"), {"A": "1"})
 
     assert (
-        heads.encode("/v1/x", {"B": "ü"}, 12, keep_alive=True)
+        heads.encode(HttpRequest("/v1/x", {"B": "ü"}, b"x" * 12), keep_alive=True)
         == (
             "POST /base/v1/x HTTP/1.1\r\nHost: host:8000\r\nA: 1\r\nB: ü\r\n"
             "Content-Length: 12\r\n\r\n"
@@ -20,11 +21,20 @@ def test_head_has_the_host_all_headers_and_the_length() -> None:
 def test_head_of_a_single_request_asks_the_server_to_close() -> None:
     heads = RequestHeads(parse_address("http://host"), {})
 
-    head = heads.encode("/x", {}, 0, keep_alive=False)
+    head = heads.encode(HttpRequest("/x", {}, b""), keep_alive=False)
 
     assert head == (
         b"POST /x HTTP/1.1\r\nHost: host\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
     )
+
+
+def test_head_of_a_request_without_a_body_has_no_length() -> None:
+    heads = RequestHeads(parse_address("http://host/base"), {})
+    heads.encode(HttpRequest("/x?a=b", {}, b""), keep_alive=True)
+
+    head = heads.encode(HttpRequest("/x?a=b", {}, None, "GET"), keep_alive=True)
+
+    assert head == b"GET /base/x?a=b HTTP/1.1\r\nHost: host\r\n\r\n"
 
 
 @pytest.mark.parametrize("text", ["a\rb", "a\nb", "a\0b", "a\r\nX-Injected: 1"])
@@ -34,7 +44,7 @@ def test_header_that_could_start_another_one_is_rejected(text: str) -> None:
     with pytest.raises(ValueError, match="line break"):
         RequestHeads(address, {"X": text})
     with pytest.raises(ValueError, match="line break"):
-        RequestHeads(address, {}).encode("/x", {"X": text}, 0, keep_alive=True)
+        RequestHeads(address, {}).encode(HttpRequest("/x", {"X": text}, b""), keep_alive=True)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from provider_agent.adapters.base import (
     InvalidResponse,
     Unreachable,
 )
-from provider_agent.adapters.servers import api_client
+from provider_agent.adapters.servers import api_request
 from provider_agent.adapters.servers.http_backend import HttpBackend
 from provider_agent.adapters.servers.openai_compatible import OpenAICompatibleBackend
 from tests.kit.fakes import FakeOpenAICompatible, FakeOpenRouter, FakeResponse, Fault
@@ -51,7 +51,7 @@ async def test_closed_backend_reconnects_on_use(
 async def test_health_check_does_not_wait_for_running_jobs(
     server: FakeOpenAICompatible, connect: Connect
 ) -> None:
-    # aiohttp opens at most 100 connections by default.
+    # aiohttp, which is used through a proxy, opens at most 100 connections by default.
     backend = connect(server, max_concurrent=1)
     server.script_jobs(*[Fault.HANG_AFTER_FIRST_CHUNK] * 120)
     sinks = [CollectingSink() for _ in range(120)]
@@ -78,7 +78,7 @@ async def test_api_request_times_out(server: FakeOpenAICompatible, connect: Conn
 async def test_oversized_api_response_is_invalid(
     server: FakeOpenAICompatible, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api_client, "MAX_RESPONSE_BYTES", 1000)
+    monkeypatch.setattr(api_request, "MAX_RESPONSE_BYTES", 1000)
     monkeypatch.setattr(server, "respond", lambda _: FakeResponse((b"x" * 600, b"x" * 401)))
 
     with pytest.raises(InvalidResponse, match="too big"):

@@ -64,7 +64,6 @@ async def test_api_request_is_sent_twice_at_most(answered: int) -> None:
             writer.write(response(b"{}"))
 
     async with backend_of_raw_server(answer_late) as backend:
-        # A `POST`, because aiohttp itself repeats a `GET` once.
         with nullcontext() if answered == 2 else pytest.raises(Transport):
             await backend.request("POST", "/api/show", json={})
 
