@@ -44,6 +44,10 @@ log = EventLogger(__name__)
 FIRST_CHECKS_S: Final = 5.0
 """The longest time that the first dial waits for the first health checks of the backends."""
 
+STATUS_DELAY_S: Final = 0.5
+"""The longest time that the status server waits for the first link. Its imports would delay the
+link; probes often time out after a second."""
+
 SLOW_CONSUMER_CHECKS: Final = 4
 """The number of checks for slow consumers within `limits.slow_consumer_s`."""
 
@@ -198,7 +202,7 @@ class Service:
         status_server = self._status_server()
         try:
             if status_server is not None:
-                await status_server.start()
+                status_server.listen()
             async with asyncio.TaskGroup() as group:
                 tasks = [
                     group.create_task(self._keep_connected(), name="link"),
@@ -206,6 +210,9 @@ class Service:
                     group.create_task(self._end_slow_consumers(), name="slow consumers"),
                     group.create_task(self._discovery.run(), name="discovery"),
                 ]
+                if status_server is not None:
+                    serving = self._serve_status(status_server)
+                    tasks.append(group.create_task(serving, name="status server"))
                 group.create_task(self._stop_on_request(tasks), name="stop")
         finally:
             self.uplink.state = LinkState.STOPPED
@@ -233,6 +240,13 @@ class Service:
         if not self.stopping:
             self._exit_code = EXIT_REFUSED
         self._stop_requested.set()  # not `stop`, which counts as the second signal while draining
+
+    async def _serve_status(self, server: StatusServer) -> None:
+        """Serve the status when the link is up, or soon: a probe does not wait for long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STATUS_DELAY_S):
+                await self.uplink.connected.wait()
+        await server.serve()
 
     async def _send_heartbeats(self) -> None:
         while True:

@@ -35,19 +35,21 @@ async def assert_next_job_succeeds(peer: AgentConnection) -> None:
 
 @pytest.mark.parametrize("wire_format", ["openai", "anthropic"])
 @pytest.mark.parametrize(
-    ("fault", "code"),
+    ("faults", "code"),
     [
-        (Fault.RESET_BEFORE_HEADERS, "backend_unreachable"),
-        (Fault.RESET_MID_CHUNK, "backend_unreachable"),
-        (Fault.STOP_AFTER_FIRST_CHUNK, "invalid_response"),
-        (Fault.HANG_BEFORE_HEADERS, "backend_timeout"),
-        (Fault.HANG_AFTER_HEADERS, "backend_timeout"),
-        (Fault.HANG_AFTER_FIRST_CHUNK, "backend_timeout"),
+        # The health check's connection is reused: the request is sent once more, over a new one.
+        ([Fault.RESET_BEFORE_HEADERS] * 2, "backend_unreachable"),
+        ([Fault.RESET_MID_CHUNK], "backend_unreachable"),
+        ([Fault.STOP_AFTER_FIRST_CHUNK], "invalid_response"),
+        ([Fault.HANG_BEFORE_HEADERS], "backend_timeout"),
+        ([Fault.HANG_AFTER_HEADERS], "backend_timeout"),
+        ([Fault.HANG_AFTER_FIRST_CHUNK], "backend_timeout"),
     ],
+    ids=lambda value: value[0].name if isinstance(value, list) else value,
 )
 @in_virtual_time
 async def test_server_fault_ends_its_job_with_one_error(
-    fault: Fault, code: str, wire_format: str
+    faults: list[Fault], code: str, wire_format: str
 ) -> None:
     async with (
         ScriptedCoordinator() as coordinator,
@@ -55,13 +57,14 @@ async def test_server_fault_ends_its_job_with_one_error(
         RunningAgent(coordinator, backend_for(server)) as agent,
     ):
         peer = await agent.connected()
-        server.script_jobs(fault)
+        server.script_jobs(*faults)
         job = new_job(MODEL, wire_format=wire_format, deadline_ms=3_600_000)
         await peer.send_jobs(job)
         error = await peer.error(job.job_id)
         assert (error.code, error.retryable) == (code, True)
         assert error.total_bytes == len(peer.data[job.job_id])
-        assert bytes(server.jobs[0].sent).startswith(bytes(peer.data[job.job_id]))
+        assert len(server.jobs) == len(faults)
+        assert bytes(server.jobs[-1].sent).startswith(bytes(peer.data[job.job_id]))
         await assert_next_job_succeeds(peer)
 
 

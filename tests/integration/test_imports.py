@@ -2,9 +2,11 @@
 
 import asyncio
 import signal
+import socket
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -13,7 +15,7 @@ import msgspec
 from provider_agent.protocol.frames import Capabilities, JobResult
 from tests.kit.flood_server import MODEL, FloodServer, flood
 from tests.kit.jobs import new_job
-from tests.kit.scripted_coordinator import ScriptedCoordinator
+from tests.kit.scripted_coordinator import AgentConnection, ScriptedCoordinator
 
 RECORD: Final = """
 import atexit, json, pathlib, sys, time
@@ -36,7 +38,7 @@ main(sys.argv[2:])
 
 HELP_PACKAGES: Final = {"click", "provider_agent"}
 RUN_PACKAGES: Final = HELP_PACKAGES | {
-    "aiohttp",
+    "aiohappyeyeballs",
     "cryptography",
     "httptools",
     "msgspec",
@@ -44,18 +46,19 @@ RUN_PACKAGES: Final = HELP_PACKAGES | {
     "uvloop",
     "websockets",
 }
-IMPORTED_BY_THEM: Final = {
-    "aiohappyeyeballs",
+IMPORTED_BY_THEM: Final = {"typing_extensions"}
+"""Packages that those of `RUN_PACKAGES` import, with some versions of Python."""
+
+IMPORTED_BY_AIOHTTP: Final = {
     "aiosignal",
     "attr",
     "frozenlist",
     "idna",
     "multidict",
     "propcache",
-    "typing_extensions",
     "yarl",
 }
-"""Packages that those of `RUN_PACKAGES` import. Some versions need only some of them."""
+"""Packages that the status server's aiohttp imports. Some versions need only some of them."""
 
 
 class Import(NamedTuple):
@@ -92,25 +95,49 @@ async def test_help_imports_only_click(tmp_path: Path) -> None:
     assert not {"asyncio", "importlib.metadata"} & {entry.name for entry in imports}
 
 
-async def test_run_imports_what_it_needs_before_its_first_job(tmp_path: Path) -> None:
+@asynccontextmanager
+async def running_agent(
+    home: Path, prometheus_addr: str
+) -> AsyncIterator[tuple[asyncio.subprocess.Process, AgentConnection]]:
+    """Start an agent, and yield it with its link when it offers the model of its one backend."""
     with FloodServer(flood(8192)) as server:
         async with ScriptedCoordinator() as coordinator:
-            (tmp_path / "agent.toml").write_text(
+            (home / "agent.toml").write_text(
                 f'[coordinator]\nurl = "{coordinator.url}"\n'
                 '[identity]\nkey_path = "identity.key"\n'
-                '[observability]\nprometheus_addr = "127.0.0.1:0"\n'
+                f'[observability]\nprometheus_addr = "{prometheus_addr}"\n'
                 f'[[backends]]\nkind = "openai_compatible"\nurl = "{server.url}"\n',
                 "utf-8",
             )
-            process = await start(tmp_path, "run")
+            process = await start(home, "run")
             peer = await coordinator.next_connection()
             while not (await peer.next(Capabilities)).models:
                 pass
-            started_at = time.monotonic()
-            job = new_job(MODEL)
-            await peer.send_jobs(job)
-            assert isinstance(await peer.end(job.job_id), JobResult)
-            process.send_signal(signal.SIGTERM)
-            imports = await imports_of(tmp_path, process)
+            yield process, peer
+
+
+async def test_run_imports_what_it_needs_before_its_first_job(tmp_path: Path) -> None:
+    async with running_agent(tmp_path, "off") as (process, peer):
+        started_at = time.monotonic()
+        job = new_job(MODEL)
+        await peer.send_jobs(job)
+        assert isinstance(await peer.end(job.job_id), JobResult)
+        process.send_signal(signal.SIGTERM)
+        imports = await imports_of(tmp_path, process)
     assert RUN_PACKAGES <= packages(imports) <= RUN_PACKAGES | IMPORTED_BY_THEM
     assert [entry.name for entry in imports if entry.at > started_at] == []
+
+
+async def test_status_server_imports_aiohttp(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    async with running_agent(tmp_path, f"127.0.0.1:{port}") as (process, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /livez HTTP/1.0\r\n\r\n")
+        assert b" 200 " in await reader.readline()
+        writer.close()
+        process.send_signal(signal.SIGTERM)
+        imports = await imports_of(tmp_path, process)
+    needed = RUN_PACKAGES | {"aiohttp"}
+    assert needed <= packages(imports) <= needed | IMPORTED_BY_THEM | IMPORTED_BY_AIOHTTP

@@ -27,7 +27,8 @@ async def status_server(
 ) -> AsyncIterator[str]:
     """Serve `state`, and yield the address in the form of `prometheus_addr`."""
     server = StatusServer(f"{host}:0", lambda: state, Metrics())
-    await server.start()
+    server.listen()
+    await server.serve()
     try:
         yield server.address
     finally:

@@ -7,7 +7,12 @@ from provider_agent.adapters.base import BackendHealth, BackendSettings
 from provider_agent.adapters.servers.echo import EchoBackend
 from provider_agent.agent.backends.configured import SkippedBackend
 from provider_agent.agent.config import CoordinatorConfig, LimitsConfig, OperatorConfig
-from provider_agent.agent.service import EXIT_REFUSED, EXIT_UNDELIVERED, FIRST_CHECKS_S
+from provider_agent.agent.service import (
+    EXIT_REFUSED,
+    EXIT_UNDELIVERED,
+    FIRST_CHECKS_S,
+    STATUS_DELAY_S,
+)
 from provider_agent.agent.telemetry.status import readiness
 from provider_agent.agent.telemetry.status_server import StatusServerError
 from provider_agent.protocol.frames import (
@@ -370,6 +375,47 @@ async def test_agent_is_not_ready_while_it_waits_to_reconnect() -> None:
         state = agent.service.status()
         assert state.link == "connecting"
         assert "1012" in readiness(state)[0]
+
+
+async def responds_to_a_probe(port: int) -> bool:
+    """Send a request at once, and wait for the response."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /livez HTTP/1.0\r\n\r\n")
+    status = await reader.readline()
+    writer.close()
+    return b" 200 " in status
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
+
+
+@in_virtual_time
+async def test_status_server_responds_when_the_link_is_up() -> None:
+    port = free_port()
+    async with ScriptedCoordinator() as coordinator:
+        config = agent_config(coordinator.url, prometheus_addr=f"127.0.0.1:{port}")
+        began = now()
+        async with RunningAgent(coordinator, ScriptedBackend(), config=config) as agent:
+            await agent.connected()
+            assert await responds_to_a_probe(port)
+            assert now() - began < STATUS_DELAY_S
+
+
+@in_virtual_time
+async def test_status_server_responds_soon_without_a_link() -> None:
+    port, hanging = free_port(), ScriptedBackend()
+    hanging.gate.clear()
+    async with ScriptedCoordinator() as coordinator:
+        config = agent_config(coordinator.url, prometheus_addr=f"127.0.0.1:{port}")
+        began = now()
+        async with RunningAgent(coordinator, hanging, config=config):
+            await asyncio.sleep(0)  # the agent listens
+            assert await responds_to_a_probe(port)
+            assert now() - began == pytest.approx(STATUS_DELAY_S)
 
 
 async def test_status_address_in_use_stops_the_agent_before_it_dials() -> None:

@@ -11,12 +11,8 @@ from msgspec.structs import replace
 
 from provider_agent.agent.telemetry.metrics import Metrics
 from provider_agent.agent.telemetry.status import BackendStatus, StatusSnapshot
-from provider_agent.agent.telemetry.status_server import (
-    KEEP_ALIVE_S,
-    MAX_CONNECTIONS,
-    StatusServer,
-    StatusServerError,
-)
+from provider_agent.agent.telemetry.status_pages import KEEP_ALIVE_S, MAX_CONNECTIONS
+from provider_agent.agent.telemetry.status_server import StatusServer, StatusServerError
 from tests.kit.virtual_time import in_virtual_time, now
 
 
@@ -44,7 +40,8 @@ async def server(agent: FakeAgent) -> AsyncIterator[StatusServer]:
     metrics = Metrics()
     metrics.watch(agent.status)
     server = StatusServer("127.0.0.1:0", agent.status, metrics)
-    await server.start()
+    server.listen()
+    await server.serve()
     yield server
     await server.stop()
 
@@ -123,7 +120,8 @@ async def test_idle_connections_do_not_exclude_a_probe(server: StatusServer) -> 
 async def test_idle_connection_is_closed(sent: bytes) -> None:
     agent = FakeAgent()
     server = StatusServer("127.0.0.1:0", agent.status, Metrics())
-    await server.start()
+    server.listen()
+    await server.serve()
     began = now()
     reader, writer = await connect(server, sent)
     assert (await reader.read()).startswith(b"HTTP/1.1 200" if sent.endswith(b"\n\r\n") else b"")
@@ -153,12 +151,40 @@ async def test_invalid_request_is_refused_at_once_without_a_log_line(
     assert not caplog.records
 
 
+async def test_early_connection_waits_until_the_server_serves(agent: FakeAgent) -> None:
+    server = StatusServer("127.0.0.1:0", agent.status, Metrics())
+    server.listen()
+    reader, writer = await connect(server, b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n")
+    await server.serve()
+    assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+    writer.close()
+    await server.stop()
+
+
+async def test_early_connection_is_closed_if_the_server_stops(agent: FakeAgent) -> None:
+    server = StatusServer("127.0.0.1:0", agent.status, Metrics())
+    server.listen()
+    reader, writer = await connect(server)
+    await server.stop()
+    with contextlib.suppress(ConnectionError):
+        assert await reader.read() == b""
+    writer.close()
+
+
+async def test_listening_on_a_name_listens_on_all_its_addresses(agent: FakeAgent) -> None:
+    server = StatusServer("localhost:0", agent.status, Metrics())
+    server.listen()
+    await server.serve()
+    assert (await get(server, "/livez"))[0] == 200
+    await server.stop()
+
+
 async def test_start_on_an_address_in_use_raises_with_advice(agent: FakeAgent) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"
         server = StatusServer(address, agent.status, Metrics())
         with pytest.raises(StatusServerError) as caught:
-            await server.start()
+            server.listen()
     assert f"cannot listen on {address}: " in str(caught.value)
     assert "already in use" in str(caught.value)
     assert "another provider-agent may be running" in caught.value.advice
@@ -169,7 +195,7 @@ async def test_start_on_an_address_in_use_raises_with_advice(agent: FakeAgent) -
 async def test_other_failure_to_listen_does_not_suggest_another_agent(agent: FakeAgent) -> None:
     server = StatusServer("192.0.2.1:0", agent.status, Metrics())  # no address of this machine
     with pytest.raises(StatusServerError) as caught:
-        await server.start()
+        server.listen()
     assert "another provider-agent" not in str(caught.value)
     assert "--prometheus-addr" in caught.value.advice
 
@@ -179,11 +205,13 @@ async def test_stop_is_idempotent_and_frees_the_address(
 ) -> None:
     server = StatusServer("127.0.0.1:0", agent.status, Metrics())
     await server.stop()
-    await server.start()
+    server.listen()
     address = server.address
     assert repr(server) == f"<StatusServer {address} listening>"
+    await server.serve()
+    assert repr(server) == f"<StatusServer {address} serving>"
     await server.stop()
     await server.stop()
     second = StatusServer(address, agent.status, Metrics())
-    await second.start()
+    second.listen()
     await second.stop()
