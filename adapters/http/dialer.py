@@ -1,6 +1,8 @@
 """Opens connections to one server: name resolution, happy eyeballs, TLS."""
 
 import asyncio
+import errno
+import os
 import socket
 import ssl
 from functools import cache
@@ -60,9 +62,8 @@ class Dialer:
     async def _connect(self) -> socket.socket:
         loop = asyncio.get_running_loop()
         if self._remembered is not None and loop.time() < self._remembered_until:
-            remembered = self._remembered
             try:
-                return await aiohappyeyeballs.start_connection([remembered], loop=loop)
+                return await _connect_to(self._remembered)
             except OSError:
                 self._remembered = None
         found = await self._resolve()
@@ -105,6 +106,27 @@ class Dialer:
             sock.close()
             raise
         return connection
+
+
+async def _connect_to(info: AddressInfo) -> socket.socket:
+    """Open a connection to one address."""
+    family, kind, protocol, _, address = info
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setblocking(False)
+        error = sock.connect_ex(address)
+        if error == errno.EINPROGRESS:
+            # On loopback, the handshake is complete already, and a second call reports it. To wait
+            # for the event loop would take twice as long.
+            error = sock.connect_ex(address)
+        if error == errno.EALREADY:
+            await asyncio.get_running_loop().sock_connect(sock, address)
+        elif error and error != errno.EISCONN:
+            raise OSError(error, os.strerror(error))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 @cache

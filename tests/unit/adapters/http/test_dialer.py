@@ -5,6 +5,7 @@ import errno
 import os
 import socket
 import ssl
+from asyncio.selector_events import BaseSelectorEventLoop
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -142,6 +143,10 @@ async def test_name_is_resolved_again_if_the_remembered_address_fails(
         await asyncio.sleep(0)
 
 
+async def hang(*_: object, **__: object) -> None:
+    await asyncio.Event().wait()
+
+
 @in_virtual_time
 async def test_name_is_resolved_again_if_the_remembered_address_does_not_answer() -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
@@ -150,10 +155,8 @@ async def test_name_is_resolved_again_if_the_remembered_address_does_not_answer(
             dialer = Dialer(parse_address(f"http://backend.example:{port}"), 1.0)
             (await dialer.dial()).close()
             with monkeypatch.context() as silent:
-                hanging = asyncio.Event()
-                silent.setattr(
-                    aiohappyeyeballs, "start_connection", lambda *_, **__: hanging.wait()
-                )
+                silent.setattr(socket.socket, "connect_ex", lambda *_: errno.EALREADY)
+                silent.setattr(BaseSelectorEventLoop, "sock_connect", hang)
                 with pytest.raises(BackendTimeout):
                     await dialer.dial()
             (await dialer.dial()).close()
@@ -183,9 +186,6 @@ async def test_name_that_cannot_exist_is_unreachable(host: str) -> None:
 
 @in_virtual_time
 async def test_name_resolution_counts_against_the_connect_timeout() -> None:
-    async def hang(*_: object, **__: object) -> None:
-        await asyncio.Event().wait()
-
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", hang)
         with pytest.raises(BackendTimeout, match="connect timeout"):
@@ -239,6 +239,7 @@ async def test_response_over_tls_arrives(authority: CertificateAuthority) -> Non
         assert await get(f"https://127.0.0.1:{port}") == b"hello"
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
 async def test_server_name_is_sent_and_checked(
     authority: CertificateAuthority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,6 +264,7 @@ async def test_expired_certificate_is_refused(authority: CertificateAuthority) -
             await get(f"https://127.0.0.1:{port}")
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
 @on_both_loops
 async def test_unknown_authority_is_refused(tmp_path: Path) -> None:
     context = server_context(CertificateAuthority(tmp_path).issue("127.0.0.1"))
