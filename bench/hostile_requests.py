@@ -98,8 +98,17 @@ REQUESTS: Final = [
         Operation.COMPLETIONS,
     ),
     Hostile(
-        "32 KiB of messages (prepared in the event loop)",
-        _repeated(b'{"messages":[', b"{},", b"{}]}", 32 * KIB),
+        "2,000 values of messages (prepared in the event loop)",
+        _repeated(
+            b'{"messages":[',
+            b'{"content":[{"type":"text"}],"role":"user"},',
+            b'{"role":"user"}]}',
+            17 * KIB,
+        ),
+    ),
+    Hostile(
+        "512 KiB of escapes (prepared in the event loop)",
+        _repeated(b'{"messages":[{"role":"user","content":"', rb"\n", b'"}]}', 512 * KIB),
     ),
     Hostile(
         "4 KiB of a grammar",

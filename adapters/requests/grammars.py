@@ -17,9 +17,9 @@ from msgspec import Raw
 
 from provider_agent.adapters.errors import RefusedRequest
 from provider_agent.adapters.requests.gbnf import NotGbnfError, read_gbnf
+from provider_agent.adapters.requests.offload import require_thread
 from provider_agent.adapters.requests.parse_stacks import (
     MAX_STACKS,
-    StackBudget,
     TooManyStacksError,
 )
 from provider_agent.adapters.requests.repetition import MAX_PARTS, grammar_parts, regex_parts
@@ -54,11 +54,6 @@ MAX_SUBSCHEMAS: Final = 5_000
 MAX_PATTERN_BYTES: Final = 1 * KIB
 _PATTERN_NESTING: Final = 16
 
-_ANALYZED: Final[dict[bytes, tuple[int, int]]] = {}
-"""The stacks and steps of recent schemas, by their hash: a conversation repeats its tools in each
-request, and their analysis takes ten times as long as all other checks."""
-_MAX_ANALYZED: Final = 4096
-
 _JSON: Final = msgspec.json.Decoder()
 _ENCODER: Final = msgspec.json.Encoder()
 
@@ -68,6 +63,7 @@ class Grammar(Size, frozen=True):
 
     def check(self, value: Raw, name: str, review: Review) -> object:
         """See `Rule.check`."""
+        require_thread()  # the analysis takes up to 0.1 s
         super().check(value, name, review)
         text = unescaped(value)
         _check_parts(grammar_parts(text), name)
@@ -98,6 +94,28 @@ REGEX: Final = Shapes(string=Regex(MAX_PATTERN_BYTES, _PATTERN_NESTING))
 """A regular expression becomes an automaton, whose size can grow exponentially with nesting."""
 
 
+class _Checked(msgspec.Struct, frozen=True):
+    """The result of the check of a schema.
+
+    Attributes:
+        sent: what is sent; None: the client's own text.
+        stacks: its parse stacks.
+        steps: the steps of their analysis.
+    """
+
+    sent: Raw | None
+    stacks: int
+    steps: int
+
+
+_CHECKED: Final[dict[tuple[bytes, bool], _Checked]] = {}
+"""The recent schemas, by their hash and whether their stacks were counted: a conversation repeats
+its tools in each request, and their check takes longer than all others."""
+_MAX_CHECKED: Final = 4096
+_MAX_SENT_BYTES: Final = 8 * KIB
+"""A schema of which more would have to be kept is checked each time."""
+
+
 class Schema(msgspec.Struct, frozen=True):
     """A JSON schema, also inside a larger object or in a string.
 
@@ -110,15 +128,38 @@ class Schema(msgspec.Struct, frozen=True):
         text = bytes(value)
         if len(text) > MAX_SCHEMA_BYTES:
             raise RefusedRequest(f"{name} has over {MAX_SCHEMA_BYTES} bytes")
-        if text.count(b"{") + text.count(b"[") > MAX_SUBSCHEMAS:
-            raise RefusedRequest(f"{name} has over {MAX_SUBSCHEMAS} objects and lists")
-        schema = _JSON.decode(text)
-        inner = _in_string(schema, name) if isinstance(schema, str) else schema
-        _check_levels(inner, name, review)
-        if review.stack_budget:
+        budget = review.stack_budget
+        key = sha256(text).digest(), budget is not None
+        checked = _CHECKED.get(key)
+        if checked is None:
+            require_thread()  # the check takes up to 0.1 s
+            checked = _check_schema(text, name, review)
+            if len(_CHECKED) >= _MAX_CHECKED:
+                _CHECKED.clear()
+            if checked.sent is None or len(text) <= _MAX_SENT_BYTES:
+                _CHECKED[key] = checked
+        elif budget:
             with _refused_stacks(name):
-                _add_stacks(inner, sha256(text).digest(), review.stack_budget)
-        return Raw(_ENCODER.encode(schema))
+                budget.spend(checked.stacks, checked.steps)
+        return value if checked.sent is None else checked.sent
+
+
+def _check_schema(text: bytes, name: str, review: Review) -> _Checked:
+    """Check the text of a schema, and add its parse stacks to the budget."""
+    if text.count(b"{") + text.count(b"[") > MAX_SUBSCHEMAS:
+        raise RefusedRequest(f"{name} has over {MAX_SUBSCHEMAS} objects and lists")
+    budget = review.stack_budget
+    stacks, steps = (budget.stacks, budget.steps) if budget else (0, 0)
+    schema = _JSON.decode(text)
+    inner = _in_string(schema, name) if isinstance(schema, str) else schema
+    _check_levels(inner, name, review)
+    if budget:
+        with _refused_stacks(name):
+            for one in _schemas(inner):
+                budget.add(schema_rules(one), ROOT)
+        stacks, steps = budget.stacks - stacks, steps - budget.steps
+    encoded = _ENCODER.encode(schema)
+    return _Checked(None if encoded == text else Raw(encoded), stacks, steps)
 
 
 SCHEMA: Final = Schema()
@@ -151,18 +192,6 @@ def _refused_stacks(name: str) -> Iterator[None]:
         reason = f"over {MAX_STACKS} optional parts or alternatives at one point"
         recursive = "alternatives that begin alike and contain each other"
         raise RefusedRequest(f"{name} has {reason}, or {recursive}") from None
-
-
-def _add_stacks(schema: object, key: bytes, budget: StackBudget) -> None:
-    if (known := _ANALYZED.get(key)) is not None:
-        budget.spend(*known)
-        return
-    stacks, steps = budget.stacks, budget.steps
-    for one in _schemas(schema):
-        budget.add(schema_rules(one), ROOT)
-    if len(_ANALYZED) >= _MAX_ANALYZED:
-        _ANALYZED.clear()
-    _ANALYZED[key] = budget.stacks - stacks, steps - budget.steps
 
 
 def _schemas(value: object) -> Iterator[dict[str, object]]:

@@ -19,11 +19,15 @@ from typing import Final
 import msgspec
 from msgspec import Raw
 
+from provider_agent.adapters.requests.offload import require_thread
 from provider_agent.protocol.formats import Operation
 from provider_agent.protocol.limits import KIB
 
 CHARS_PER_TOKEN: Final = 8
 """English has about four, German about five, Chinese between one and two."""
+
+_INLINE_BYTES: Final = 128 * KIB
+"""A prompt of this size takes 0.5 to 2 ms to count."""
 
 _SLICE_BYTES: Final = 64 * KIB
 _CLASSES: Final = bytes(
@@ -97,6 +101,8 @@ def least_prompt_tokens(request: bytes, operation: Operation, enough: int) -> in
     """
     if len(request) <= enough:
         return 0  # a token has at least one byte, so there are at most `enough` tokens
+    if len(request) > _INLINE_BYTES:
+        require_thread()
     try:
         fields = _REQUEST.decode(request)
         if operation in (Operation.EMBEDDINGS, Operation.COMPLETIONS):

@@ -13,8 +13,10 @@ import msgspec
 from msgspec import Raw
 
 from provider_agent.adapters.errors import RefusedRequest
+from provider_agent.adapters.requests.offload import require_thread
 from provider_agent.adapters.requests.parse_stacks import StackBudget
 from provider_agent.adapters.requests.structure import nesting_exceeds
+from provider_agent.protocol.limits import KIB
 
 FIELDS: Final = msgspec.json.Decoder(dict[str, Raw])
 _ITEMS: Final = msgspec.json.Decoder(list[Raw])
@@ -31,6 +33,9 @@ _FLAG: Final = b"tf"
 
 _AS_LISTS: Final = bytes.maketrans(b"({)}", b"[[]]")
 _NOT_BRACKETS: Final = bytes(code for code in range(256) if code not in b"()[]{}")
+
+_NESTING_INLINE_BYTES: Final = 32 * KIB
+"""The nesting of a larger value is counted in the thread: each level may take a pass over it."""
 
 _SHOWN: Final = 20
 """Limit of the removed names in an error message or log record."""
@@ -163,6 +168,8 @@ class Size(msgspec.Struct, frozen=True):
         if memoryview(value).nbytes > self.most_bytes:
             raise RefusedRequest(f"{name} has over {self.most_bytes} bytes")
         if self.nesting is not None:
+            if memoryview(value).nbytes > _NESTING_INLINE_BYTES:
+                require_thread()
             brackets = unescaped(value).translate(_AS_LISTS, _NOT_BRACKETS)
             if nesting_exceeds(brackets, self.nesting):
                 raise RefusedRequest(f"{name} is nested over {self.nesting} levels deep")
