@@ -145,17 +145,20 @@ class SendStream:
         if self.end is None:
             self.started = started
 
-    def write(self, data: bytes) -> None:
-        """Append bytes of the response. Ignored after the end.
+    def write(self, data: bytes) -> bool:
+        """Append bytes of the response, and return whether the stream is `full`.
 
-        A cancelled job ends at once, but its transport may still deliver one more read.
+        Ignored after the end: a cancelled job ends at once, but its transport may still deliver one
+        more read.
         """
-        if data and self.end is None:
-            self.written += len(data)
-            unsent = self._unsent
-            unsent.append(data)
-            if len(unsent) % _SEPARATE_PIECES == 0:
-                _merge_small(unsent)
+        if not data or self.end is not None:
+            return False
+        unsent = self._unsent
+        unsent.append(data)
+        if len(unsent) % _SEPARATE_PIECES == 0:
+            _merge_small(unsent)
+        self.written = written = self.written + len(data)
+        return written - self.acked >= self.window
 
     def finish(self, end: JobEnd) -> None:
         """Add the job's end, which is sent after the last byte. A second end is ignored."""
@@ -200,7 +203,8 @@ class SendStream:
         if len(unsent) != 1 or not self._started_sent or self.end is not None:
             return None
         data = unsent[0]
-        if len(data) > min(budget, self.window - (self.sent - self.acked)):
+        size = len(data)
+        if size > budget or self.sent + size - self.acked > self.window:
             return None
         unsent.clear()
         return self._send(data)

@@ -2,9 +2,6 @@
 
 After each read, one plain call passes the bytes of the body to the receiver. No task, future or
 timer is used per read.
-
-All connections of a client read into one buffer: a read is parsed before the next one begins, and
-the parser copies what it keeps.
 """
 
 import asyncio
@@ -21,9 +18,6 @@ from provider_agent.adapters.http.exchange import Exchange
 from provider_agent.adapters.http.response_parser import MAX_HEAD_BYTES, ResponseParser
 from provider_agent.protocol.limits import KIB
 
-READ_BYTES: Final = 64 * KIB
-"""The size of the buffer: a busy stream needs few reads, and one read does not block the loop."""
-
 UNREAD_BYTES: Final = 256 * KIB
 """How much is read of a cancelled response that was paused: the usage is in its last kilobytes,
 and a server that has ended a stream rarely has more than this on the way."""
@@ -32,13 +26,12 @@ SMALL_BODY_BYTES: Final = 64 * KIB
 """A request body up to this size is copied behind its head, for one write."""
 
 
-class HttpConnection(asyncio.BufferedProtocol):
+class HttpConnection(asyncio.Protocol):
     """A connection that runs one exchange after the other.
 
     An idle connection that receives anything, also the end of file, closes itself.
 
     Args:
-        buffer: the buffer to read into.
         sock: the connected socket.
         is_tls: whether the socket carries TLS.
 
@@ -48,7 +41,6 @@ class HttpConnection(asyncio.BufferedProtocol):
     """
 
     __slots__ = (
-        "_buffer",
         "_exchange",
         "_is_tls",
         "_parser",
@@ -65,10 +57,9 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     _transport: asyncio.Transport
 
-    def __init__(self, buffer: memoryview, sock: socket.socket, *, is_tls: bool) -> None:
+    def __init__(self, sock: socket.socket, *, is_tls: bool) -> None:
         self.is_open = False
         self.idle_since = 0.0
-        self._buffer = buffer
         self._sock = sock
         self._is_tls = is_tls
         self._exchange: Exchange | None = None
@@ -154,37 +145,35 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._paused = False
             self._transport.resume_reading()
 
-    # --- asyncio.BufferedProtocol ----------------------------------------------------------------
+    # --- asyncio.Protocol ----------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Store the transport."""
         self._transport = transport  # type: ignore[assignment]
         self.is_open = True
 
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
-        """Return the client's buffer."""
-        return self._buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
+    def data_received(self, data: bytes) -> None:
         """Parse one read, and pass its data to the receiver (the hot path)."""
         exchange = self._exchange
         if exchange is None:
             self.close()
             return
-        self._quiet_bytes += nbytes
         parser = self._parser
         try:
-            parser.feed(self._buffer[:nbytes])
+            parser.feed(data)
             if parser.changed:
                 self._advance(exchange)
             elif pieces := self._pieces:
-                data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+                body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
                 pieces.clear()
                 self._quiet_bytes = 0
-                self._receive(data)
-            elif self._quiet_bytes > MAX_HEAD_BYTES:
-                self.end_exchange(failures.malformed_response())
+                self._receive(body)
+            else:
+                self._quiet_bytes += len(data)
+                if self._quiet_bytes > MAX_HEAD_BYTES:
+                    self.end_exchange(failures.malformed_response())
         except HttpParserError as error:
+            self._quiet_bytes += len(data)
             self._parser_failed(exchange, error)
         except Exception as error:  # noqa: BLE001 - the task of the exchange raises it
             self.end_exchange(error)

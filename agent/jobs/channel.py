@@ -122,12 +122,12 @@ class JobChannel:
             self._truncated = True
             return
         stream = self.stream
-        if stream.started is None and stream.end is None:
+        if self._source is None and stream.end is None:
             raise RuntimeError("the adapter sent bytes before it called `started`")
-        stream.write(data)
+        is_full = stream.write(data)
         if not self.is_queued:
             self._mark_ready(self)
-        if stream.full and not self._paused and self._source is not None:
+        if is_full and not self._paused and self._source is not None:
             self._paused = True
             self._source.pause_reading()
 
