@@ -61,11 +61,12 @@ MAIN_OPERATION: Final = {
 }
 
 
+_BY_NAMES: Final = {
+    **{(one.wire_format.value, one.value): one for one in Operation},
+    **{(wire_format.value, ""): one for wire_format, one in MAIN_OPERATION.items()},
+}
+
+
 def find_operation(wire_format: str, operation: str) -> Operation | None:
     """The operation that a job names; None when this version does not know the pair."""
-    try:
-        known_format = WireFormat(wire_format)
-        found = Operation(operation) if operation else MAIN_OPERATION[known_format]
-    except ValueError:
-        return None
-    return found if found.wire_format is known_format else None
+    return _BY_NAMES.get((wire_format, operation))

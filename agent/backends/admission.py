@@ -51,11 +51,15 @@ class AdmissionControl:
         backend: whose `breaker_rule` applies.
         tokens_per_minute: the operator's limit for the backend; if None, unlimited.
         clock: returns monotonic seconds.
+
+    Attributes:
+        changes: how often a breaker has opened or closed so far.
     """
 
     def __init__(
         self, backend: Backend, tokens_per_minute: int | None, clock: Callable[[], float]
     ) -> None:
+        self.changes = 0
         self._rule = backend.breaker_rule
         # With `counts_client_errors`, the service blocks a key after too many failed requests. The
         # check of a model would be another request that may fail, so the breaker opens without it.
@@ -73,12 +77,17 @@ class AdmissionControl:
 
     def is_open(self, model_id: str) -> bool:
         """Whether a breaker stops the jobs of a model; while it does, the model is not offered."""
-        return any(one.state is BreakerState.OPEN for one in self._breakers(model_id))
+        for breaker in self._breakers(model_id):
+            if not breaker.closed and breaker.state is BreakerState.OPEN:
+                return True
+        return False
 
     def has_capacity(self, model_id: str) -> bool:
         """Whether breakers and token limit admit one more job for a model now."""
-        admitted = all(breaker.admits() for breaker in self._breakers(model_id))
-        return admitted and (self._bucket is None or self._bucket.wait_s == 0)
+        for breaker in self._breakers(model_id):
+            if not breaker.closed and not breaker.admits():
+                return False
+        return self._bucket is None or self._bucket.wait_s == 0
 
     @property
     def next_change_s(self) -> float | None:
@@ -115,7 +124,7 @@ class AdmissionControl:
         """Register a job that starts now; the outcome is reported with the return value."""
         if self._rule.per_model and model_id not in self._models:
             self._add_model(model_id)
-        return tuple((breaker, breaker.start()) for breaker in self._breakers(model_id))
+        return tuple([(breaker, breaker.start()) for breaker in self._breakers(model_id)])
 
     def consume(self, tokens: int) -> None:
         """Count the tokens that an ended job used, input and output together."""
@@ -127,13 +136,13 @@ class AdmissionControl:
     def responded(self, admitted: Admitted) -> None:
         """Record that a job has output: half-open breakers close, long before the job ends."""
         for breaker, generation in admitted:
-            if breaker.state is not BreakerState.CLOSED:
+            if not breaker.closed:
                 breaker.succeeded(generation)
 
     def succeeded(self, admitted: Admitted) -> None:
         """Record that a job completed."""
         for breaker, generation in admitted:
-            if self._rule.counts_client_errors and breaker.state is BreakerState.CLOSED:
+            if self._rule.counts_client_errors and breaker.closed:
                 # The service blocks a key after too many failed requests, also with successes
                 # between them: a success must not reset the count.
                 breaker.ignored(generation)
@@ -207,11 +216,14 @@ class AdmissionControl:
 
     def _add_model(self, model_id: str) -> None:
         if len(self._models) >= MAX_MODELS:
-            closed = (n for n, one in self._models.items() if one.state is BreakerState.CLOSED)
+            closed = (name for name, one in self._models.items() if one.closed)
             if (name := next(closed, None)) is None:
                 return
             del self._models[name]
         self._models[model_id] = self._new_breaker()
 
     def _new_breaker(self) -> Breaker:
-        return Breaker(self._rule, self._clock, self._backend_id)
+        return Breaker(self._rule, self._clock, self._backend_id, self._breaker_changed)
+
+    def _breaker_changed(self) -> None:
+        self.changes += 1

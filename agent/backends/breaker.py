@@ -39,12 +39,24 @@ class Breaker:
         rule: when the breaker opens, and for how long.
         clock: returns monotonic seconds.
         backend_id: the id of the backend, for the log.
+        on_change: called when the breaker has opened or closed.
+
+    Attributes:
+        closed: whether `state` is `CLOSED`. Each job needs it several times.
     """
 
-    def __init__(self, rule: BreakerRule, clock: Callable[[], float], backend_id: str = "") -> None:
+    def __init__(
+        self,
+        rule: BreakerRule,
+        clock: Callable[[], float],
+        backend_id: str = "",
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.closed = True
         self._rule = rule
         self._clock = clock
         self._backend_id = backend_id
+        self._on_change = on_change
         self._failures: OrderedDict[int, float] = OrderedDict()
         """The time of the last failure of each request, by its hash; the oldest first."""
         self._open_until: float | None = None
@@ -70,10 +82,7 @@ class Breaker:
 
     def admits(self) -> bool:
         """Whether a job may start on the backend now; a half-open breaker admits one at a time."""
-        state = self.state
-        return state is BreakerState.CLOSED or (
-            state is BreakerState.HALF_OPEN and not self._trial_running
-        )
+        return self.closed or (self.state is BreakerState.HALF_OPEN and not self._trial_running)
 
     def start(self) -> int:
         """Register a job that starts now; if the breaker is half open, the job is the trial.
@@ -81,7 +90,7 @@ class Breaker:
         Returns:
             The current generation; the job's outcome is reported with it.
         """
-        if self.state is BreakerState.HALF_OPEN:
+        if not self.closed and self.state is BreakerState.HALF_OPEN:
             self._trial_running = True
             log.debug("breaker trial started", backend=self._backend_id)
         return self._generation
@@ -91,7 +100,8 @@ class Breaker:
         if self._is_stale(generation):
             return
         self._failures.clear()
-        self._close()
+        if not self.closed:
+            self._close()
 
     def ignored(self, generation: int) -> None:
         """Record that a job ended without information about the backend, as after a `Cancel`."""
@@ -128,7 +138,7 @@ class Breaker:
     def reset(self) -> None:
         """Close the breaker and forget the failures; a wait that the server asked for remains."""
         self._failures.clear()
-        if not self._asked_to_wait:
+        if not self.closed and not self._asked_to_wait:
             self._close()
 
     def open_for(self, seconds: float) -> None:
@@ -141,12 +151,13 @@ class Breaker:
         self._asked_to_wait = True
 
     def _close(self) -> None:
-        if self._open_until is not None:
-            log.debug("breaker closed", backend=self._backend_id)
+        log.debug("breaker closed", backend=self._backend_id)
+        self.closed = True
         self._open_until = None
         self._asked_to_wait = False
         self._wait_s = self._rule.open_s
         self._trial_running = False
+        self._on_change()
 
     def _is_stale(self, generation: int) -> bool:
         """Whether `generation` shows that a job started before the breaker last opened."""
@@ -156,6 +167,7 @@ class Breaker:
         return stale
 
     def _open(self, until: float, cause: str) -> None:
+        self.closed = False
         self._open_until = max(until, self._open_until or 0.0)
         self._generation += 1
         self._asked_to_wait = False
@@ -164,3 +176,4 @@ class Breaker:
         if log.enabled_for(logging.DEBUG):
             wait_s = self.remaining_open_s
             log.debug("breaker opened", backend=self._backend_id, cause=cause, wait_s=wait_s)
+        self._on_change()

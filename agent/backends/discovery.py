@@ -18,7 +18,7 @@ from provider_agent.agent.backends.configured import Backends
 from provider_agent.agent.backends.health_check import BackendState
 from provider_agent.agent.backends.health_monitor import HealthMonitor
 from provider_agent.agent.backends.model_use import ModelUse
-from provider_agent.agent.backends.offer_groups import ServedModel, offer_group
+from provider_agent.agent.backends.offer_groups import OfferGroup, ServedModel, offer_group
 from provider_agent.agent.backends.pricing import NO_PRICES, price_for
 from provider_agent.agent.backends.routing import Route
 from provider_agent.agent.config.schema import PricingConfig
@@ -57,6 +57,12 @@ class Discovery:
         self._unstarted: asyncio.Queue[HealthMonitor] = asyncio.Queue()
         self._on_change = on_change
         self._pricing = pricing
+        self._served: dict[str, list[ServedModel]] = {}
+        """What `_served_by_id` returned last."""
+        self._served_from: list[tuple[BackendModel, ...]] | None = None
+        """The models of all monitors at that time; None: `_served` is out of date."""
+        self._groups: dict[str, OfferGroup] = {}
+        """The group of all entries of `_served`, by model id; filled as needed."""
         self._interval_s = interval_s
         self._clock = clock
         self._uniform = uniform
@@ -81,7 +87,7 @@ class Discovery:
     def served_models(self) -> list[ServedModel]:
         """Return every model of every healthy backend, except those that a breaker stops."""
         return [
-            self._served(monitor, model)
+            self._serve(monitor, model)
             for monitor in self._monitors.values()
             for model in monitor.state.models
             if not monitor.admission.is_open(model.model_id)
@@ -92,26 +98,46 @@ class Discovery:
 
         Backends without free capacity are included.
         """
+        served = self._served_by_id().get(model_id, [])
+        monitors = self._monitors
         serving = [
-            self._served(monitor, model)
-            for monitor in self._monitors.values()
-            for model in monitor.state.models
-            if model.model_id == model_id and not monitor.admission.is_open(model_id)
+            one for one in served if not monitors[one.backend.id].admission.is_open(model_id)
         ]
-        order = {backend_id: index for index, backend_id in enumerate(self._monitors)}
-        return [self._route(one, order[one.backend.id]) for one in offer_group(serving).members]
+        if not serving:
+            return []
+        if len(serving) < len(served):
+            group = offer_group(serving)
+        elif (known := self._groups.get(model_id)) is not None:
+            group = known
+        else:
+            group = self._groups[model_id] = offer_group(serving)
+        return [self._route(one) for one in group.members]
 
-    def _served(self, monitor: HealthMonitor, model: BackendModel) -> ServedModel:
+    def _served_by_id(self) -> dict[str, list[ServedModel]]:
+        """Return the models of healthy backends by their ids; computed when they have changed.
+
+        A backend may have hundreds of models, and each job needs the backends of one.
+        """
+        models = [monitor.state.models for monitor in self._monitors.values()]
+        if models != self._served_from:
+            self._served_from, self._served, self._groups = models, {}, {}
+            for monitor in self._monitors.values():
+                for model in monitor.state.models:
+                    one = self._serve(monitor, model)
+                    self._served.setdefault(model.model_id, []).append(one)
+        return self._served
+
+    def _serve(self, monitor: HealthMonitor, model: BackendModel) -> ServedModel:
         price = price_for(model, self._pricing, monitor.markup)
         return ServedModel(monitor.backend, model, price, monitor.overflow)
 
-    def _route(self, one: ServedModel, order: int) -> Route:
+    def _route(self, one: ServedModel) -> Route:
         monitor, model = self._monitors[one.backend.id], one.model
         return Route(
             backend=one.backend,
-            order=order,
+            order=self._order[one.backend.id],
             native=model.native,
-            operations=frozenset(model.operations),
+            operations=model.operations,
             in_flight=monitor.running,
             capacity=monitor.capacity(model.model_id),
             retry_after_s=monitor.admission.retry_after_s,
@@ -145,6 +171,7 @@ class Discovery:
     def set_pricing(self, pricing: PricingConfig) -> None:
         """Change the operator's prices without `on_change`; call `replace_backends` next."""
         self._pricing = pricing
+        self._served_from = None
 
     def set_interval(self, interval_s: float) -> None:
         """Change the time between two health checks of a healthy backend."""
@@ -161,6 +188,8 @@ class Discovery:
             monitor.overflow = backend.id in backends.overflow
             monitor.admission.set_token_limit(backends.tokens_per_minute.get(backend.id))
             self._monitors[backend.id] = monitor
+        self._order = {backend_id: index for index, backend_id in enumerate(self._monitors)}
+        self._served_from = None
         for monitor in before.values():
             monitor.retire()
             self._retired.append(monitor)

@@ -126,6 +126,8 @@ class HealthMonitor:
         self._stall_reason: str | None = None
         """Why the backend counts as stalled; None after a check has passed."""
         self._load_fails = False
+        self._compared: tuple[BackendState, int] | None = None
+        """`state` and `AdmissionControl.changes` at the last `_report_change`."""
         self._offered: tuple[object, ...] = ()
         """The models and the capacity at the last call of `on_change`, to detect a change."""
 
@@ -175,8 +177,9 @@ class HealthMonitor:
         if not self.running:
             self._idle.set()
         # A failed attempt may have opened the breaker. That is reported now, because a hanging
-        # server delays the next check.
-        self._report_change()
+        # server delays the next check. Usually it has not; a service may offer hundreds of models.
+        if self._compared != (self.state, self.admission.changes):
+            self._report_change()
 
     # --- health ----------------------------------------------------------------------------------
 
@@ -317,6 +320,7 @@ class HealthMonitor:
         return tuple(model for model in self.state.models if not is_open(model.model_id))
 
     def _report_change(self) -> None:
+        self._compared = self.state, self.admission.changes
         models = self._offered_models()
         offered = (models, self.state.capacity) if models else ()
         if offered != self._offered and not self.retired:

@@ -119,7 +119,9 @@ class ModelUse:
 
     def _mark_used(self, model_id: str) -> _Model:
         """Mark a model as the most recently used; return its entry, created if it has none."""
-        model = self._models.setdefault(model_id, _Model())
+        model = self._models.get(model_id)
+        if model is None:
+            model = self._models[model_id] = _Model()
         model.used_at = self._clock()
         self._models.move_to_end(model_id)
         return model

@@ -77,7 +77,9 @@ def choose_routes(
     if not serving:
         return Refusal(ErrorCode.MODEL_NOT_LOADED, "no backend of this agent serves the model now")
     if offered is not None:
-        serving = [route for route in serving if offered.covers(route.price, native=route.native)]
+        serving = [
+            route for route in serving if route.native or offered.covers(route.price, native=False)
+        ]
     if not serving:
         return Refusal(ErrorCode.MODEL_NOT_LOADED, "no backend serves the model at the job's price")
     operation = find_operation(wire_format, operation_name)
@@ -95,7 +97,7 @@ def choose_routes(
             "every backend that supports the request is at capacity, over its token limit, or down"
         )
         return Refusal(ErrorCode.OUT_OF_CAPACITY, text, min(waits, default=None))
-    return sorted(free, key=_preference)
+    return sorted(free, key=_preference) if len(free) > 1 else free
 
 
 def _preference(route: Route) -> tuple[bool, int, float, int]:

@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import PurePath
 from types import FrameType
@@ -83,17 +84,18 @@ class EventLogger:
 
     Args:
         name: the logger's name; a module passes its `__name__`.
+
+    Attributes:
+        enabled_for: returns whether records of a level are logged; for fields that are expensive
+            to compute.
     """
 
     def __init__(self, name: str) -> None:
         self._logger = logging.getLogger(name)
+        self.enabled_for: Callable[[int], bool] = self._logger.isEnabledFor
 
     def __repr__(self) -> str:
         return f"<EventLogger {self._logger.name}>"
-
-    def enabled_for(self, level: int) -> bool:
-        """Whether records of `level` are logged; for fields that are expensive to compute."""
-        return self._logger.isEnabledFor(level)
 
     def debug(self, event: str, /, **fields: object) -> None:
         """Log frames and decisions, for a developer."""

@@ -33,6 +33,7 @@ class BreakerScript:
                 self.clock.now += float(word)
             else:
                 self._run_job(word)
+            assert self.breaker.closed is (self.breaker.state is CLOSED)
         return self.breaker.state
 
     def _run_job(self, end: str) -> None:

@@ -328,6 +328,32 @@ async def test_routes_have_order_load_and_capacity() -> None:
     assert harness.discovery.routes("unknown") == []
 
 
+async def test_routes_follow_changed_models_prices_and_breakers() -> None:
+    # They are computed from what is remembered between two jobs.
+    cheap, dear = ScriptedBackend("a", model("m")), ScriptedBackend("b", model("m"))
+    pricing = PricingConfig(default_input_per_1m=1, default_output_per_1m=2)
+    backends = Backends([cheap, dear])
+    discovery = Discovery(backends, lambda: None, pricing=pricing, clock=now)
+    await discovery.check_all()
+
+    def routes(model_id: str = "m") -> list[tuple[str, Price | None]]:
+        return [(route.backend_id, route.price) for route in discovery.routes(model_id)]
+
+    assert routes() == routes() == [("a", Price(1, 2)), ("b", Price(1, 2))]
+    for request in range(5):
+        attempt = discovery.start(discovery.routes("m")[0])
+        attempt.failed(Unreachable("refused"), request=request)
+    assert routes() == [("b", Price(1, 2))]
+    discovery.monitors[0].admission.reset()
+    assert routes() == [("a", Price(1, 2)), ("b", Price(1, 2))]
+    discovery.set_pricing(PricingConfig(models={"m": Price(3, 4)}))
+    discovery.replace_backends(Backends([dear, cheap]))
+    assert routes() == [("b", Price(3, 4)), ("a", Price(3, 4))]
+    dear.reported_models = [model("n")]
+    await discovery.check_all()
+    assert (routes(), routes("n")) == ([("a", Price(3, 4))], [("b", None)])
+
+
 async def test_a_started_attempt_counts_on_its_backend_until_it_is_settled() -> None:
     harness = DiscoveryHarness(ScriptedBackend("a"), ScriptedBackend("b"))
     await harness.discovery.check_all()
