@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
 FUZZ_EXAMPLES ?= 2000
+PYTHONS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
@@ -32,7 +33,7 @@ help:
 	@echo "make test-vllm    conformance tests over a real vLLM     (first time: 4 minutes, 2.5 GB)"
 	@echo "make bench        cost of relaying, 15 minutes; pauses by hostile requests (ARGS=--quick)"
 	@echo "make lock         pin the requirements again             (upgrade: ARGS=--upgrade)"
-	@echo "make clean        remove $(VENV), $(VENV)-lock, $(VENV)-vllm, build, dist and all caches"
+	@echo "make clean        remove $(VENV), $(VENV)-lock, $(VENV)-vllm, $(VENV)-3.*, build, dist and all caches"
 
 demo: $(DEMO)
 	@$(BIN)/provider-agent demo $(ARGS)
@@ -71,8 +72,8 @@ check: $(DEV)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-bench: $(DEV)
-	@$(BIN)/python -m bench.relay $(ARGS)
+bench: $(DEV) $(PYTHONS:%=$(VENV)-%/.installed)
+	@$(BIN)/python -m bench.relay $(ARGS) $(if $(PYTHONS),--pythons $(PYTHONS:%=$(VENV)-%/bin/python))
 	@$(BIN)/python -m bench.hostile_requests
 
 format: $(DEV)
@@ -118,6 +119,16 @@ lock: $(LOCK_VENV)/.installed
 	@$(COMPILE) --group build -c requirements/dev.txt -o requirements/build.txt
 	@$(COMPILE) --group lock -o requirements/lock.txt
 
+# The agent in another version of Python, for the benchmark: PYTHONS="3.12 3.13".
+$(VENV)-%/.installed: requirements/run.txt requirements/build.txt pyproject.toml
+	@echo "Installing provider-agent for Python $* into $(VENV)-$* ..."
+	@python$* -m venv --clear $(VENV)-$*
+	@$(VENV)-$*/bin/python -m pip --disable-pip-version-check --quiet install \
+		--require-hashes -r requirements/run.txt -r requirements/build.txt
+	@$(VENV)-$*/bin/python -m pip --disable-pip-version-check --quiet install \
+		--no-deps --no-build-isolation -e .
+	@touch $@
+
 $(LOCK_VENV)/.installed: requirements/lock.txt
 	@$(PYTHON) -m venv --clear $(LOCK_VENV)
 	@$(LOCK_VENV)/bin/python -m pip --disable-pip-version-check --quiet install \
@@ -125,5 +136,5 @@ $(LOCK_VENV)/.installed: requirements/lock.txt
 	@touch $@
 
 clean:
-	@rm -rf $(VENV) $(LOCK_VENV) $(VENV)-vllm .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage build dist examples/node_modules
+	@rm -rf $(VENV) $(LOCK_VENV) $(VENV)-vllm $(VENV)-3.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage build dist examples/node_modules
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,6 +1,8 @@
 """Compiles the load generator in C (`bench/load/`) and runs it."""
 
+import functools
 import json
+import os
 import select
 import shutil
 import subprocess
@@ -14,6 +16,8 @@ from msgspec import Struct, convert
 
 SOURCE = Path(__file__).with_name("load")
 _FLAGS = ("-std=c11", "-O2")
+_OPENSSL = ("-lssl", "-lcrypto")
+_OPENSSL_PROBE = "#include <openssl/ssl.h>\nint main(void) { return TLS_method() == NULL; }\n"
 
 _POLL_S = 0.5
 
@@ -63,15 +67,37 @@ def compiler() -> str | None:
     return shutil.which("cc") or shutil.which("gcc")
 
 
-def compile_load(folder: Path, flags: Sequence[str] = ()) -> Path:
+@functools.cache
+def supports_tls() -> bool:
+    """Whether the compiler finds OpenSSL's headers and libraries."""
+    command = [compiler() or "cc", "-x", "c", "-", "-o", os.devnull, *_OPENSSL]
+    done = subprocess.run(command, input=_OPENSSL_PROBE, capture_output=True, text=True)
+    return done.returncode == 0
+
+
+def compile_load(folder: Path, flags: Sequence[str] = (), *, tls: bool | None = None) -> Path:
     """Compile the load generator into `folder`.
+
+    Args:
+        folder: an existing folder.
+        flags: further flags of the compiler.
+        tls: whether to use OpenSSL; None: if there is one.
 
     Raises:
         CalledProcessError: the compiler failed; it has printed why.
     """
     program = folder / "load"
-    sources = sorted(SOURCE.glob("*.c"))
-    subprocess.run([compiler() or "cc", *_FLAGS, *flags, *sources, "-o", program], check=True)
+    command = [
+        compiler() or "cc",
+        *_FLAGS,
+        *flags,
+        *map(str, sorted(SOURCE.glob("*.c"))),
+        "-o",
+        str(program),
+    ]
+    if supports_tls() if tls is None else tls:
+        command += ["-DWITH_TLS", *_OPENSSL]
+    subprocess.run(command, check=True)
     return program
 
 

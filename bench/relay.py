@@ -8,30 +8,47 @@ processes; only ratios within one run are comparable between machines.
 import argparse
 import asyncio
 import os
-import platform
 import resource
 import shutil
+import subprocess
 import sys
 import tempfile
-from datetime import UTC, datetime
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Final
 
-import msgspec
-from msgspec import Struct
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from bench import process_usage, python_rig, relays
-from bench.load_generator import LoadFailed, LoadGenerator, compile_load, compiler
-from bench.loads import LOADS, QUICK, Load
-from bench.relays import AGENT, COORDINATOR, NGINX, OBVIOUS, RECEIPTS, Place, Relay
-from bench.results import COLUMNS, Measured, Result, failures, markdown, rows
+from bench.document import this_machine, write_json, write_relays, write_rest
+from bench.load_generator import (
+    LoadFailed,
+    LoadGenerator,
+    compile_load,
+    compiler,
+    supports_tls,
+)
+from bench.loads import LOADS, QUICK, REST, Load
+from bench.relays import (
+    AGENT,
+    COORDINATOR,
+    DOES_NOT_REST,
+    NGINX,
+    OBVIOUS,
+    RECEIPTS,
+    RESTS,
+    Place,
+    Relay,
+    new_certificate,
+)
+from bench.results import COLUMNS, REST_COLUMNS, Measured, Result, failures, rest_row, rows
 
-DOCUMENT: Final = Path(__file__).parents[1] / "docs" / "performance.md"
-TABLE_BEGIN: Final = "<!-- relay table: written by make bench ARGS=--write-docs -->\n"
-TABLE_END: Final = "<!-- end of the relay table -->\n"
+_BUSY: Final = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
+"""A process that keeps one processor busy. It ends with the benchmark, however that ends."""
 
 
 def measure(load: Load, relay: Relay, program: Path) -> Measured:
@@ -42,25 +59,49 @@ def measure(load: Load, relay: Relay, program: Path) -> Measured:
     """
     port = relays.free_port() if relay.http else 0
     options = [*load.arguments(), *relay.load_options(port)]
-    with tempfile.TemporaryDirectory() as folder, LoadGenerator(program, options) as generator:
-        place = Place(Path(folder), generator.servers, generator.coordinator, port, load.streams)
-        running = relays.start(relay, place)
-        try:
-            generator.wait_until_ready(running.runs)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        certificate = new_certificate(folder) if load.tls else None
+        if certificate is not None:
+            options.append(f"--certificate={certificate.file}")
+        with LoadGenerator(program, options) as generator:
+            servers, coordinator = generator.servers, generator.coordinator
+            place = Place(folder, servers, coordinator, port, load.streams, certificate)
+            return _measure(load, relay, place, generator)
+
+
+def _measure(load: Load, relay: Relay, place: Place, generator: LoadGenerator) -> Measured:
+    running = relays.start(relay, place)
+    try:
+        generator.wait_until_ready(running.runs)
+        with _busy_processors() if load.busy else nullcontext():
             idle_bytes = process_usage.resident_bytes(running.pid)
             process_usage.reset_peak(running.pid)
             before_ns = process_usage.cpu_ns(running.pid)
             figures = generator.run()
             used_ns = process_usage.cpu_ns(running.pid) - before_ns
             peak_bytes = process_usage.peak_resident_bytes(running.pid)
-        except LoadFailed:
-            print(f"{load.name}, {relay.name}: failed\n{running.log()}", file=sys.stderr)
-            raise
-        finally:
-            generator.stop()
-            running.stop()
+    except LoadFailed:
+        print(f"{load.name}, {relay.name}: failed\n{running.log()}", file=sys.stderr)
+        raise
+    finally:
+        generator.stop()
+        running.stop()
     units = load.streams * load.jobs * (1 if load.per_job else load.events)
-    return Measured(used_ns / units / 1000, idle_bytes, peak_bytes, figures)
+    return Measured(round(used_ns / units / 1000, 3), idle_bytes, peak_bytes, figures)
+
+
+@contextmanager
+def _busy_processors() -> Iterator[None]:
+    """Let every processor work on something else too."""
+    command = [sys.executable, "-c", _BUSY]
+    processes = [subprocess.Popen(command) for _ in range(os.cpu_count() or 1)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 def run(load: Load, compared: list[Relay], rounds: int, program: Path) -> Result:
@@ -79,7 +120,9 @@ def run(load: Load, compared: list[Relay], rounds: int, program: Path) -> Result
 def _suits(relay: Relay, load: Load) -> bool:
     if load.streams > relay.max_streams:
         return False
-    if relay.command and load.backends > 1:
+    if relay.command and (load.backends > 1 or load.tls):
+        return False
+    if relay.python != sys.executable and not load.versions:
         return False
     return load.coordinator or relay is not COORDINATOR
 
@@ -103,6 +146,7 @@ def choose_relays(options: argparse.Namespace) -> list[Relay]:
         chosen.append(COORDINATOR)
     if options.receipts:
         chosen.append(RECEIPTS)
+    chosen += [_agent_of(python) for python in options.pythons]
     if options.litellm_command:
         chosen.append(Relay("litellm", http=True, loose=True, command=options.litellm_command))
     if options.rust_command:
@@ -110,50 +154,13 @@ def choose_relays(options: argparse.Namespace) -> list[Relay]:
     return chosen
 
 
-class Machine(Struct):
-    """Where and when the benchmark ran.
-
-    Attributes:
-        cores: number of processors.
-        busy: the load average of the last minute before the start: how many other processes ran.
-        python: version of the relays in Python.
-        kernel: version of the operating system.
-        month: month and year.
-    """
-
-    cores: int
-    busy: float
-    python: str
-    kernel: str
-    month: str
-
-    def __str__(self) -> str:
-        return (
-            f"{self.cores} cores, loopback, Python {self.python}; {self.month}. "
-            f"Load average before the start: {self.busy:.1f}."
-        )
-
-
-def this_machine() -> Machine:
-    """Describe the machine as it is now."""
-    month = f"{datetime.now(tz=UTC):%B %Y}"
-    cores, busy = os.cpu_count() or 1, os.getloadavg()[0]
-    return Machine(cores, busy, platform.python_version(), platform.release(), month)
-
-
-def write_document(machine: Machine, results: list[Result]) -> None:
-    """Replace the table in docs/performance.md."""
-    before, _, rest = DOCUMENT.read_text().partition(TABLE_BEGIN)
-    _, _, after = rest.partition(TABLE_END)
-    DOCUMENT.write_text(
-        f"{before}{TABLE_BEGIN}\n{machine}\n\n{markdown(results)}\n{TABLE_END}{after}"
-    )
-
-
-def write_json(path: Path, machine: Machine, results: list[Result]) -> None:
-    """Write everything that was measured, with absolute figures."""
-    encoded = msgspec.json.encode({"machine": machine, "results": results})
-    path.write_bytes(msgspec.json.format(encoded))
+def _agent_of(python: str) -> Relay:
+    """The agent in another interpreter."""
+    code = "import platform, provider_agent; print(platform.python_version())"
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise SystemExit(f"{python} cannot import provider_agent:\n{done.stderr}")
+    return Relay(f"agent, Python {done.stdout.strip()}", python=python)
 
 
 def main(options: argparse.Namespace) -> None:
@@ -167,26 +174,52 @@ def main(options: argparse.Namespace) -> None:
         asyncio.run(python_rig.main(options.rounds, options.only, receipts=options.receipts))
         return
     _raise_open_files()
-    machine = this_machine()
-    table = Table(*COLUMNS, box=box.SIMPLE_HEAD, pad_edge=False)
-    results = []
+    machine, began_s = this_machine(), time.monotonic()
+    results: list[Result] = []
+    rests: list[Result] = []
     with tempfile.TemporaryDirectory() as folder:
         program = compile_load(Path(folder))
-        compared = choose_relays(options)
-        for load in QUICK if options.quick else LOADS:
-            if options.only in load.name:
-                print(load.name, file=sys.stderr, flush=True)
-                results.append(run(load, compared, options.rounds, program))
-    for result in results:
-        for row in rows(result):
-            table.add_row(*row)
-    Console(width=160).print(table)
+        if not options.rest:
+            results = _run_all(
+                QUICK if options.quick else LOADS, choose_relays(options), options, program
+            )
+        if options.rest or options.write_docs:
+            rests = _run_all(REST, [DOES_NOT_REST, RESTS], options, program)
+    if results:
+        _print(COLUMNS, (row for result in results for row in rows(result)))
+    if rests:
+        _print(REST_COLUMNS, map(rest_row, rests))
+    print(f"{(time.monotonic() - began_s) / 60:.0f} minutes", file=sys.stderr)
     if options.json:
-        write_json(options.json, machine, results)
+        write_json(options.json, machine, [*results, *rests])
+    if options.write_docs and results:
+        write_relays(machine, results)
     if options.write_docs:
-        write_document(machine, results)
-    if any(failures(result) for result in results):
+        write_rest(machine, rests)
+    if any(failures(result) for result in [*results, *rests]):
         sys.exit(1)
+
+
+def _run_all(
+    loads: Sequence[Load], compared: list[Relay], options: argparse.Namespace, program: Path
+) -> list[Result]:
+    results = []
+    for load in loads:
+        if options.only not in load.name:
+            continue
+        print(load.name, file=sys.stderr, flush=True)
+        if load.tls and not supports_tls():
+            print("skipped: the C compiler finds no OpenSSL (libssl-dev)", file=sys.stderr)
+            continue
+        results.append(run(load, compared, options.rounds, program))
+    return results
+
+
+def _print(columns: Sequence[str], body: Iterable[Sequence[str]]) -> None:
+    table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
+    for row in body:
+        table.add_row(*row)
+    Console(width=160).print(table)
 
 
 def parse_options(arguments: list[str]) -> argparse.Namespace:
@@ -197,7 +230,21 @@ def parse_options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a smoke run of seconds")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
     parser.add_argument(
-        "--write-docs", action="store_true", help="replace the table in docs/performance.md"
+        "--write-docs",
+        action="store_true",
+        help="replace the tables, pictures and JSON of docs/performance.md",
+    )
+    parser.add_argument(
+        "--rest",
+        action="store_true",
+        help="compare only the agent with and without its rest under load (coalesce_ms)",
+    )
+    parser.add_argument(
+        "--pythons",
+        nargs="+",
+        default=[],
+        metavar="PYTHON",
+        help="also run the agent in these interpreters, which can import it",
     )
     parser.add_argument(
         "--receipts", action="store_true", help="also run the agent with signed receipts"
@@ -213,7 +260,10 @@ def parse_options(arguments: list[str]) -> argparse.Namespace:
         help="the existing Rust agent; it runs in a folder with an agent.toml, and dials "
         "{coordinator}",
     )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.write_docs and (options.only or options.quick):
+        parser.error("--write-docs needs all loads, without --only or --quick")
+    return options
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The relays that `bench.relay` compares: how each is started."""
 
+import os
 import shlex
 import shutil
 import socket
@@ -10,7 +11,8 @@ from pathlib import Path
 
 from msgspec import Struct
 
-_PYTHON = (sys.executable, "-m")
+from tests.kit.certificates import CertificateAuthority
+
 _STOP_S = 10.0
 
 _RUST_CONFIG = """
@@ -51,16 +53,25 @@ http {{
         keepalive 4096;
         keepalive_requests 1000000;
     }}
+    {tls}
     server {{
-        listen 127.0.0.1:{port} backlog=4096;
+        listen 127.0.0.1:{port} backlog=4096{listen_options};
         location / {{
-            proxy_pass http://servers;
+            proxy_pass {scheme}://servers;
             proxy_http_version 1.1;
             proxy_set_header Connection "";
             proxy_buffering off;
         }}
     }}
 }}
+"""
+
+_NGINX_TLS = """
+    ssl_certificate {certificate};
+    ssl_certificate_key {certificate};
+    proxy_ssl_trusted_certificate {authority};
+    proxy_ssl_verify on;
+    proxy_ssl_name localhost;
 """
 
 
@@ -73,6 +84,8 @@ class Relay(Struct):
         loose: whether it may encode events anew, so that only their contents can be compared.
         max_streams: how many jobs it can run at once.
         receipts: whether the coordinator asks for signed receipts.
+        python: the interpreter of the agent.
+        coalesce_ms: the agent's `coordinator.coalesce_ms`; None: the default.
         command: how to start it, with the places `{port}`, `{server}` and `{coordinator}`. It runs
             in a folder with an `agent.toml` of the existing Rust agent.
     """
@@ -82,6 +95,8 @@ class Relay(Struct):
     loose: bool = False
     receipts: bool = False
     max_streams: int = 1000
+    python: str = sys.executable
+    coalesce_ms: float | None = None
     command: str = ""
 
     def load_options(self, port: int) -> list[str]:
@@ -99,6 +114,26 @@ AGENT = Relay("agent")
 RECEIPTS = Relay("agent, receipts", receipts=True)
 NGINX = Relay("nginx", http=True)
 COORDINATOR = Relay("coordinator", http=True)
+RESTS = Relay("rests")
+DOES_NOT_REST = Relay("does not rest", coalesce_ms=0)
+
+
+class Certificate(Struct):
+    """A certificate for `127.0.0.1` and `localhost`, as files.
+
+    Attributes:
+        authority: what the relays trust.
+        file: the certificate and its key.
+    """
+
+    authority: Path
+    file: Path
+
+
+def new_certificate(folder: Path) -> Certificate:
+    """Create a certificate and its authority in `folder`."""
+    authority = CertificateAuthority(folder)
+    return Certificate(authority.file, authority.issue("127.0.0.1", "localhost"))
 
 
 class Place(Struct):
@@ -110,6 +145,7 @@ class Place(Struct):
         coordinator: the port of the coordinator to dial.
         port: where it listens, if it is an HTTP server.
         streams: how many jobs run at once.
+        certificate: that of all servers; None: without TLS.
     """
 
     folder: Path
@@ -117,18 +153,33 @@ class Place(Struct):
     coordinator: int
     port: int
     streams: int
+    certificate: Certificate | None = None
+
+    @property
+    def server_urls(self) -> list[str]:
+        """The addresses of the inference servers."""
+        scheme = "http" if self.certificate is None else "https"
+        return [f"{scheme}://127.0.0.1:{port}" for port in self.servers]
+
+    @property
+    def coordinator_url(self) -> str:
+        """The address of the coordinator to dial."""
+        scheme = "ws" if self.certificate is None else "wss"
+        return f"{scheme}://127.0.0.1:{self.coordinator}/"
 
 
 class RunningRelay:
     """The processes of a relay; the first one is measured."""
 
-    def __init__(
-        self, folder: Path, commands: Sequence[Sequence[str]], cwd: Path | None = None
-    ) -> None:
-        self._log = folder / "log"
+    def __init__(self, place: Place, *commands: Sequence[str], cwd: Path | None = None) -> None:
+        self._log = place.folder / "log"
+        env = dict(os.environ)
+        if place.certificate is not None:
+            env["SSL_CERT_FILE"] = str(place.certificate.authority)
         with self._log.open("wb") as log:
             self._processes = [
-                subprocess.Popen(command, cwd=cwd, stdout=log, stderr=log) for command in commands
+                subprocess.Popen(command, cwd=cwd, env=env, stdout=log, stderr=log)
+                for command in commands
             ]
         self.pid = self._processes[0].pid
 
@@ -153,27 +204,33 @@ class RunningRelay:
 
 def start(relay: Relay, place: Place) -> RunningRelay:
     """Start a relay; it may not work yet."""
-    urls = [f"http://127.0.0.1:{port}" for port in place.servers]
-    dialed = f"ws://127.0.0.1:{place.coordinator}/"
+    dialed = place.coordinator_url
     if relay.command:
-        return _given(relay.command, place, urls[0], dialed)
+        return _given(relay.command, place)
     if relay.name == "obvious":
-        return RunningRelay(place.folder, [[*_PYTHON, "bench.obvious_relay", dialed, *urls]])
+        command = [sys.executable, "-m", "bench.obvious_relay", dialed, *place.server_urls]
+        return RunningRelay(place, command)
     if relay.name == "nginx":
-        return RunningRelay(place.folder, [_nginx(place)])
+        return RunningRelay(place, _nginx(place))
     if relay.name == "coordinator":
-        return RunningRelay(
-            place.folder,
-            [_coordinator(place), _agent(place, f"ws://127.0.0.1:{place.port}/provider/connect")],
-        )
-    return RunningRelay(place.folder, [_agent(place, dialed)])
+        coordinator = [
+            sys.executable,
+            "-m",
+            "provider_agent.coordinator",
+            "--port",
+            f"{place.port}",
+        ]
+        connect_url = f"ws://127.0.0.1:{place.port}/provider/connect"
+        return RunningRelay(place, coordinator, _agent(relay, place, connect_url))
+    return RunningRelay(place, _agent(relay, place, dialed))
 
 
-def _given(command: str, place: Place, server: str, dialed: str) -> RunningRelay:
+def _given(command: str, place: Place) -> RunningRelay:
+    server, dialed = place.server_urls[0], place.coordinator_url
     config = _RUST_CONFIG.format(coordinator=dialed, server=server, streams=place.streams)
     (place.folder / "agent.toml").write_text(config)
     filled = command.format(port=place.port, server=server, coordinator=dialed)
-    return RunningRelay(place.folder, [shlex.split(filled)], cwd=place.folder)
+    return RunningRelay(place, shlex.split(filled), cwd=place.folder)
 
 
 def free_port() -> int:
@@ -183,29 +240,37 @@ def free_port() -> int:
         return port
 
 
-def _agent(place: Place, dialed: str) -> list[str]:
+def _agent(relay: Relay, place: Place, dialed: str) -> list[str]:
     """Write the configuration of an agent as operators run it; return its command."""
     jobs = -(-place.streams // len(place.servers))
     backends = "".join(
-        f'[[backends]]\nkind = "openai_compatible"\nurl = "http://127.0.0.1:{port}"\n'
-        f"max_concurrent = {jobs}\n"
-        for port in place.servers
+        f'[[backends]]\nkind = "openai_compatible"\nurl = "{url}"\nmax_concurrent = {jobs}\n'
+        for url in place.server_urls
     )
+    rest = "" if relay.coalesce_ms is None else f"coalesce_ms = {relay.coalesce_ms}\n"
     config = place.folder / "agent.toml"
     config.write_text(
-        f'[coordinator]\nurl = "{dialed}"\n[identity]\nkey_path = "{place.folder}/identity.key"\n'
+        f'[coordinator]\nurl = "{dialed}"\n{rest}'
+        f'[identity]\nkey_path = "{place.folder}/identity.key"\n'
         f"{backends}[limits]\nmax_concurrent = {jobs * len(place.servers)}\n"
         f'[observability]\nprometheus_addr = "127.0.0.1:{free_port()}"\n'
     )
-    return [*_PYTHON, "provider_agent.agent.cli.main", "run", "-c", str(config)]
-
-
-def _coordinator(place: Place) -> list[str]:
-    return [*_PYTHON, "provider_agent.coordinator", "--port", str(place.port)]
+    return [relay.python, "-m", "provider_agent.agent.cli.main", "run", "-c", str(config)]
 
 
 def _nginx(place: Place) -> list[str]:
+    tls = ""
+    if (certificate := place.certificate) is not None:
+        tls = _NGINX_TLS.format(certificate=certificate.file, authority=certificate.authority)
     config = place.folder / "nginx.conf"
-    servers = " ".join(f"server 127.0.0.1:{port};" for port in place.servers)
-    config.write_text(_NGINX.format(folder=place.folder, servers=servers, port=place.port))
+    config.write_text(
+        _NGINX.format(
+            folder=place.folder,
+            servers=" ".join(f"server 127.0.0.1:{port};" for port in place.servers),
+            port=place.port,
+            tls=tls,
+            listen_options=" ssl" if tls else "",
+            scheme="https" if tls else "http",
+        )
+    )
     return [shutil.which("nginx") or "nginx", "-e", "stderr", "-c", str(config)]

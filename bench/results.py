@@ -68,12 +68,12 @@ def rows(result: Result) -> Iterable[list[str]]:
             continue
         yield [
             *label,
-            _ratio(rounds, result.rounds.get("obvious"), _cpu),
-            _ratio(rounds, result.rounds.get("nginx"), _cpu),
-            _event_rate(result, rounds),
+            _spread(cpu_ratios(result, name, "obvious")),
+            _spread(cpu_ratios(result, name, "nginx")),
+            _event_rate(result, name),
             *_latencies(result.load, rounds),
-            f"{_median(rounds, lambda one: one.figures.first_byte_ms.p50):.2f}",
-            f"{_median(rounds, lambda one: one.idle_bytes) / MIB:.0f}",
+            f"{median(rounds, lambda one: one.figures.first_byte_ms.p50):.2f}",
+            f"{median(rounds, lambda one: one.idle_bytes) / MIB:.0f}",
             f"{_kib_per_stream(result.load, rounds):.0f}",
             f"{sum(one.figures.errors for one in rounds)}",
         ]
@@ -89,54 +89,105 @@ def failures(result: Result) -> bool:
 
 def markdown(results: Iterable[Result]) -> str:
     """The table for the documentation."""
-    lines = [
-        " | ".join(COLUMNS),
-        " | ".join(["---", "---", *["---:"] * (len(COLUMNS) - 2)]),
-        *(" | ".join(row) for result in results for row in rows(result)),
+    return _markdown(COLUMNS, (row for result in results for row in rows(result)))
+
+
+REST_COLUMNS = (
+    "streams",
+    "processors",
+    "CPU, with ÷ without rest",
+    "p50 ms, without",
+    "p50 ms, with",
+    "p99 ms, without",
+    "p99 ms, with",
+)
+
+
+def rest_row(result: Result) -> list[str]:
+    """The row of one load in the table of the rest under load."""
+    label = [f"{result.load.streams:,}", "busy" if result.load.busy else "idle"]
+    without, with_rest = (result.rounds[name] for name in ("does not rest", "rests"))
+    if failures(result):
+        return [*label, *["failed"] * (len(REST_COLUMNS) - len(label))]
+    return [
+        *label,
+        _spread(cpu_ratios(result, "rests", "does not rest")),
+        f"{median(without, p50):.2f}",
+        f"{median(with_rest, p50):.2f}",
+        f"{median(without, p99):.2f}",
+        f"{median(with_rest, p99):.2f}",
     ]
+
+
+def rest_markdown(results: Iterable[Result]) -> str:
+    """The table of the rest under load for the documentation."""
+    return _markdown(REST_COLUMNS, map(rest_row, results))
+
+
+def _markdown(columns: Sequence[str], body: Iterable[list[str]]) -> str:
+    rule = ["---", "---", *["---:"] * (len(columns) - 2)]
+    lines = (" | ".join(row) for row in (columns, rule, *body))
     return "".join(f"| {line} |\n" for line in lines)
 
 
-def _cpu(measured: Measured) -> float:
-    return measured.cpu_us
+def p50(measured: Measured) -> float:
+    """The median latency, in milliseconds."""
+    return measured.figures.latency_ms.p50
+
+
+def p99(measured: Measured) -> float:
+    """The latency, in milliseconds, that 99 % of the events do not exceed."""
+    return measured.figures.latency_ms.p99
+
+
+def median(rounds: Sequence[Measured], value: Callable[[Measured], float]) -> float:
+    """The median of a value over the rounds."""
+    return statistics.median(value(one) for one in rounds)
+
+
+def cpu_ratios(result: Result, name: str, other: str) -> list[float]:
+    """The CPU time of one relay relative to another, by round; empty if one has failed."""
+    return _ratios(result, name, other, lambda one: one.cpu_us)
 
 
 def _rate(measured: Measured) -> float:
     return measured.figures.events / measured.figures.seconds
 
 
-def _median(rounds: Sequence[Measured], value: Callable[[Measured], float]) -> float:
-    return statistics.median(value(one) for one in rounds)
+def _ratios(
+    result: Result, name: str, other: str, value: Callable[[Measured], float]
+) -> list[float]:
+    ours, theirs = result.rounds.get(name, []), result.rounds.get(other, [])
+    if name == other or not len(ours) == len(theirs) == result.expected:
+        return []
+    return [value(one) / value(base) for one, base in zip(ours, theirs, strict=True)]
 
 
-def _ratio(
-    ours: Sequence[Measured], theirs: Sequence[Measured] | None, value: Callable[[Measured], float]
-) -> str:
-    """The median of the ratios of single rounds, with the smallest and the largest."""
-    if theirs is None or ours is theirs or len(theirs) < len(ours):
+def _spread(ratios: Sequence[float]) -> str:
+    """The median, with the smallest and the largest."""
+    if not ratios:
         return ""
-    ratios = [value(one) / value(other) for one, other in zip(ours, theirs, strict=True)]
     middle = f"{statistics.median(ratios):.2f}"
     return middle if len(ratios) == 1 else f"{middle} ({min(ratios):.2f}–{max(ratios):.2f})"
 
 
-def _event_rate(result: Result, rounds: Sequence[Measured]) -> str:
+def _event_rate(result: Result, name: str) -> str:
     """The share of the fixed rate, or, at an unlimited rate, the ratio to the obvious relay."""
     if not result.load.rate:
-        return _ratio(rounds, result.rounds.get("obvious"), _rate)
-    return f"{_median(rounds, _rate) / (result.load.rate * result.load.streams):.0%}"
+        return _spread(_ratios(result, name, "obvious", _rate))
+    return f"{median(result.rounds[name], _rate) / (result.load.rate * result.load.streams):.0%}"
 
 
 def _latencies(load: Load, rounds: Sequence[Measured]) -> list[str]:
     if not load.paced:
         return ["–"] * 3
     return [
-        f"{_median(rounds, lambda one: one.figures.latency_ms.p50):.2f}",
-        f"{_median(rounds, lambda one: one.figures.latency_ms.p99):.2f}",
-        f"{_median(rounds, lambda one: one.figures.latency_ms.p999):.2f}",
+        f"{median(rounds, p50):.2f}",
+        f"{median(rounds, p99):.2f}",
+        f"{median(rounds, lambda one: one.figures.latency_ms.p999):.2f}",
     ]
 
 
 def _kib_per_stream(load: Load, rounds: Sequence[Measured]) -> float:
-    grown = _median(rounds, lambda one: one.peak_bytes - one.idle_bytes)
+    grown = median(rounds, lambda one: one.peak_bytes - one.idle_bytes)
     return grown / load.streams / KIB

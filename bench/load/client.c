@@ -161,6 +161,7 @@ static struct client *new_client(uint32_t slot)
         fatal("no memory");
     client->slot = slot;
     conn_add(&client->conn, connect_to_loopback(target_port), on_client);
+    tls_start(&client->conn, true);
     return client;
 }
 

@@ -101,24 +101,18 @@ void conn_add(struct conn *conn, int fd, void (*ready)(struct conn *, uint32_t))
 
 void conn_close(struct conn *conn)
 {
+    tls_free(conn);
     close(conn->fd);
     conn->fd = -1;
     buffer_free(&conn->in);
     buffer_free(&conn->out);
 }
 
-bool conn_receive(struct conn *conn)
-{
-    make_space(&conn->in, RECEIVE_BYTES);
-    ssize_t received = recv(conn->fd, conn->in.data + conn->in.end, RECEIVE_BYTES, 0);
-    if (received > 0)
-        conn->in.end += (size_t)received;
-    return received > 0 || (received < 0 && errno == EAGAIN);
-}
-
 static void update_interest(struct conn *conn)
 {
     bool wants_writable = conn->always_writable_events || buffer_size(&conn->out) > 0;
+    if (conn->tls && tls_awaits_peer(conn))
+        wants_writable = false;
     uint32_t interest = EPOLLIN | (wants_writable ? (uint32_t)EPOLLOUT : 0);
     if (interest == conn->interest)
         return;
@@ -127,15 +121,35 @@ static void update_interest(struct conn *conn)
     epoll_ctl(epoll_fd, EPOLL_CTL_MOD, conn->fd, &event);
 }
 
+bool conn_receive(struct conn *conn)
+{
+    ssize_t received;
+    do {
+        make_space(&conn->in, RECEIVE_BYTES);
+        char *to = conn->in.data + conn->in.end;
+        received = conn->tls ? tls_receive(conn, to, RECEIVE_BYTES)
+                             : recv(conn->fd, to, RECEIVE_BYTES, 0);
+        if (received > 0)
+            conn->in.end += (size_t)received;
+    } while (received > 0 && conn->tls); /* no event reports bytes that OpenSSL holds */
+    if (conn->tls)
+        update_interest(conn); /* the end of the handshake lets `out` be sent */
+    return received > 0 || (received < 0 && errno == EAGAIN);
+}
+
 bool conn_send(struct conn *conn)
 {
-    bool alive = true;
-    if (buffer_size(&conn->out) > 0) {
-        ssize_t sent = send(conn->fd, buffer_at(&conn->out), buffer_size(&conn->out), MSG_NOSIGNAL);
+    ssize_t sent = 0;
+    struct buffer *out = &conn->out;
+    while (buffer_size(out) > 0) {
+        sent = conn->tls ? tls_send(conn, buffer_at(out), buffer_size(out))
+                         : send(conn->fd, buffer_at(out), buffer_size(out), MSG_NOSIGNAL);
         if (sent > 0)
-            buffer_consume(&conn->out, (size_t)sent);
-        alive = sent >= 0 || errno == EAGAIN || errno == ENOTCONN;
+            buffer_consume(out, (size_t)sent);
+        if (sent <= 0 || !conn->tls) /* OpenSSL sends one record of 16 KiB per call */
+            break;
     }
+    bool alive = sent >= 0 || errno == EAGAIN || errno == ENOTCONN;
     update_interest(conn);
     return alive;
 }

@@ -77,6 +77,7 @@ static void on_listener(struct conn *conn, uint32_t events)
     if (link_to_agent.fd >= 0)
         fatal("a second agent connected, or the agent reconnected");
     conn_add(&link_to_agent, fd, on_link);
+    tls_start(&link_to_agent, false);
 }
 
 uint16_t coordinator_listen(void)

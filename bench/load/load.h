@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <sys/types.h>
 
 /* ---- io.c: buffers, non-blocking connections, the event loop ---- */
 
@@ -30,13 +31,14 @@ struct conn {
     bool always_writable_events; /* also report EPOLLOUT while nothing waits to be sent */
     void (*ready)(struct conn *conn, uint32_t events);
     struct buffer in, out;
+    void *tls; /* NULL: plain TCP */
 };
 
 _Noreturn void fatal(const char *format, ...) __attribute__((format(printf, 1, 2)));
 uint64_t now_ns(void);
 void conn_add(struct conn *conn, int fd, void (*ready)(struct conn *, uint32_t));
 void conn_close(struct conn *conn);
-/* Read once into `in`; return false if the peer has closed. */
+/* Read into `in`; return false if the peer has closed. */
 bool conn_receive(struct conn *conn);
 /* Send what waits in `out`; the loop calls `ready` when more fits. Return false if the peer is gone. */
 bool conn_send(struct conn *conn);
@@ -46,6 +48,17 @@ int connect_to_loopback(uint16_t port);
 uint16_t port_of(int fd);
 /* Wait for events, at most `timeout_ms`, and call `ready` of each. */
 void poll_once(int timeout_ms);
+
+/* ---- tls.c: OpenSSL ---- */
+
+void tls_init(const char *file); /* with the certificate and the key of the servers */
+/* Let the connection speak TLS, if there is a certificate. */
+void tls_start(struct conn *conn, bool is_client);
+void tls_free(struct conn *conn);
+/* As `recv` and `send`. */
+ssize_t tls_receive(struct conn *conn, char *to, size_t size);
+ssize_t tls_send(struct conn *conn, const char *data, size_t size);
+bool tls_awaits_peer(const struct conn *conn); /* during the handshake: nothing can be sent */
 
 /* ---- text.c: requests and responses, and the check of every byte ---- */
 

@@ -224,7 +224,7 @@ static void parse_options(int count, char **arguments)
         {"target", 1, 0, 't'}, {"backends", 1, 0, 'b'}, {"streams", 1, 0, 's'},
         {"jobs", 1, 0, 'j'}, {"events", 1, 0, 'e'},   {"rate", 1, 0, 'r'},
         {"prompt", 1, 0, 'p'}, {"ping-pong", 0, 0, 'P'}, {"loose", 0, 0, 'l'},
-        {"timeout", 1, 0, 'T'}, {"receipts", 0, 0, 'R'}, {0},
+        {"timeout", 1, 0, 'T'}, {"receipts", 0, 0, 'R'}, {"certificate", 1, 0, 'c'}, {0},
     };
     int option;
     while ((option = getopt_long(count, arguments, "", names, NULL)) != -1) {
@@ -239,6 +239,7 @@ static void parse_options(int count, char **arguments)
         case 'P': load.pacing = PING_PONG; break;
         case 'l': loose = true; break;
         case 'R': receipts = true; break;
+        case 'c': tls_init(optarg); break;
         case 'T': run_timeout_s = (uint32_t)atoi(optarg); break;
         default:
             exit(2);

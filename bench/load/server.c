@@ -230,6 +230,7 @@ static void on_listener(struct conn *conn, uint32_t events)
         if (source == NULL)
             fatal("no memory");
         conn_add(&source->conn, fd, on_source);
+        tls_start(&source->conn, false);
     }
 }
 

@@ -1,6 +1,7 @@
 """The load generator of the benchmark, through the agent and through a plain HTTP relay."""
 
 import asyncio
+import shutil
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -9,19 +10,29 @@ from pathlib import Path
 import pytest
 
 from bench import relay
-from bench.load_generator import Figures, LoadFailed, LoadGenerator, compile_load, compiler
-from bench.loads import LOADS, QUICK, Load
-from bench.relays import AGENT, OBVIOUS, Relay
+from bench.load_generator import (
+    Figures,
+    LoadFailed,
+    LoadGenerator,
+    compile_load,
+    compiler,
+    supports_tls,
+)
+from bench.loads import LOADS, QUICK, REST, Load
+from bench.relays import AGENT, NGINX, OBVIOUS, Relay
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="needs Linux and a C compiler")
 
 TINY = Load("tiny", streams=3, events=40, jobs=2, rate=400, prompt=300_000, backends=2)
+TINY_TLS = Load("tiny, TLS", streams=3, events=40, jobs=2, rate=400, prompt=300_000, tls=True)
+UNLIMITED_TLS = Load("unlimited, TLS", streams=3, events=3_000, rate=0, tls=True)
+
+WARNINGS = ["-Wall", "-Wextra", "-Werror"]
 
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    flags = ["-Wall", "-Wextra", "-Werror"]
-    return compile_load(tmp_path_factory.mktemp("load"), flags)
+    return compile_load(tmp_path_factory.mktemp("load"), WARNINGS)
 
 
 @pytest.mark.parametrize(
@@ -40,6 +51,25 @@ def test_every_byte_of_a_tiny_load_arrives(program: Path, load: Load, compared: 
     assert figures.jobs == load.streams * load.jobs
     assert figures.events == figures.jobs * load.events
     assert figures.usages == (figures.jobs if compared is AGENT else 0)
+
+
+@pytest.mark.parametrize("compared", [AGENT, OBVIOUS, NGINX], ids=lambda one: one.name)
+@pytest.mark.parametrize("load", [TINY_TLS, UNLIMITED_TLS], ids=lambda one: one.name)
+def test_every_byte_arrives_through_tls(program: Path, load: Load, compared: Relay) -> None:
+    if not supports_tls():
+        pytest.skip("the C compiler finds no OpenSSL")
+    if compared is NGINX and shutil.which("nginx") is None:
+        pytest.skip("nginx is not on PATH")
+    figures = relay.measure(load, compared, program).figures
+    assert (figures.errors, figures.error) == (0, "")
+    assert figures.events == load.streams * load.jobs * load.events
+
+
+def test_without_openssl_it_runs_all_loads_but_those_with_tls(tmp_path: Path) -> None:
+    program = compile_load(tmp_path, WARNINGS, tls=False)
+    load = Load("without OpenSSL", streams=2, events=20, rate=0)
+    figures = relay.measure(load, AGENT, program).figures
+    assert (figures.jobs, figures.events, figures.error) == (2, 40, "")
 
 
 RUST_AGENT = """
@@ -159,6 +189,6 @@ async def test_a_wrong_byte_fails_its_job(program: Path) -> None:
 
 
 def test_the_load_generator_accepts_every_load(program: Path) -> None:
-    for load in (*LOADS, *QUICK):
+    for load in (*LOADS, *QUICK, *REST):
         with LoadGenerator(program, load.arguments()) as generator:
             assert len(generator.servers) == load.backends

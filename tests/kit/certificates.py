@@ -42,15 +42,20 @@ class CertificateAuthority:
         self.file = folder / f"{name}.pem"
         self.file.write_bytes(builder.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM))
 
-    def issue(self, host: str, *, valid_for: datetime.timedelta = DAY, password: str = "") -> Path:
+    def issue(
+        self, host: str, *other_hosts: str, valid_for: datetime.timedelta = DAY, password: str = ""
+    ) -> Path:
         """Write a certificate and its key to `<host>.pem`, and the key alone to `<host>.key`.
+
+        The certificate is valid for `host` and `other_hosts`.
 
         Returns:
             The path of `<host>.pem`.
         """
         key = generate_private_key(SECP256R1())
         builder = _builder(_name(host), self._name, key, valid_for)
-        builder = builder.add_extension(x509.SubjectAlternativeName([_alternative(host)]), False)
+        names = [_alternative(one) for one in (host, *other_hosts)]
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), False)
         identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
         builder = builder.add_extension(identifier, critical=False)
         certificate = builder.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM)
