@@ -1,0 +1,135 @@
+"""Bounds for the function calls of the agent per read, per event and per job.
+
+The number of calls is the same on every machine, and almost the same in every version of Python.
+The bounds allow 8 % more than in November 2026. If a feature needs more, raise its bound, and say
+in the commit why the feature is worth it.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterator
+
+import pytest
+from msgspec import Struct
+
+from provider_agent.adapters.responses.relay import Relay
+from provider_agent.event_log import EventLogger
+from tests.benchmarks.counted_relay import counted_relay
+
+MAX_PER_READ = 178
+"""165: most of them by asyncio and websockets, for two turns of the event loop and one message."""
+
+MAX_PER_FURTHER_EVENT = 1.0
+"""0.3: events that arrive in one read share everything. Any call per event exceeds the bound."""
+
+MAX_PER_JOB = 1550
+"""1,435, of a job with one event."""
+
+MAX_READ_TO_OBVIOUS = 1.4
+"""1.25: window, validation and timeouts against none of them."""
+
+MAX_FURTHER_EVENT_TO_OBVIOUS = 0.1
+"""0.02: aiohttp calls about 17 functions for each HTTP chunk."""
+
+READS = 100
+JOBS = 30
+EVENTS = 20
+
+
+class Calls(Struct):
+    """Function calls.
+
+    Attributes:
+        per_read: for each read with one event.
+        per_further_event: for each further event in the same read.
+        per_job: for each job of one event.
+    """
+
+    per_read: float
+    per_further_event: float
+    per_job: float
+
+
+async def _count(name: str) -> Calls:
+    async with counted_relay(name) as relay:
+        await relay.calls_per_job(JOBS)  # the first jobs fill caches
+        one = await relay.calls_per_read(READS, 1)
+        many = await relay.calls_per_read(READS, EVENTS)
+        return Calls(one, (many - one) / (EVENTS - 1), await relay.calls_per_job(JOBS))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _log_level_of_operators() -> Iterator[None]:
+    """Log as an agent with default settings does, but into nothing."""
+    logger = logging.getLogger("provider_agent")
+    level, handler = logger.level, logging.NullHandler()
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    logger.propagate = False
+    yield
+    logger.propagate = True
+    logger.removeHandler(handler)
+    logger.setLevel(level)
+
+
+@pytest.fixture(scope="module")
+def agent() -> Calls:
+    return asyncio.run(_count("agent"))
+
+
+@pytest.fixture(scope="module")
+def obvious() -> Calls:
+    return asyncio.run(_count("obvious"))
+
+
+def test_a_read_is_relayed_with_few_calls(agent: Calls) -> None:
+    assert 0 < agent.per_read <= MAX_PER_READ
+
+
+def test_events_of_one_read_share_their_calls(agent: Calls) -> None:
+    assert 0 < agent.per_further_event <= MAX_PER_FURTHER_EVENT
+
+
+def test_a_job_is_relayed_with_few_calls(agent: Calls) -> None:
+    assert 0 < agent.per_job <= MAX_PER_JOB
+
+
+def test_the_agent_needs_few_more_calls_per_read_than_the_obvious_relay(
+    agent: Calls, obvious: Calls
+) -> None:
+    assert agent.per_read <= obvious.per_read * MAX_READ_TO_OBVIOUS
+
+
+def test_the_agent_needs_far_fewer_calls_per_further_event_than_the_obvious_relay(
+    agent: Calls, obvious: Calls
+) -> None:
+    limit = obvious.per_further_event * MAX_FURTHER_EVENT_TO_OBVIOUS
+    assert agent.per_further_event <= limit
+
+
+async def _nothing() -> None:
+    pass
+
+
+log = EventLogger("provider_agent.test")
+
+
+@pytest.mark.parametrize(
+    "addition",
+    [lambda: asyncio.ensure_future(_nothing()), lambda: log.info("event relayed", size=250)],
+    ids=["task", "log line"],
+)
+def test_a_task_or_a_log_line_per_read_would_exceed_the_bounds(
+    addition: object, obvious: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert callable(addition)
+    relay = Relay.data_received
+
+    def slower(self: Relay, data: bytes) -> None:
+        addition()
+        relay(self, data)
+
+    monkeypatch.setattr(Relay, "data_received", slower)
+    calls = asyncio.run(_count("agent"))
+    assert calls.per_read > MAX_PER_READ
+    assert calls.per_read > obvious.per_read * MAX_READ_TO_OBVIOUS
