@@ -19,6 +19,18 @@ DOCS: Final = Path(__file__).parents[1] / "docs"
 _RELAYS: Final = ("agent", "obvious", "nginx")
 """The lines of the pictures."""
 
+_RELAY_PICTURES: Final = """\
+![CPU time per event of agent and obvious relay relative to nginx, over the number of streams; \
+the values are in the table](performance/cpu.svg)
+
+![Median and 99th percentile of the added latency of agent, obvious relay and nginx, over the \
+number of streams; the values are in the table](performance/latency.svg)
+"""
+_REST_PICTURE: Final = """\
+![CPU time per event with the rest relative to none, over the number of streams, with idle and \
+with busy processors; the values are in the table](performance/rest.svg)
+"""
+
 
 class Machine(Struct):
     """Where and when the benchmark ran.
@@ -53,7 +65,7 @@ def this_machine() -> Machine:
 
 def write_relays(machine: Machine, results: list[Result], docs: Path = DOCS) -> None:
     """Replace the table of all relays, its pictures and its JSON."""
-    _replace_table(docs, "relay", f"{machine}\n\n{markdown(results)}")
+    _replace_table(docs, "relay", f"{_RELAY_PICTURES}\n{machine}\n\n{markdown(results)}")
     curve = [
         one for one in results if one.load.rate and one.load.backends == 1 and not one.load.tls
     ]
@@ -76,7 +88,7 @@ def write_relays(machine: Machine, results: list[Result], docs: Path = DOCS) -> 
 
 def write_rest(machine: Machine, results: list[Result], docs: Path = DOCS) -> None:
     """Replace the table of the rest under load, its picture and its JSON."""
-    _replace_table(docs, "rest", f"{machine}\n\n{rest_markdown(results)}")
+    _replace_table(docs, "rest", f"{_REST_PICTURE}\n{machine}\n\n{rest_markdown(results)}")
     lines = [
         _line(
             "processors busy" if busy else "processors idle",

@@ -1,13 +1,13 @@
 """Bounds for the function calls of the agent per read, per event and per job.
 
 The number of calls is the same on every machine, and almost the same in every version of Python.
-The bounds allow 8 % more than in November 2026. If a feature needs more, raise its bound, and say
-in the commit why the feature is worth it.
+The bounds allow 8 % more than in November 2026. Lower them after an improvement. If a feature needs
+more calls, raise them, and say in the commit why the feature is worth it.
 """
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from msgspec import Struct
@@ -16,20 +16,22 @@ from provider_agent.adapters.responses.relay import Relay
 from provider_agent.event_log import EventLogger
 from tests.benchmarks.counted_relay import counted_relay
 
-MAX_PER_READ = 178
-"""165: most of them by asyncio and websockets, for two turns of the event loop and one message."""
+MARGIN = 1.08
+
+MAX_PER_READ = 124 * MARGIN
+"""Most of them by asyncio and websockets, for the turns of the event loop and one message."""
 
 MAX_PER_FURTHER_EVENT = 1.0
-"""0.3: events that arrive in one read share everything. Any call per event exceeds the bound."""
+"""0.6: events of one read share almost everything. One more call per event exceeds the bound."""
 
-MAX_PER_JOB = 1550
-"""1,435, of a job with one event."""
+MAX_PER_JOB = 1375 * MARGIN
+"""Of a job with one event."""
 
-MAX_READ_TO_OBVIOUS = 1.4
-"""1.25: window, validation and timeouts against none of them."""
+MAX_READ_TO_OBVIOUS = 0.95 * MARGIN
+"""Although the obvious relay has no window, validation, timeouts or metrics."""
 
 MAX_FURTHER_EVENT_TO_OBVIOUS = 0.1
-"""0.02: aiohttp calls about 17 functions for each HTTP chunk."""
+"""0.04: aiohttp calls about 17 functions for each HTTP chunk."""
 
 READS = 100
 JOBS = 30
@@ -94,13 +96,11 @@ def test_a_job_is_relayed_with_few_calls(agent: Calls) -> None:
     assert 0 < agent.per_job <= MAX_PER_JOB
 
 
-def test_the_agent_needs_few_more_calls_per_read_than_the_obvious_relay(
-    agent: Calls, obvious: Calls
-) -> None:
+def test_a_read_needs_no_more_calls_than_in_the_obvious_relay(agent: Calls, obvious: Calls) -> None:
     assert agent.per_read <= obvious.per_read * MAX_READ_TO_OBVIOUS
 
 
-def test_the_agent_needs_far_fewer_calls_per_further_event_than_the_obvious_relay(
+def test_further_events_need_far_fewer_calls_than_in_the_obvious_relay(
     agent: Calls, obvious: Calls
 ) -> None:
     limit = obvious.per_further_event * MAX_FURTHER_EVENT_TO_OBVIOUS
@@ -119,10 +119,9 @@ log = EventLogger("provider_agent.test")
     [lambda: asyncio.ensure_future(_nothing()), lambda: log.info("event relayed", size=250)],
     ids=["task", "log line"],
 )
-def test_a_task_or_a_log_line_per_read_would_exceed_the_bounds(
-    addition: object, obvious: Calls, monkeypatch: pytest.MonkeyPatch
+def test_one_more_task_or_log_line_per_read_exceeds_the_margin(
+    addition: Callable[[], object], agent: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert callable(addition)
     relay = Relay.data_received
 
     def slower(self: Relay, data: bytes) -> None:
@@ -131,5 +130,4 @@ def test_a_task_or_a_log_line_per_read_would_exceed_the_bounds(
 
     monkeypatch.setattr(Relay, "data_received", slower)
     calls = asyncio.run(_count("agent"))
-    assert calls.per_read > MAX_PER_READ
-    assert calls.per_read > obvious.per_read * MAX_READ_TO_OBVIOUS
+    assert calls.per_read > agent.per_read * MARGIN

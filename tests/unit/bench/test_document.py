@@ -51,8 +51,9 @@ def test_the_table_of_relays_replaces_only_the_old_one(docs: Path) -> None:
     write_relays(MACHINE, [relays(Load("8 × 50/s", 8))], docs)
     text = (docs / "performance.md").read_text()
     table = lines_between(text, "-->\n", "<!-- end of the relay")
-    assert table[1].startswith("2 cores, loopback, Python 3.11.7; May 2026.")
-    assert table[5].startswith("| 8 × 50/s | obvious |  | 4.00 |")
+    assert table[1].endswith("](performance/cpu.svg)")
+    assert table[5].startswith("2 cores, loopback, Python 3.11.7; May 2026.")
+    assert table[9].startswith("| 8 × 50/s | obvious |  | 4.00 |")
     rest_of_page = text.replace("\n".join(table), "old\n")
     assert rest_of_page == PAGE
 
