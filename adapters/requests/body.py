@@ -80,7 +80,9 @@ def prepare_request(
         found = FIELDS.decode(request)
         if values > MAX_OTHER_VALUES:
             check_other_values(found)
-        fields, removed = apply_policy(found, operation, policy, settings)
+        fields, removed = apply_policy(
+            found, operation, policy, settings, request_bytes=len(request)
+        )
         if removed:
             log.debug("request fields removed", job=job_id.hex(), names=removed)
         for name, value in (extra_fields or {}).items():

@@ -8,6 +8,7 @@ sent (`pass`), and can extend and shorten the list.
 """
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Final
 
 from msgspec import Raw, Struct
@@ -87,6 +88,8 @@ def apply_policy(
     operation: Operation,
     policy: RequestPolicy,
     settings: BackendSettings,
+    *,
+    request_bytes: int,
 ) -> tuple[dict[str, object], list[str]]:
     """Return the fields of a request that are sent, with their checked values.
 
@@ -97,6 +100,7 @@ def apply_policy(
         operation: the operation of the request.
         policy: the policy of the server's kind.
         settings: the operator's choices.
+        request_bytes: the size of the request, which bounds the analysis of its grammars.
 
     Raises:
         BadRequest: a value is out of bounds, a field cannot be removed without changing what the
@@ -106,14 +110,13 @@ def apply_policy(
     fields = policy.fields.get(operation, {})
     if settings.request_policy is PolicyMode.PASS:
         return _all_but_other_spellings(found, fields, settings.strip_fields), []
+    passed, stripped = _names(policy.without, settings.strip_fields, settings.pass_fields)
     review = Review(
         (settings.media_urls or policy.media_urls).schemes,
-        passed=frozenset(settings.pass_fields) - _ALWAYS_CHECKED,
-        stripped=policy.without.union(settings.strip_fields).difference(settings.pass_fields),
+        passed=passed,
+        stripped=stripped,
         refused=MEANINGFUL,
-        stack_budget=StackBudget(sum(memoryview(value).nbytes for value in found.values()))
-        if policy.bounds_stacks
-        else None,
+        stack_budget=StackBudget(request_bytes) if policy.bounds_stacks else None,
     )
     sent = check_fields(found, fields, "", review)
     if review.stack_budget and review.stack_budget.is_exceeded:
@@ -129,6 +132,15 @@ def apply_policy(
         del sent["tools"]
         sent.pop("tool_choice", None)
     return sent, list(review.removed)
+
+
+@lru_cache(maxsize=64)  # a few backends
+def _names(
+    without: frozenset[str], strip_fields: tuple[str, ...], pass_fields: tuple[str, ...]
+) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the names that are passed unchecked, and those that are not sent."""
+    passed = frozenset(pass_fields)
+    return passed - _ALWAYS_CHECKED, without.union(strip_fields) - passed
 
 
 def _listed(review: Review, policy: RequestPolicy) -> str:

@@ -316,10 +316,11 @@ def check_fields(
         BadRequest: see `Rule.check`.
     """
     sent: dict[str, object] = {}
+    passed, stripped = review.passed, review.stripped
     for name, value in found.items():
-        if review.passed and prefix + name in review.passed:
+        if passed and prefix + name in passed:
             sent[name] = value
-        elif name in fields and (not review.stripped or prefix + name not in review.stripped):
+        elif name in fields and not (stripped and prefix + name in stripped):
             rule = fields[name]
             checked = value if rule is None else rule.check(value, prefix + name, review)
             if checked is not REMOVED:

@@ -72,7 +72,8 @@ def check_structure(request: bytes) -> int:
     fields = values = brackets = 0
     shapes = []
     last = b""
-    for outside in _outside_of_strings(request):
+    is_small = len(request) <= _SLICE_BYTES
+    for outside in (_outside(request, 0)[0],) if is_small else _outside_of_strings(request):
         recent = last + outside
         if _may_have_large_number(recent) and any(
             isinf(float(number)) for number in _LARGE_NUMBER.findall(recent)
@@ -102,9 +103,9 @@ def _count(request: bytes, byte: bytes) -> int:
 def _may_have_large_number(text: bytes) -> bool:
     """Whether a JSON text without strings may have an exponent or 309 digits in a row; fast."""
     letters = text.count(b"e") + text.count(b"E")
-    return letters > text.count(b"true") + text.count(b"false") or any(
-        text[at : at + 16].isdigit() for at in range(0, len(text), 128)
-    )
+    if letters and letters > text.count(b"true") + text.count(b"false"):
+        return True
+    return len(text) > 308 and any(text[at : at + 16].isdigit() for at in range(0, len(text), 128))
 
 
 def _check_encoding(request: bytes) -> None:
@@ -160,17 +161,27 @@ def _outside_of_strings(request: bytes) -> Iterator[bytes]:
             piece = piece[:-1] or request[begin : begin + 2]
         begin += len(piece)
         scanned += len(piece)
-        # Without escaped quotes, every quote begins or ends a string.
-        if b"\\" in piece:
-            piece = piece.replace(b"\\\\", b"").replace(b'\\"', b"")
-        parts = piece.split(b'"')
-        found += parts[in_string::2]
-        in_string = (in_string + len(parts) - 1) % 2
+        outside, in_string = _outside(piece, in_string)
+        found.append(outside)
         if scanned >= _JOINED_SLICES * _SLICE_BYTES:
             yield b"".join(found)
             found.clear()
             scanned = 0
     yield b"".join(found)
+
+
+def _outside(piece: bytes, in_string: int) -> tuple[bytes, int]:
+    """Return what is outside of strings in a slice, and whether it ends in a string: 1 or 0.
+
+    Args:
+        piece: the slice, which does not end within an escape.
+        in_string: whether it begins in a string.
+    """
+    # Without escaped quotes, every quote begins or ends a string.
+    if b"\\" in piece:
+        piece = piece.replace(b"\\\\", b"").replace(b'\\"', b"")
+    parts = piece.split(b'"')
+    return b"".join(parts[in_string::2]), (in_string + len(parts) - 1) % 2
 
 
 def _skip_string(request: bytes, begin: int) -> tuple[int, int]:
