@@ -33,16 +33,19 @@ from provider_agent.protocol.formats import Operation
 from provider_agent.protocol.frames import Usage
 
 HEAD_BYTES: Final = 8 * 1024
-"""Holds the first event; in Messages this is `message_start`, with the usage of the prompt."""
+"""Holds the first event of Messages: `message_start`, with the usage of the prompt."""
 
-TAIL_BYTES: Final = 32 * 1024
+SAMPLE_BYTES: Final = 1024
+"""How much of the start of other streams is kept, as a sample of the sizes of events."""
+
+TAIL_BYTES: Final = 16 * 1024
 """Holds the last events: deltas of every choice, the finish reasons, usage, the terminal marker, or
 an error; long lines are shortened."""
 
 LAST_BYTES: Final = 4 * 1024
 """The end of the tail that is decoded first; in most streams it suffices."""
 
-LONG_LINE_BYTES: Final = 16 * 1024
+LONG_LINE_BYTES: Final = 8 * 1024
 """Big values of a longer line are left out: the last event of Responses may have megabytes."""
 
 _RECENT_READS: Final = 16
@@ -199,6 +202,7 @@ class StreamValidator:
         "_dropped_bytes",
         "_estimated_start",
         "_head",
+        "_head_bytes",
         "_line_bytes",
         "_operation",
         "_outline",
@@ -213,6 +217,7 @@ class StreamValidator:
         self._recent: list[bytes] = []
         """The last reads, which are not yet added to the rest: few large pieces cost less."""
         self._head = b""
+        self._head_bytes = HEAD_BYTES if operation is Operation.MESSAGES else SAMPLE_BYTES
         self._tail: deque[bytes] = deque()
         self._tail_size = 0
         self._dropped_bytes = 0
@@ -236,8 +241,8 @@ class StreamValidator:
         data = b"".join(self._recent)
         self._recent.clear()
         size = len(data)
-        if len(self._head) < HEAD_BYTES:
-            self._head += data[: HEAD_BYTES - len(self._head)]
+        if len(self._head) < self._head_bytes:
+            self._head += data[: self._head_bytes - len(self._head)]
         line_bytes = self._line_bytes
         if line_bytes + size > LONG_LINE_BYTES and self._may_be_long(data):
             data = self._shorten(data)
