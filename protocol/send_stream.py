@@ -6,7 +6,6 @@ rejects gaps. After a lost link the sender rewinds to the offset that the receiv
 """
 
 import hashlib
-from collections import deque
 from typing import Final
 
 from provider_agent.protocol.exceptions import ProtocolViolation
@@ -27,7 +26,7 @@ _MERGED_BYTES: Final = 4096
 take many times the window in memory."""
 
 
-def _merge_small(pieces: deque[bytes]) -> None:
+def _merge_small(pieces: list[bytes]) -> None:
     """Merge the last pieces into one, up to the first large one."""
     small: list[bytes] = []
     while pieces and len(pieces[-1]) < _MERGED_BYTES:
@@ -35,6 +34,22 @@ def _merge_small(pieces: deque[bytes]) -> None:
     if small:
         small.reverse()
         pieces.append(b"".join(small))
+
+
+def _take(pieces: list[bytes], count: int) -> list[bytes]:
+    """Remove the first `count` bytes, or all, and return them in pieces."""
+    whole = 0
+    for piece in pieces:
+        if len(piece) > count:
+            break
+        whole += 1
+        count -= len(piece)
+    taken = pieces[:whole]
+    del pieces[:whole]
+    if count and pieces:
+        taken.append(pieces[0][:count])
+        pieces[0] = pieces[0][count:]
+    return taken
 
 
 class SendStream:
@@ -89,8 +104,8 @@ class SendStream:
         self._end_sent = False
         self._end_ever_sent = False
         self._highest_sent = 0
-        self._unsent: deque[bytes] = deque()
-        self._unacked: deque[bytes] = deque()
+        self._unsent: list[bytes] = []
+        self._unacked: list[bytes] = []
         """The sent bytes from `acked` to `sent`."""
 
     def __repr__(self) -> str:
@@ -226,15 +241,7 @@ class SendStream:
 
     def _pop_unsent(self, limit: int) -> bytes:
         """Remove and return up to `limit` bytes from the front of the unsent ones."""
-        pieces: list[bytes] = []
-        while self._unsent and limit > 0:
-            piece = self._unsent.popleft()
-            if len(piece) > limit:
-                self._unsent.appendleft(piece[limit:])
-                piece = piece[:limit]
-            pieces.append(piece)
-            limit -= len(piece)
-        return b"".join(pieces)
+        return b"".join(_take(self._unsent, limit)) if limit > 0 else b""
 
     def _send(self, data: bytes) -> Chunk:
         """Return the chunk of the next bytes, which count as sent."""
@@ -271,14 +278,10 @@ class SendStream:
 
     def _drop_acknowledged(self, count: int) -> None:
         """Drop the first `count` unacknowledged bytes."""
-        while count:
-            data = self._unacked.popleft()
-            if len(data) > count:
-                self._unacked.appendleft(data[count:])
-                data = data[:count]
-            if self._acked_hash is not None:
-                self._acked_hash.update(data)
-            count -= len(data)
+        dropped = _take(self._unacked, count)
+        if self._acked_hash is not None:
+            for piece in dropped:
+                self._acked_hash.update(piece)
 
     def sha256(self) -> bytes | None:
         """Return the hash of all `written` bytes; None if the stream is not hashed.
@@ -324,14 +327,9 @@ class SendStream:
         """
         if not self.acked <= offset <= self.sent:
             raise ProtocolViolation("a resumption from an offset that is not held")
-        count = self.sent - offset
-        while count:
-            data = self._unacked.pop()
-            if len(data) > count:
-                self._unacked.append(data[:-count])
-                data = data[-count:]
-            self._unsent.appendleft(data)
-            count -= len(data)
+        kept = _take(self._unacked, offset - self.acked)
+        self._unsent[:0] = self._unacked
+        self._unacked = kept
         self._highest_sent = max(self._highest_sent, self.sent)
         self.sent = offset
         self._started_sent = self._started_sent and offset > 0
