@@ -21,7 +21,9 @@ have finished earlier, and the unknown bytes before them count as output. The us
 `message_start` is read by the validator, which keeps the first bytes.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
 
 from msgspec import Struct
 
@@ -36,6 +38,9 @@ from provider_agent.adapters.responses.events import (
 from provider_agent.adapters.responses.usage import Counts
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.formats import Operation
+
+_OTHER_INDEX: Final = re.compile(rb'"index"(?!: ?0[,}])')
+"""Occurs if an event has another choice than 0, and also in some events without one."""
 
 
 class StreamEnd(Struct, frozen=True):
@@ -115,7 +120,7 @@ def _last_error(
     events: Sequence[ServerSentEvent],
 ) -> tuple[ServerSentEvent, ResponseFailure] | None:
     for event in reversed(events):
-        if has_error_word(event.data) or has_error_word(event.name):
+        if has_error_word(event.data) or (event.name and has_error_word(event.name)):
             failure = event_failure(event.name, event.data)
             if failure is not None:
                 return event, failure
@@ -146,6 +151,7 @@ def _choices_end(events: Sequence[ServerSentEvent], *, has_output: bool) -> tupl
     done = False
     seen: set[bytes] = set()
     finished: set[bytes] = set()
+    has_one_choice = not _OTHER_INDEX.search(b"\n".join([event.data for event in events]))
     for event in reversed(events):
         if event.data.strip() == b"[DONE]":
             done = True
@@ -155,6 +161,8 @@ def _choices_end(events: Sequence[ServerSentEvent], *, has_output: bool) -> tupl
                 seen.add(index)
                 if choice.finish_reason:
                     finished.add(index)
+            if has_one_choice and (finished or (done and seen)):
+                break  # earlier events cannot change the result
     if done:
         return has_output or bool(seen), max(len(seen), 1)
     return bool(seen) and seen == finished, max(len(seen), 1)

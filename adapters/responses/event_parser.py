@@ -90,7 +90,27 @@ class EventParser:
 
 def parse_events(data: bytes) -> list[ServerSentEvent]:
     """Return all events of a stream, also one that the end of `data` cuts off."""
+    if b"\r" in data or _BYTE_ORDER_MARK in data:
+        return _parse([], data)
+    # The usual stream: LF ends the lines, and an event is a block of one or two known lines.
+    *blocks, rest = data.split(b"\n\n")
+    events: list[ServerSentEvent] = []
+    for block in blocks:
+        name, value = b"", block
+        if block.startswith(b"event: "):
+            name, _, value = block[7:].partition(b"\n")
+        if value.startswith(b"data: ") and b"\n" not in value:
+            events.append(ServerSentEvent(name, value[6:]))
+        else:
+            _parse(events, block + b"\n\n")
+    return _parse(events, rest) if rest else events
+
+
+def _parse(events: list[ServerSentEvent], data: bytes) -> list[ServerSentEvent]:
+    """Add all events of `data` to a list, and return the list."""
     parser = EventParser()
-    events = parser.receive_data(data)
+    events += parser.receive_data(data)
     cut_off = parser.close()
-    return events if cut_off is None else [*events, cut_off]
+    if cut_off is not None:
+        events.append(cut_off)
+    return events

@@ -127,7 +127,7 @@ class Event(msgspec.Struct):
     @property
     def choices(self) -> list[Choice] | None:
         """The first `MAX_CHOICES` choices; None without any."""
-        return _first_choices(bytes(self.choices_raw))
+        return None if self.choices_raw is _NULL else _first_choices(bytes(self.choices_raw))
 
     @property
     def is_error(self) -> bool:
@@ -181,7 +181,7 @@ def decode_event(data: bytes, event_name: bytes = b"") -> Event | None:
     """
     try:
         event = _EVENT.decode(data)
-        _first_choices(bytes(event.choices_raw))
+        _ = event.choices  # raises if they have an unexpected type
     except UnicodeDecodeError:
         return decode_event(data.decode("utf-8", "replace").encode(), event_name)
     except (ValueError, RecursionError):

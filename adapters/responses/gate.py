@@ -8,6 +8,7 @@ Comments, pings, `[DONE]` and the first events of Responses (`response.created`)
 from enum import StrEnum
 from typing import Final
 
+from provider_agent.adapters.responses.completeness import has_error_word
 from provider_agent.adapters.responses.event_parser import EventParser
 from provider_agent.adapters.responses.events import (
     RESPONSES_LIFECYCLE,
@@ -47,11 +48,16 @@ class EventStreamGate:
     def __init__(self, max_held_bytes: int = MAX_HELD_BYTES) -> None:
         self.held = b""
         self.failure: ResponseFailure | None = None
-        self._parser = EventParser()
+        self._parser: EventParser | None = None
         self._max_held_bytes = max_held_bytes
 
     def receive_data(self, data: bytes) -> GateState:
         """Add the next bytes and return what the start of the response shows."""
+        if self._parser is None:
+            if _begins_with_output(data):
+                self.held = data
+                return GateState.OUTPUT
+            self._parser = EventParser()
         self.held += data
         for event in self._parser.receive_data(data):
             if event.name == b"ping" or event.data.strip() == b"[DONE]":
@@ -62,6 +68,22 @@ class EventStreamGate:
             self.failure = event_failure(event.name, event.data, decoded)
             return GateState.ERROR if self.failure else GateState.OUTPUT
         return GateState.OUTPUT if len(self.held) > self._max_held_bytes else GateState.UNDECIDED
+
+
+def _begins_with_output(data: bytes) -> bool:
+    """Whether the first event is certainly output; fast. Most streams begin with such an event."""
+    end = data.find(b"\n\n")
+    if end < 0 or not data.startswith(b"data: {"):
+        return False
+    line = data[6:end]
+    # What is not output has one of these words, unless an escape hides it.
+    return not (
+        has_error_word(line)
+        or b"response." in line
+        or b"\\u" in line
+        or b"\n" in line
+        or b"\r" in line
+    )
 
 
 class JsonGate:

@@ -106,3 +106,28 @@ def test_arbitrary_bytes_raise_nothing(data: bytes) -> None:
     for event in parse_events(data):
         decode_event(event.data)
         event_failure(event.name, event.data)
+
+
+PIECES = st.sampled_from(
+    [
+        b"data: a",
+        b"data:b",
+        b"data",
+        b"event: x",
+        b"event:y",
+        b": c",
+        b"\n",
+        b"\n\n",
+        b"\r\n",
+        b"\xef\xbb\xbf",
+    ]
+)
+
+
+@given(st.lists(PIECES, max_size=12).map(b"".join))
+def test_whole_stream_has_the_events_of_its_pieces(data: bytes) -> None:
+    parser = EventParser()
+    events = [event for at in range(len(data)) for event in parser.receive_data(data[at : at + 1])]
+    cut_off = parser.close()
+
+    assert parse_events(data) == (events if cut_off is None else [*events, cut_off])
