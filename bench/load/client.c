@@ -6,8 +6,6 @@
 #include <string.h>
 #include <sys/epoll.h>
 
-enum { MAX_HEAD_BYTES = 64 * 1024 };
-
 enum part { HEAD, CHUNK_SIZE, CHUNK_DATA, CHUNK_END, TRAILER, BETWEEN_RESPONSES };
 
 struct client {
@@ -47,13 +45,10 @@ static char *line_end(struct buffer *in)
 static bool parse_head(struct client *client)
 {
     struct buffer *in = &client->conn.in;
-    char *head = buffer_at(in), *end = memmem(head, buffer_size(in), "\r\n\r\n", 4);
-    if (end == NULL) {
-        if (buffer_size(in) > MAX_HEAD_BYTES)
-            fatal("the relay sent an endless head");
+    size_t head_size = http_head(in);
+    if (head_size == 0)
         return false;
-    }
-    end[2] = 0;
+    const char *head = buffer_at(in);
     bool ok = strncmp(head, "HTTP/1.1 200 ", 13) == 0 &&
               strcasestr(head, "\r\ntransfer-encoding: chunked") != NULL;
     client->closes = strcasestr(head, "\r\nconnection: close") != NULL;
@@ -62,7 +57,7 @@ static bool parse_head(struct client *client)
                  (int)(strcspn(head, "\r") % 80), head);
         return false;
     }
-    buffer_consume(in, (size_t)(end + 4 - head));
+    buffer_consume(in, head_size);
     client->part = CHUNK_SIZE;
     return true;
 }
@@ -156,9 +151,7 @@ static void on_client(struct conn *conn, uint32_t events)
 
 static struct client *new_client(uint32_t slot)
 {
-    struct client *client = calloc(1, sizeof *client);
-    if (client == NULL)
-        fatal("no memory");
+    struct client *client = allocate(1, sizeof *client);
     client->slot = slot;
     conn_add(&client->conn, connect_to_loopback(target_port), on_client);
     tls_start(&client->conn, true);
@@ -168,7 +161,7 @@ static struct client *new_client(uint32_t slot)
 void client_start_job(uint32_t slot)
 {
     if (clients == NULL)
-        clients = calloc(max_streams, sizeof *clients);
+        clients = allocate(max_streams, sizeof *clients);
     if (clients[slot] == NULL)
         clients[slot] = new_client(slot);
     struct client *client = clients[slot];

@@ -13,7 +13,12 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { RECEIVE_BYTES = 256 * 1024, BACKLOG = 4096, EVENTS_PER_POLL = 256 };
+enum {
+    RECEIVE_BYTES = 256 * 1024,
+    BACKLOG = 4096,
+    EVENTS_PER_POLL = 256,
+    MAX_HEAD_BYTES = 64 * 1024,
+};
 
 static int epoll_fd = -1;
 
@@ -85,6 +90,25 @@ void buffer_free(struct buffer *buffer)
 {
     free(buffer->data);
     *buffer = (struct buffer){0};
+}
+
+void *allocate(size_t count, size_t size)
+{
+    void *memory = calloc(count, size);
+    if (memory == NULL)
+        fatal("no memory");
+    return memory;
+}
+
+size_t http_head(struct buffer *in)
+{
+    char *end = memmem(buffer_at(in), buffer_size(in), "\r\n\r\n", 4);
+    if (end == NULL && buffer_size(in) > MAX_HEAD_BYTES)
+        fatal("the relay sent an endless head");
+    if (end == NULL)
+        return 0;
+    end[2] = 0;
+    return (size_t)(end + 4 - buffer_at(in));
 }
 
 void conn_add(struct conn *conn, int fd, void (*ready)(struct conn *, uint32_t))

@@ -40,15 +40,14 @@ static void on_ws_frame(const struct ws_frame *frame, uint64_t at_ns)
 
 static void upgrade(struct buffer *in)
 {
-    char *end = memmem(buffer_at(in), buffer_size(in), "\r\n\r\n", 4);
-    if (end == NULL)
+    size_t head_size = http_head(in);
+    if (head_size == 0)
         return;
-    end[2] = 0;
     bool is_version1 = strstr(buffer_at(in), version1.subprotocol) != NULL;
     dialect = is_version1 ? &version1 : &marketplace;
     if (!ws_accept(buffer_at(in), dialect->subprotocol, link_out()))
         fatal("the agent sent an upgrade request that is not valid");
-    buffer_consume(in, (size_t)(end + 4 - buffer_at(in)));
+    buffer_consume(in, head_size);
     dialect->open();
 }
 

@@ -22,6 +22,10 @@ char *buffer_extend(struct buffer *buffer, size_t size);
 void buffer_append(struct buffer *buffer, const void *data, size_t size);
 void buffer_consume(struct buffer *buffer, size_t size);
 void buffer_free(struct buffer *buffer);
+void *allocate(size_t count, size_t size); /* zeroed */
+/* Return the size of the HTTP head at the start of `in`, with its empty line, and let a NUL end its
+   last field; return 0 while it is incomplete. */
+size_t http_head(struct buffer *in);
 
 /* One file descriptor of the event loop. Only its own `ready` may free it: the loop may hold further
    events of the same wake-up. */

@@ -267,9 +267,7 @@ static void open_ports(void)
 int main(int count, char **arguments)
 {
     parse_options(count, arguments);
-    slots = calloc(max_streams, sizeof *slots);
-    if (slots == NULL)
-        fatal("no memory");
+    slots = allocate(max_streams, sizeof *slots);
     text_init(prompt_bytes);
     conn_add(&input, STDIN_FILENO, on_input);
     open_ports();

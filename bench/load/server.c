@@ -19,7 +19,6 @@
     "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
 
 enum {
-    MAX_HEAD_BYTES = 64 * 1024,
     WRITE_BYTES = 64 * 1024, /* of one write at an unlimited rate */
     MAX_BACKENDS = 64,
 };
@@ -174,17 +173,14 @@ static void answer(struct source *source, const char *head, const char *body, si
 static bool take_request(struct source *source)
 {
     struct buffer *in = &source->conn.in;
-    char *head = buffer_at(in), *end = memmem(head, buffer_size(in), "\r\n\r\n", 4);
-    if (end == NULL && buffer_size(in) > MAX_HEAD_BYTES)
-        fatal("the relay sent an endless head");
-    if (end == NULL || source->streaming)
+    size_t head_size = source->streaming ? 0 : http_head(in);
+    if (head_size == 0)
         return false;
-    end[2] = 0;
+    char *head = buffer_at(in);
     const char *field = strcasestr(head, "\r\ncontent-length:");
     size_t length = field ? strtoul(field + sizeof "\r\ncontent-length:" - 1, NULL, 10) : 0;
-    size_t head_size = (size_t)(end + 4 - head);
     if (buffer_size(in) < head_size + length) {
-        end[2] = '\r';
+        head[head_size - 2] = '\r'; /* to find it again */
         return false;
     }
     if (strcasestr(head, "\r\ntransfer-encoding:") != NULL)
@@ -226,9 +222,7 @@ static void on_listener(struct conn *conn, uint32_t events)
     (void)events;
     int fd;
     while ((fd = accept_from(conn->fd)) >= 0) {
-        struct source *source = calloc(1, sizeof *source);
-        if (source == NULL)
-            fatal("no memory");
+        struct source *source = allocate(1, sizeof *source);
         conn_add(&source->conn, fd, on_source);
         tls_start(&source->conn, false);
     }
@@ -240,7 +234,7 @@ uint16_t server_listen(void)
     if (count == MAX_BACKENDS)
         fatal("too many backends");
     if (count == 0) {
-        source_of_slot = calloc(max_streams, sizeof *source_of_slot);
+        source_of_slot = allocate(max_streams, sizeof *source_of_slot);
         conn_add(&timer, timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC), on_timer);
     }
     conn_add(&listeners[count], listen_on_loopback(), on_listener);

@@ -38,9 +38,7 @@ void text_init(size_t prompt_bytes)
     memcpy(event_template, EVENT_HEAD, HEAD_BYTES);
     memcpy(event_template + EVENT_BYTES - (sizeof EVENT_END - 1), EVENT_END, sizeof EVENT_END - 1);
     prompt_size = prompt_bytes;
-    request = malloc(request_size());
-    if (request == NULL)
-        fatal("no memory");
+    request = allocate(1, request_size());
     char *to = (char *)mempcpy(request, REQUEST_HEAD, sizeof REQUEST_HEAD - 1) + JOB_DIGITS;
     *to++ = ' ';
     prompt = to;

@@ -343,9 +343,7 @@ static void on_message(const char *data, size_t size, uint64_t at_ns)
 static void open_link(void)
 {
     first_unsent = last_unsent = NOTHING;
-    jobs = calloc(max_streams, sizeof *jobs);
-    if (jobs == NULL)
-        fatal("no memory");
+    jobs = allocate(max_streams, sizeof *jobs);
     struct buffer *out = begin_frame(CHALLENGE, 3);
     put_bin(out, "0123456789abcdef0123456789abcdef", 32); /* the signature is not checked */
     put_text(out, "bench");
