@@ -122,7 +122,7 @@ def _suits(relay: Relay, load: Load) -> bool:
         return False
     if relay.command and (load.backends > 1 or load.tls):
         return False
-    if relay.python != sys.executable and not load.versions:
+    if relay.python and not load.versions:
         return False
     return load.coordinator or relay is not COORDINATOR
 

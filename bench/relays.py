@@ -84,7 +84,7 @@ class Relay(Struct):
         loose: whether it may encode events anew, so that only their contents can be compared.
         max_streams: how many jobs it can run at once.
         receipts: whether the coordinator asks for signed receipts.
-        python: the interpreter of the agent.
+        python: another interpreter for the agent; "": the one that runs the benchmark.
         coalesce_ms: the agent's `coordinator.coalesce_ms`; None: the default.
         command: how to start it, with the places `{port}`, `{server}` and `{coordinator}`. It runs
             in a folder with an `agent.toml` of the existing Rust agent.
@@ -95,7 +95,7 @@ class Relay(Struct):
     loose: bool = False
     receipts: bool = False
     max_streams: int = 1000
-    python: str = sys.executable
+    python: str = ""
     coalesce_ms: float | None = None
     command: str = ""
 
@@ -255,7 +255,8 @@ def _agent(relay: Relay, place: Place, dialed: str) -> list[str]:
         f"{backends}[limits]\nmax_concurrent = {jobs * len(place.servers)}\n"
         f'[observability]\nprometheus_addr = "127.0.0.1:{free_port()}"\n'
     )
-    return [relay.python, "-m", "provider_agent.agent.cli.main", "run", "-c", str(config)]
+    python = relay.python or sys.executable
+    return [python, "-m", "provider_agent.agent.cli.main", "run", "-c", str(config)]
 
 
 def _nginx(place: Place) -> list[str]:

@@ -18,16 +18,16 @@ from tests.benchmarks.counted_relay import counted_relay
 
 MARGIN = 1.08
 
-MAX_PER_READ = 124 * MARGIN
+MAX_PER_READ = 118 * MARGIN
 """Most of them by asyncio and websockets, for the turns of the event loop and one message."""
 
 MAX_PER_FURTHER_EVENT = 1.0
 """0.6: events of one read share almost everything. One more call per event exceeds the bound."""
 
-MAX_PER_JOB = 1375 * MARGIN
+MAX_PER_JOB = 1290 * MARGIN
 """Of a job with one event."""
 
-MAX_READ_TO_OBVIOUS = 0.95 * MARGIN
+MAX_READ_TO_OBVIOUS = 0.9 * MARGIN
 """Although the obvious relay has no window, validation, timeouts or metrics."""
 
 MAX_FURTHER_EVENT_TO_OBVIOUS = 0.1

@@ -19,12 +19,13 @@ from bench.load_generator import (
     supports_tls,
 )
 from bench.loads import LOADS, QUICK, REST, Load
-from bench.relays import AGENT, NGINX, OBVIOUS, Relay
+from bench.relays import AGENT, DOES_NOT_REST, NGINX, OBVIOUS, Relay
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="needs Linux and a C compiler")
 
 TINY = Load("tiny", streams=3, events=40, jobs=2, rate=400, prompt=300_000, backends=2)
 TINY_TLS = Load("tiny, TLS", streams=3, events=40, jobs=2, rate=400, prompt=300_000, tls=True)
+THIS_PYTHON = Relay("agent, this Python", python=sys.executable)
 UNLIMITED_TLS = Load("unlimited, TLS", streams=3, events=3_000, rate=0, tls=True)
 
 WARNINGS = ["-Wall", "-Wextra", "-Werror"]
@@ -42,6 +43,8 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (AGENT, Load("unlimited", streams=3, events=3_000, rate=0)),
         (AGENT, Load("ping-pong", streams=3, events=50, rate=0, ping_pong=True)),
         (OBVIOUS, TINY),
+        (DOES_NOT_REST, Load("busy", streams=3, events=40, rate=400, busy=True)),
+        (THIS_PYTHON, Load("versions", streams=3, events=40, rate=400, versions=True)),
     ],
     ids=lambda one: one.name,
 )
@@ -50,7 +53,7 @@ def test_every_byte_of_a_tiny_load_arrives(program: Path, load: Load, compared: 
     assert (figures.errors, figures.error) == (0, "")
     assert figures.jobs == load.streams * load.jobs
     assert figures.events == figures.jobs * load.events
-    assert figures.usages == (figures.jobs if compared is AGENT else 0)
+    assert figures.usages == (0 if compared is OBVIOUS else figures.jobs)
 
 
 @pytest.mark.parametrize("compared", [AGENT, OBVIOUS, NGINX], ids=lambda one: one.name)
