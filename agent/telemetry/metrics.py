@@ -7,7 +7,7 @@ closed sets, so that no peer can increase the number of series.
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, ProcessCollector
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 
 from provider_agent.agent.link.coordinator_messages import Routing
 from provider_agent.agent.link.state import LinkState
+from provider_agent.agent.telemetry.job_metrics import JobMetrics
 from provider_agent.agent.telemetry.status import StatusSnapshot
 from provider_agent.log_writer import dropped_lines
 from provider_agent.protocol.errors import ErrorCode
@@ -41,26 +42,14 @@ _UNROUTABLE_CODES: Final = ("price", "unknown_model", "quota", "not_verified", "
 
 _FORMATS: Final = frozenset(WireFormat)
 
-_FIRST_BYTE_BUCKETS_S: Final = (
-    0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2, 102.4,
-)  # fmt: skip
-"""Doubling buckets, from a warm small model to the prefill of a very long prompt."""
-
 
 class Metrics:
     """The agent's Prometheus metrics, in a registry of their own."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        job_labels = ("code", "format", "kind")
-        self._jobs = self._counter("jobs", "Jobs that ended, by outcome.", job_labels)
-        self._bytes = self._counter("relayed_bytes", "Bytes of responses relayed.", job_labels[1:])
-        self._tokens = self._counter(
-            "tokens", "Tokens as the servers reported them.", ("direction", "kind")
-        )
-        self._failovers = self._counter(
-            "failovers", "Further attempts of jobs, each after a failed attempt.", ("kind",)
-        )
+        self._jobs = JobMetrics()
+        self.registry.register(self._jobs)
         self._reconnects = self._counter(
             "reconnects", "Attempts to reconnect to the coordinator, by cause.", ("cause",)
         )
@@ -69,13 +58,6 @@ class Metrics:
         )
         self._notices = self._counter(
             "notices", "Notices from the coordinator, by severity.", ("severity",)
-        )
-        self._first_byte = Histogram(
-            "provider_agent_first_byte_seconds",
-            "From a job's arrival to the first byte of its response.",
-            ("format", "kind"),
-            buckets=_FIRST_BYTE_BUCKETS_S,
-            registry=self.registry,
         )
         ProcessCollector(registry=self.registry)
 
@@ -111,16 +93,17 @@ class Metrics:
         """
         format_label = wire_format if wire_format in _FORMATS else OTHER
         kind_label = kind or NO_BACKEND
-        self._jobs.labels(OK if code is None else code.value, format_label, kind_label).inc()
-        self._bytes.labels(format_label, kind_label).inc(relayed_bytes)
+        totals = self._jobs.totals(OK if code is None else code.value, format_label, kind_label)
+        totals.jobs += 1
+        totals.relayed_bytes += relayed_bytes
         if attempts > 1:
-            self._failovers.labels(kind_label).inc(attempts - 1)
+            totals.failovers += attempts - 1
         if input_tokens is not None:
-            self._tokens.labels("input", kind_label).inc(input_tokens)
+            totals.input_tokens = (totals.input_tokens or 0) + input_tokens
         if output_tokens is not None:
-            self._tokens.labels("output", kind_label).inc(output_tokens)
+            totals.output_tokens = (totals.output_tokens or 0) + output_tokens
         if first_byte_s is not None:
-            self._first_byte.labels(format_label, kind_label).observe(first_byte_s)
+            totals.add_first_byte(first_byte_s)
 
     def reconnecting(self, cause: str) -> None:
         """Count one attempt to reconnect; `cause` comes from a closed set."""

@@ -30,6 +30,34 @@ def test_ended_job_is_counted_with_its_totals() -> None:
     } <= lines
 
 
+def test_jobs_with_different_outcomes_share_the_series_without_a_code() -> None:
+    metrics = Metrics()
+    for code, first_byte_s in ((None, 0.2), (ErrorCode.CANCELLED, 0.21), (None, 1000.0)):
+        metrics.job_ended(
+            code=code,
+            wire_format="openai",
+            kind="vllm",
+            relayed_bytes=10,
+            output_tokens=0,
+            first_byte_s=first_byte_s,
+        )
+    bucket = 'provider_agent_first_byte_seconds_bucket{format="openai",kind="vllm",le='
+    assert {
+        'provider_agent_jobs_total{code="ok",format="openai",kind="vllm"} 2.0',
+        'provider_agent_jobs_total{code="cancelled",format="openai",kind="vllm"} 1.0',
+        'provider_agent_relayed_bytes_total{format="openai",kind="vllm"} 30.0',
+        'provider_agent_tokens_total{direction="output",kind="vllm"} 0.0',
+        f'{bucket}"0.1"}} 0.0',
+        f'{bucket}"0.2"}} 1.0',
+        f'{bucket}"0.4"}} 2.0',
+        f'{bucket}"102.4"}} 2.0',
+        f'{bucket}"+Inf"}} 3.0',
+        'provider_agent_first_byte_seconds_count{format="openai",kind="vllm"} 3.0',
+        'provider_agent_first_byte_seconds_sum{format="openai",kind="vllm"} 1000.41',
+    } <= render_lines(metrics)
+    assert b"provider_agent_first_byte_seconds_created{" in metrics.render()
+
+
 def test_failovers_count_all_attempts_but_the_first() -> None:
     metrics = Metrics()
     for attempts in (0, 1, 3):
