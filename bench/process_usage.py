@@ -1,10 +1,16 @@
 """CPU time and memory of a process and its descendants, from /proc (proc(5))."""
 
 import os
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 _KIB = 1024
+
+_IDLE_CHECK_S = 0.25
+_IDLE_SHARE = 0.02
+_IDLE_CHECKS = 20
 
 
 def cpu_ns(pid: int) -> int:
@@ -13,6 +19,29 @@ def cpu_ns(pid: int) -> int:
     Where the kernel has none, the clock ticks of `stat`.
     """
     return sum(_cpu_of(one) for one in _tree(pid))
+
+
+def wait_until_idle(
+    pids: Sequence[int],
+    usage: Callable[[int], int] = cpu_ns,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Wait until the processes use less than 2 % of a processor; at most 5 s.
+
+    A relay may do a part of its start after its first jobs: the agent loads its status server when
+    it is connected.
+
+    Args:
+        pids: the processes.
+        usage: the CPU time of a process, in nanoseconds.
+        sleep: waits for a number of seconds.
+    """
+    used_ns = sum(map(usage, pids))
+    for _ in range(_IDLE_CHECKS):
+        sleep(_IDLE_CHECK_S)
+        before_ns, used_ns = used_ns, sum(map(usage, pids))
+        if used_ns - before_ns < _IDLE_SHARE * _IDLE_CHECK_S * 1e9:
+            return
 
 
 def resident_bytes(pid: int) -> int:

@@ -74,6 +74,7 @@ def _measure(load: Load, relay: Relay, place: Place, generator: LoadGenerator) -
     running = relays.start(relay, place)
     try:
         generator.wait_until_ready(running.runs)
+        process_usage.wait_until_idle(running.pids)
         with _busy_processors() if load.busy else nullcontext():
             idle_bytes = process_usage.resident_bytes(running.pid)
             process_usage.reset_peak(running.pid)

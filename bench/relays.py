@@ -169,7 +169,12 @@ class Place(Struct):
 
 
 class RunningRelay:
-    """The processes of a relay; the first one is measured."""
+    """The processes of a relay.
+
+    Attributes:
+        pids: their process ids.
+        pid: the process that is measured.
+    """
 
     def __init__(self, place: Place, *commands: Sequence[str], cwd: Path | None = None) -> None:
         self._log = place.folder / "log"
@@ -181,7 +186,8 @@ class RunningRelay:
                 subprocess.Popen(command, cwd=cwd, env=env, stdout=log, stderr=log)
                 for command in commands
             ]
-        self.pid = self._processes[0].pid
+        self.pids = [process.pid for process in self._processes]
+        self.pid = self.pids[0]
 
     def log(self) -> str:
         """The last lines that the processes have printed."""
