@@ -4,6 +4,8 @@ An adapter is imported only when its kind is used. Other packages add kinds thro
 group `provider_agent.adapters`: the entry's name is the kind, its object a subclass of `Backend`.
 """
 
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Final, cast
@@ -40,9 +42,21 @@ class AdapterError(AdvisedError, ValueError):
     """A kind of backend has no usable adapter."""
 
 
-def known_kinds() -> frozenset[str]:
-    """Return all installed kinds."""
-    return BUILT_IN_KINDS | frozenset(_third_party())
+class KnownKinds(AbstractSet[str]):
+    """All installed kinds.
+
+    The search for kinds of other packages reads the metadata of everything that is installed, so it
+    is made only for a kind that is not built in.
+    """
+
+    def __contains__(self, kind: object) -> bool:
+        return kind in _BUILT_IN or kind in _third_party()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(BUILT_IN_KINDS | _third_party().keys())
+
+    def __len__(self) -> int:
+        return len(BUILT_IN_KINDS | _third_party().keys())
 
 
 def create_backend(settings: BackendSettings) -> Backend:

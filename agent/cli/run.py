@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import click
 
-from provider_agent.adapters.registry import known_kinds
+from provider_agent.adapters.registry import KnownKinds
 from provider_agent.agent.cli.early_signals import EarlySignals
 from provider_agent.agent.cli.settings import (
     NO_BACKEND,
@@ -76,7 +76,7 @@ def run(early: EarlySignals, /, config_path: Path | None, replace: bool, **flags
     if not loaded.config.backends:
         log.warning("configuration warning", note=str(NO_BACKEND))
     # A reload reads the same file as the start, even if a file with a higher priority has appeared.
-    reload = partial(load_config, loaded.path, os.environ, overrides, known_kinds())
+    reload = partial(load_config, loaded.path, os.environ, overrides, KnownKinds())
     sys.exit(_serve(_Start(loaded, reload, secrets, early, replace)))
 
 

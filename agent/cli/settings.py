@@ -10,7 +10,7 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import click
 
-from provider_agent.adapters.registry import known_kinds
+from provider_agent.adapters.registry import KnownKinds
 from provider_agent.advised_error import AdvisedError
 from provider_agent.agent.config import ConfigError, LoadedConfig, load_config, secret_values
 from provider_agent.agent.identity.key import IdentityError
@@ -89,7 +89,7 @@ def load_settings(path: Path | None, overrides: dict[str, object]) -> LoadedConf
         SetupError: it is not usable; the message says where and why.
     """
     try:
-        return load_config(path, os.environ, overrides, known_kinds())
+        return load_config(path, os.environ, overrides, KnownKinds())
     except ConfigError as error:
         raise SetupError(str(error)) from error
 

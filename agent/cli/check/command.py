@@ -7,7 +7,7 @@ from typing import Final
 
 import click
 
-from provider_agent.adapters.registry import known_kinds
+from provider_agent.adapters.registry import KnownKinds
 from provider_agent.agent.backends.configured import make_backends
 from provider_agent.agent.backends.discovery import Discovery
 from provider_agent.agent.backends.offer_warnings import offer_warnings
@@ -46,7 +46,7 @@ def check(config_path: Path | None, as_json: bool, completions: bool) -> None:
     not disturb a running agent. Completions cost a few tokens at paid services.
     """
     try:
-        loaded = load_config(config_path, os.environ, {}, known_kinds())
+        loaded = load_config(config_path, os.environ, {}, KnownKinds())
         start_logging(loaded, "error")
         findings = [_configuration(loaded)]
         identity = _identity(loaded.config, findings)

@@ -25,9 +25,9 @@ from provider_agent.adapters.registry import (
     BUILT_IN_KINDS,
     ENTRY_POINT_GROUP,
     AdapterError,
+    KnownKinds,
     backend_class,
     create_backend,
-    known_kinds,
 )
 from provider_agent.adapters.servers.http_backend import HttpBackend
 from provider_agent.agent.backends.admission import AdmissionControl
@@ -124,7 +124,18 @@ def test_every_built_in_kind_can_be_created(kind: str, native: bool) -> None:
 
 
 def test_built_in_kinds_are_known() -> None:
-    assert known_kinds() >= BUILT_IN_KINDS == set(BUILT_IN)
+    assert KnownKinds() >= BUILT_IN_KINDS == set(BUILT_IN)
+
+
+def test_built_in_kind_is_known_without_a_search_for_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def search(*, group: str) -> EntryPoints:
+        raise AssertionError(group)
+
+    monkeypatch.setattr(registry, "entry_points", search)
+
+    assert "vllm" in KnownKinds()
 
 
 def test_third_party_adds_a_kind_by_an_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +144,7 @@ def test_third_party_adds_a_kind_by_an_entry_point(monkeypatch: pytest.MonkeyPat
     backend = create_backend(BackendSettings(kind="acme"))
 
     assert isinstance(backend, AcmeBackend)
-    assert "acme" in known_kinds()
+    assert "acme" in KnownKinds()
     assert backend.id == "acme"
     assert backend.settings.url == "https://acme.example/api"
 
@@ -147,7 +158,7 @@ def test_third_party_passthrough_defines_its_default_url_and_needs_a_key(
         path = tmp_path / "agent.toml"
         coordinator = '[coordinator]\nurl = "wss://c.example"\n'
         path.write_text(f'{coordinator}[[backends]]\nkind = "acme"\n{backend}', "utf-8")
-        return load_config(path, {}, {}, known_kinds()).config.backends[0]
+        return load_config(path, {}, {}, KnownKinds()).config.backends[0]
 
     assert load('api_key_env = "ACME_KEY"').url == "https://acme.example/api"
     with pytest.raises(
@@ -203,7 +214,7 @@ def test_broken_package_of_a_third_party_is_a_configuration_error(
     with pytest.raises(ValueError, match=problem):
         create_backend(BackendSettings(kind="acme"))
     with pytest.raises(ConfigError, match=rf"backends\[0\]\.kind: .*{problem}"):
-        load_config(path, {}, {}, known_kinds())
+        load_config(path, {}, {}, KnownKinds())
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,16 @@
 import importlib.metadata
+from collections.abc import Iterator
 
 import pytest
 
 from provider_agent.agent import version
+
+
+@pytest.fixture(autouse=True)
+def forget_version() -> Iterator[None]:
+    version.agent_version.cache_clear()
+    yield
+    version.agent_version.cache_clear()
 
 
 def test_the_version_is_that_of_the_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
