@@ -228,7 +228,6 @@ class Service:
         address = self._config.observability.prometheus_addr
         if not address:
             return None
-        self.metrics.watch(self.status)
         return StatusServer(address, self.status, self.metrics)
 
     # --- tasks ------------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
-from provider_agent.agent.telemetry.metrics import CONTENT_TYPE, Metrics
+from provider_agent.agent.telemetry.metrics import Metrics
+from provider_agent.agent.telemetry.metrics_page import CONTENT_TYPE, MetricsPage
 from provider_agent.agent.telemetry.status import StatusSnapshot, readiness
 from provider_agent.http_server_log import http_logger
 
@@ -31,12 +32,12 @@ class StatusPages:
 
     Args:
         status: returns the current state; called once per request.
-        metrics: rendered by `/metrics`.
+        metrics: shown by `/metrics`.
     """
 
     def __init__(self, status: Callable[[], StatusSnapshot], metrics: Metrics) -> None:
         self._status = status
-        self._metrics = metrics
+        self._metrics = MetricsPage(metrics, status)
 
     def new_runner(self) -> web.ServerRunner:
         """Return a server without sockets."""

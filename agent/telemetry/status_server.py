@@ -43,7 +43,7 @@ class StatusServer:
     Args:
         address: `host:port`; port 0 selects a free one.
         status: returns the current state; called once per request.
-        metrics: rendered by `/metrics`.
+        metrics: shown by `/metrics`.
     """
 
     def __init__(

@@ -58,8 +58,7 @@ async def one_client_of_many_stops_reading(scale: Scale) -> str:
     return f"{len(others)} complete, one slow_consumer, for which the agent held {held // KIB} KiB"
 
 
-def _ended_with(harness: ScenarioHarness, code: str) -> float:
+def _ended_with(harness: ScenarioHarness, code: str) -> int:
     """Return the number of the agent's jobs that ended with a code."""
-    labels = {"code": code, "format": "openai", "kind": "openai_compatible"}
-    registry = harness.service.metrics.registry
-    return registry.get_sample_value("provider_agent_jobs_total", labels) or 0
+    totals = harness.service.metrics.jobs.get((code, "openai", "openai_compatible"))
+    return 0 if totals is None else totals.jobs

@@ -286,9 +286,8 @@ async def test_job_that_fails_over_counts_as_one_job() -> None:
         stats = agent.service.status().stats
         assert stats.error_rate == 0.0
         assert stats.first_byte_p50_ms == pytest.approx(2000)
-        metrics = agent.service.metrics.render().decode()
-        assert 'provider_agent_jobs_total{code="ok",format="openai",kind="scripted"} 1.0' in metrics
-        assert metrics.count("provider_agent_jobs_total{") == 1
+        ((labels, totals),) = agent.service.metrics.jobs.items()
+        assert (labels, totals.jobs) == (("ok", "openai", "scripted"), 1)
 
 
 class UnclosableBackend(ScriptedBackend):

@@ -10,10 +10,12 @@ TEXT = b"""\
 # TYPE a:running gauge
 a:running{engine="0",model_name="x y"} 3.0
 a:running{engine="1",model_name="{}"} 2 1700000000
+a:running { engine = "2" , model_name="a\\"},b\\\\", } 4
 a:running_by_reason{reason="a"} 9
 a:waiting 1e1
 a:cache NaN
 a:cache{engine="1"} +Inf
+a:cache{} 1e400
 broken line of another metric {
 """
 
@@ -21,11 +23,21 @@ broken line of another metric {
 def test_finite_values_of_requested_metrics_are_read() -> None:
     found = read_metrics(TEXT, ("a:running", "a:waiting", "a:cache", "a:none"))
 
-    assert found == {"a:running": [3.0, 2.0], "a:waiting": [10.0]}
+    assert found == {"a:running": [3.0, 2.0, 4.0], "a:waiting": [10.0]}
 
 
 @pytest.mark.parametrize(
-    "line", [b"a many", b'a{x="1} 2', b"a{x=1} 3", b'a{"} 1', b"a ", b"a " + b"9" * 400]
+    "line",
+    [
+        b"a many",
+        b'a{x="1} 2',
+        b"a{x=1} 3",
+        b'a{"} 1',
+        b"a ",
+        b"a 1 2 3",
+        b"a 1 x",
+        b'a{x="1" y="2"} 3',
+    ],
 )
 def test_malformed_line_of_a_requested_metric_is_an_error(line: bytes) -> None:
     with pytest.raises(InvalidResponse):

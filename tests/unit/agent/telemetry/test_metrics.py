@@ -1,11 +1,20 @@
+from msgspec.structs import replace
+
 from provider_agent.agent.link.coordinator_messages import Routing, UnroutableOffer
 from provider_agent.agent.telemetry.metrics import Metrics
+from provider_agent.agent.telemetry.metrics_page import MetricsPage
 from provider_agent.agent.telemetry.status import BackendStatus, StatusSnapshot
 from provider_agent.protocol.errors import ErrorCode
 
+STATUS = StatusSnapshot(version="1", uptime_s=1, link="connected", coordinator_url="")
+
+
+def render(metrics: Metrics, status: StatusSnapshot = STATUS) -> str:
+    return MetricsPage(metrics, lambda: status).render().decode()
+
 
 def render_lines(metrics: Metrics) -> set[str]:
-    return set(metrics.render().decode().splitlines())
+    return set(render(metrics).splitlines())
 
 
 def test_ended_job_is_counted_with_its_totals() -> None:
@@ -55,7 +64,7 @@ def test_jobs_with_different_outcomes_share_the_series_without_a_code() -> None:
         'provider_agent_first_byte_seconds_count{format="openai",kind="vllm"} 3.0',
         'provider_agent_first_byte_seconds_sum{format="openai",kind="vllm"} 1000.45',
     } <= render_lines(metrics)
-    assert b"provider_agent_first_byte_seconds_created{" in metrics.render()
+    assert "provider_agent_first_byte_seconds_created{" in render(metrics)
 
 
 def test_failovers_count_all_attempts_but_the_first() -> None:
@@ -70,7 +79,7 @@ def test_failovers_count_all_attempts_but_the_first() -> None:
 def test_unknown_tokens_are_not_counted_as_zero() -> None:
     metrics = Metrics()
     metrics.job_ended(code=None, wire_format="openai", kind="vllm", relayed_bytes=1)
-    assert b"provider_agent_tokens_total{" not in metrics.render()
+    assert "provider_agent_tokens_total{" not in render(metrics)
 
 
 def test_unknown_formats_share_one_label() -> None:
@@ -101,18 +110,14 @@ def test_notices_and_unroutable_models_are_counted_with_bounded_labels() -> None
     metrics.notice_received("warning")
     unroutable = [UnroutableOffer("m", code, "") for code in ("price", "x", "y")]
     routing = Routing(revision=1, unroutable_count=9, unroutable=unroutable)
-    metrics.watch(
-        lambda: StatusSnapshot(
-            version="1", uptime_s=1, link="connected", coordinator_url="", routing=routing
-        )
-    )
+    page = render(metrics, replace(STATUS, routing=routing))
 
     assert {
         'provider_agent_notices_total{severity="warning"} 1.0',
         'provider_agent_unroutable_models{reason="price"} 1.0',
         'provider_agent_unroutable_models{reason="quota"} 0.0',
         'provider_agent_unroutable_models{reason="other"} 8.0',
-    } <= render_lines(metrics)
+    } <= set(page.splitlines())
 
 
 def test_gauges_read_the_status_once_per_scrape() -> None:
@@ -133,10 +138,9 @@ def test_gauges_read_the_status_once_per_scrape() -> None:
             ],
         )
 
-    metrics = Metrics()
-    metrics.watch(status)
+    page = MetricsPage(Metrics(), status)
     assert calls == []
-    lines = render_lines(metrics)
+    lines = set(page.render().decode().splitlines())
     assert calls == [1]
     assert {
         'provider_agent_info{version="1.2"} 1.0',
@@ -153,4 +157,4 @@ def test_gauges_read_the_status_once_per_scrape() -> None:
 def test_two_agents_in_one_process_do_not_share_counters() -> None:
     one, other = Metrics(), Metrics()
     one.reconnecting("lost")
-    assert b'cause="lost"' not in other.render()
+    assert 'cause="lost"' not in render(other)

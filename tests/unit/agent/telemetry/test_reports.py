@@ -1,5 +1,3 @@
-from collections.abc import Iterator
-
 import pytest
 
 from provider_agent.adapters.base import BackendHealth, Unreachable
@@ -161,26 +159,26 @@ def new_job_error(code: str) -> JobError:
     return JobError(JOB_ID, 5, code, "no")
 
 
-def find_nonzero_samples(metrics: Metrics) -> Iterator[str]:
-    for line in metrics.render().decode().splitlines():
-        if not line.startswith("#") and not line.endswith(" 0.0") and "_created" not in line:
-            yield line
-
-
 @pytest.mark.parametrize(
-    ("end", "kind", "first_byte_s", "error_rate", "expected"),
+    ("end", "kind", "first_byte_s", "error_rate", "labels"),
     [
         (
             JobResult(JOB_ID, 5, Usage(3, 4), "b", 20, 10),
             "vllm",
             0.01,
             0.0,
-            ["relayed_bytes_total", " 5.0"],
+            ("ok", "openai", "vllm"),
         ),
-        (JobResult(JOB_ID, 5, Usage(None, None), "b", 20, None), "vllm", None, 0.0, ["vllm"]),
-        (new_job_error("backend_error"), "vllm", None, 1.0, ["backend_error"]),
-        (new_job_error("cancelled"), "vllm", None, 0.0, ["cancelled"]),
-        (new_job_error("model_not_loaded"), "", None, 0.0, ["model_not_loaded"]),
+        (
+            JobResult(JOB_ID, 5, Usage(None, None), "b", 20, None),
+            "vllm",
+            None,
+            0.0,
+            ("ok", "openai", "vllm"),
+        ),
+        (new_job_error("backend_error"), "vllm", None, 1.0, ("backend_error", "openai", "vllm")),
+        (new_job_error("cancelled"), "vllm", None, 0.0, ("cancelled", "openai", "vllm")),
+        (new_job_error("model_not_loaded"), "", None, 0.0, ("model_not_loaded", "openai", "none")),
     ],
 )
 async def test_ended_job_is_counted_in_statistics_and_metrics(
@@ -188,13 +186,12 @@ async def test_ended_job_is_counted_in_statistics_and_metrics(
     kind: str,
     first_byte_s: float | None,
     error_rate: float,
-    expected: list[str],
+    labels: tuple[str, str, str],
 ) -> None:
     harness = ReportsHarness()
     count_job(JobRecord("openai", kind, end, first_byte_s), harness.stats, harness.metrics)
     snapshot = harness.stats.snapshot()
     assert snapshot.error_rate == error_rate
     assert snapshot.first_byte_p50_ms == (None if first_byte_s is None else first_byte_s * 1000)
-    samples = "\n".join(find_nonzero_samples(harness.metrics))
-    for text in expected:
-        assert text in samples
+    ((counted, totals),) = harness.metrics.jobs.items()
+    assert (counted, totals.jobs, totals.relayed_bytes) == (labels, 1, 5)

@@ -37,9 +37,7 @@ def agent() -> FakeAgent:
 
 @pytest.fixture
 async def server(agent: FakeAgent) -> AsyncIterator[StatusServer]:
-    metrics = Metrics()
-    metrics.watch(agent.status)
-    server = StatusServer("127.0.0.1:0", agent.status, metrics)
+    server = StatusServer("127.0.0.1:0", agent.status, Metrics())
     server.listen()
     await server.serve()
     yield server
