@@ -81,6 +81,14 @@ REQUESTS: Final = [
         _repeated(b'{"messages":[', b'{"role":"user"},', b'{"role":"user"}]}', 160_000),
     ),
     Hostile(
+        "40,000 messages",
+        _repeated(b'{"messages":[', b'{"role":"user"},', b'{"role":"user"}]}', 639_000),
+    ),
+    Hostile(
+        "100,000 messages without a field",
+        _repeated(b'{"messages":[', b"{},", b"{}]}", 299_000),
+    ),
+    Hostile(
         "36,000 parts of messages",
         b'{"messages":['
         + b",".join(

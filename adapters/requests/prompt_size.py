@@ -51,16 +51,20 @@ class _Request(msgspec.Struct):
     tools: Raw = _ABSENT
 
 
-class _Function(msgspec.Struct):
+# A request may have 100,000 of the following objects, so they are not tracked by the garbage
+# collector. None is part of a cycle.
+
+
+class _Function(msgspec.Struct, gc=False):
     description: Raw = _ABSENT
     arguments: Raw = _ABSENT
 
 
-class _Call(msgspec.Struct):
+class _Call(msgspec.Struct, gc=False):
     function: _Function | None = None
 
 
-class _Part(msgspec.Struct):
+class _Part(msgspec.Struct, gc=False):
     """The fields with text of a message, a part of one, an input item or a tool."""
 
     content: Raw = _ABSENT
@@ -86,6 +90,7 @@ class _Part(msgspec.Struct):
 _REQUEST: Final = msgspec.json.Decoder(_Request)
 _ITEMS: Final = msgspec.json.Decoder(list[Raw])
 _PART: Final = msgspec.json.Decoder(_Part)
+_PARTS: Final = msgspec.json.Decoder(list[_Part])
 _DEEPEST: Final = 4
 """Levels of nested lists that are read: messages, their parts, the parts of a tool's result, and
 those of a search result in it."""
@@ -149,9 +154,16 @@ def _strings(values: Iterable[Raw], levels: int) -> Iterator[memoryview]:
         if _starts(value, b'"'):
             yield memoryview(value)[1:-1]
         elif levels and _starts(value, b"["):
-            for item in _ITEMS.decode(value):
-                if _starts(item, b"{"):
-                    yield from _strings(_PART.decode(item).texts(), levels - 1)
+            for part in _parts(value):
+                yield from _strings(part.texts(), levels - 1)
+
+
+def _parts(value: Raw) -> list[_Part]:
+    """Return the objects of a list, usually in one pass over their texts."""
+    try:
+        return _PARTS.decode(value)
+    except msgspec.ValidationError:  # the list has other values too
+        return [_PART.decode(item) for item in _ITEMS.decode(value) if _starts(item, b"{")]
 
 
 def _count(piece: bytes) -> tuple[int, int]:
