@@ -31,17 +31,18 @@ class ResponseHeaders(Mapping[str, str]):
     `items` has every header in the order of the response; a lookup returns the first of its name.
     """
 
-    __slots__ = ("_pairs",)
+    __slots__ = ("_first", "_pairs")
 
     def __init__(self, pairs: list[tuple[str, str]]) -> None:
         self._pairs = pairs
+        self._first = {name.lower(): value for name, value in reversed(pairs)}
 
     def __getitem__(self, name: str) -> str:
-        lower = name.lower()
-        for other, value in self._pairs:
-            if other.lower() == lower:
-                return value
-        raise KeyError(name)
+        return self._first[name.lower()]
+
+    def get(self, name: str, default: str | None = None) -> str | None:  # type: ignore[override]
+        """Return a header, or `default`. The inherited method is slow for an absent one."""
+        return self._first.get(name.lower(), default)
 
     def __iter__(self) -> Iterator[str]:
         return iter([name for name, _ in self._pairs])

@@ -85,7 +85,10 @@ class ResponseParser:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Record a header, or ignore a trailer."""
-        self._count(len(name) + len(value) + _HEADER_BYTES)
+        # As `_count`, without another call for each header.
+        self._head_bytes += len(name) + len(value) + _HEADER_BYTES
+        if self._head_bytes > MAX_HEAD_BYTES:
+            raise failures.malformed_response()
         if self.head is None:
             text = value.decode("latin-1").strip(" \t")
             self._headers.append((name.decode("latin-1"), text))

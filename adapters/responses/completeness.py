@@ -72,7 +72,8 @@ def stream_end(
         events: its last events.
         is_whole: whether they are all events of the stream.
     """
-    reported = _last_error(events)
+    data = b"\n".join([event.data for event in events])
+    reported = _last_error(events, data)
     failure = None if reported is None else reported[1]
     if operation is Operation.MESSAGES:
         reports, complete = _messages_end(events, has_output=not is_whole)
@@ -84,7 +85,8 @@ def stream_end(
         is_final = complete and bool(reports)
     else:
         reports = _last_usage(events)
-        complete, choices = _choices_end(events, has_output=not is_whole)
+        one_choice = not _OTHER_INDEX.search(data)
+        complete, choices = _choices_end(events, has_output=not is_whole, one_choice=one_choice)
         missing = "a finish reason or data: [DONE]"
         is_final = complete and any(map(_is_full, reports)) and events[-1].data == b"[DONE]"
     if failure is None and not complete:
@@ -117,8 +119,11 @@ def is_final_event(operation: Operation, event: ServerSentEvent) -> bool:
 
 
 def _last_error(
-    events: Sequence[ServerSentEvent],
+    events: Sequence[ServerSentEvent], data: bytes
 ) -> tuple[ServerSentEvent, ResponseFailure] | None:
+    """Return the last event that reports an error, with that error; `data` is that of all events."""
+    if not has_error_word(data) and not has_error_word(b"".join([one.name for one in events])):
+        return None
     for event in reversed(events):
         if has_error_word(event.data) or (event.name and has_error_word(event.name)):
             failure = event_failure(event.name, event.data)
@@ -141,17 +146,19 @@ def _decoded(events: Iterable[ServerSentEvent], needle: bytes) -> Iterator[Event
                 yield decoded
 
 
-def _choices_end(events: Sequence[ServerSentEvent], *, has_output: bool) -> tuple[bool, int]:
+def _choices_end(
+    events: Sequence[ServerSentEvent], *, has_output: bool, one_choice: bool
+) -> tuple[bool, int]:
     """Return whether chat or completions are complete, and the number of choices.
 
     Args:
         events: the last events of the stream.
         has_output: whether output precedes these events.
+        one_choice: whether no event has another choice than 0.
     """
     done = False
     seen: set[bytes] = set()
     finished: set[bytes] = set()
-    has_one_choice = not _OTHER_INDEX.search(b"\n".join([event.data for event in events]))
     for event in reversed(events):
         if event.data.strip() == b"[DONE]":
             done = True
@@ -161,7 +168,7 @@ def _choices_end(events: Sequence[ServerSentEvent], *, has_output: bool) -> tupl
                 seen.add(index)
                 if choice.finish_reason:
                     finished.add(index)
-            if has_one_choice and (finished or (done and seen)):
+            if one_choice and (finished or (done and seen)):
                 break  # earlier events cannot change the result
     if done:
         return has_output or bool(seen), max(len(seen), 1)

@@ -6,8 +6,6 @@ last bytes of the silent streams.
 """
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final
 
 from provider_agent.adapters.responses.relay import Relay
@@ -26,19 +24,18 @@ class StreamEnds:
         self._relays: set[Relay] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    @contextmanager
-    def watch(self, relay: Relay) -> Iterator[None]:
-        """Check a relay while the context is open."""
+    def watch(self, relay: Relay) -> None:
+        """Check a relay until `forget`."""
         self._relays.add(relay)
         if self._timer is None:
             self._schedule()
-        try:
-            yield
-        finally:
-            self._relays.discard(relay)
-            if not self._relays and self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
+
+    def forget(self, relay: Relay) -> None:
+        """Do not check a relay any more; ignore one that is not checked."""
+        self._relays.discard(relay)
+        if not self._relays and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _schedule(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(_CHECK_S, self._check)

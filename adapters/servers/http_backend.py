@@ -100,6 +100,7 @@ class HttpBackend(Backend):
         self._clock = clock
         # A proxy is for remote services only, not for servers in the operator's network.
         self._proxy = None if self.native else environment_proxy(self.settings.url)
+        self._secrets = frozenset({self.settings.api_key} if self.settings.api_key else ())
         self._http_client: HttpClient | None = None
         self._upstream_ids: dict[str, str] = {}
         self._wall_clock: Callable[[], float] = time.time
@@ -254,11 +255,11 @@ class HttpBackend(Backend):
             estimated_start=self.estimates_prompt,
         )
         self._running_timeouts.add(timeouts)
+        self._stream_ends.watch(relay)
         try:
             async with timeouts:
-                with self._stream_ends.watch(relay):
-                    upstream = HttpRequest(operation.path, job_headers(job), request.body)
-                    error = await relay.run(self._client(), upstream, self._secrets())
+                upstream = HttpRequest(operation.path, job_headers(job), request.body)
+                error = await relay.run(self._client(), upstream, self._secrets)
                 if error is not None:
                     raise self._error_of(error)
         except asyncio.CancelledError:
@@ -267,6 +268,7 @@ class HttpBackend(Backend):
                 sink.response_ended(ResponseOutcome(least_input_tokens=least_tokens()))
             raise
         finally:
+            self._stream_ends.forget(relay)
             self._running_timeouts.discard(timeouts)
 
     def _prepare_and_count(
@@ -338,9 +340,6 @@ class HttpBackend(Backend):
         )
         return ProxiedClient(url, headers, connections)
 
-    def _secrets(self) -> frozenset[str]:
-        return frozenset({self.settings.api_key} if self.settings.api_key else ())
-
     def status_error(self, response: ServerResponse, wait_s: float | None = None) -> BadStatus:
         """Return the error for a response without success status.
 
@@ -348,7 +347,7 @@ class HttpBackend(Backend):
             response: the response; secrets are removed from its body.
             wait_s: the wait that its headers ask for. A wait in its body takes precedence.
         """
-        clean = redact_bytes(response.body, MAX_ERROR_BODY_BYTES, self._secrets())
+        clean = redact_bytes(response.body, MAX_ERROR_BODY_BYTES, self._secrets)
         code = code_for_status(response.status, clean)
         # The message of an error that the client caused helps the client. Other messages may
         # contain details of the operator's account.

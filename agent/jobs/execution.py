@@ -105,7 +105,8 @@ class JobExecution:
         self._price = price
         self._first_byte_s: float | None = None
         self._attempts = JobAttempts(header, channel, route, pool, price, poison)
-        self._request_arrived = asyncio.Event()
+        self._request_arrived: asyncio.Event | None = None
+        """Set when the request is complete; None: nothing waits for that."""
         self._stop_reason: StopReason | None = None
         self._stop_detail = ""
         task = asyncio.create_task(self._run(), name=f"job {header.job_id.hex()}")
@@ -153,7 +154,7 @@ class JobExecution:
             return  # a job that is being stopped ignores further pieces, as an ended job does
         request = self.channel.request
         request.receive(chunk)
-        if request.complete:
+        if self._request_arrived is not None and request.complete:
             self._request_arrived.set()
 
     def stop(self, reason: StopReason, detail: str) -> None:
@@ -195,6 +196,7 @@ class JobExecution:
         """Execute the job on one backend after the other, until one responds or none is left."""
         request = self.channel.request
         if not request.complete:
+            self._request_arrived = asyncio.Event()
             await self._request_arrived.wait()
         job = join_request(self.header, request.take())
         self._attempts.set_request(job.request)

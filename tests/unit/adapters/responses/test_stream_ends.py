@@ -76,12 +76,14 @@ class CountingRelay(Relay):
 @in_virtual_time
 async def test_timer_runs_only_while_jobs_run() -> None:
     ends, first, second = StreamEnds(), CountingRelay(), CountingRelay()
-    with ends.watch(first):
-        with ends.watch(second):
-            await asyncio.sleep(END_S)
-        assert first.checks == second.checks > 0
-        await asyncio.sleep(END_S)
-        assert first.checks > second.checks
+    ends.watch(first)
+    ends.watch(second)
+    await asyncio.sleep(END_S)
+    ends.forget(second)
+    assert first.checks == second.checks > 0
+    await asyncio.sleep(END_S)
+    assert first.checks > second.checks
+    ends.forget(first)
     checked = first.checks
     await asyncio.sleep(5 * END_S)
     assert first.checks == checked
