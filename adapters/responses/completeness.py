@@ -121,7 +121,7 @@ def is_final_event(operation: Operation, event: ServerSentEvent) -> bool:
 def _last_error(
     events: Sequence[ServerSentEvent], data: bytes
 ) -> tuple[ServerSentEvent, ResponseFailure] | None:
-    """Return the last event that reports an error, with that error; `data` is that of all events."""
+    """Return the last event with an error, and that error; `data` is that of all events."""
     if not has_error_word(data) and not has_error_word(b"".join([one.name for one in events])):
         return None
     for event in reversed(events):
