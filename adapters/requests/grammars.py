@@ -8,7 +8,6 @@ tokens; 500 properties took half a second (measured with a tiny model).
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from hashlib import sha256
 from typing import Final
 
@@ -72,8 +71,10 @@ class Grammar(Size, frozen=True):
                 rules = read_gbnf(text.decode())
             except NotGbnfError:
                 raise RefusedRequest(f"{name} is not a grammar in GBNF") from None
-            with _refused_stacks(name):
+            try:
                 review.stack_budget.add(rules, "root")
+            except TooManyStacksError:
+                raise _too_many_stacks(name) from None
         return value
 
 
@@ -139,8 +140,10 @@ class Schema(msgspec.Struct, frozen=True):
             if checked.sent is None or len(text) <= _MAX_SENT_BYTES:
                 _CHECKED[key] = checked
         elif budget:
-            with _refused_stacks(name):
+            try:
                 budget.spend(checked.stacks, checked.steps)
+            except TooManyStacksError:
+                raise _too_many_stacks(name) from None
         return value if checked.sent is None else checked.sent
 
 
@@ -154,9 +157,11 @@ def _check_schema(text: bytes, name: str, review: Review) -> _Checked:
     inner = _in_string(schema, name) if isinstance(schema, str) else schema
     _check_levels(inner, name, review)
     if budget:
-        with _refused_stacks(name):
+        try:
             for one in _schemas(inner):
                 budget.add(schema_rules(one), ROOT)
+        except TooManyStacksError:
+            raise _too_many_stacks(name) from None
         stacks, steps = budget.stacks - stacks, steps - budget.steps
     encoded = _ENCODER.encode(schema)
     return _Checked(None if encoded == text else Raw(encoded), stacks, steps)
@@ -184,14 +189,10 @@ class Tool(Typed, frozen=True):
         return checked
 
 
-@contextmanager
-def _refused_stacks(name: str) -> Iterator[None]:
-    try:
-        yield
-    except TooManyStacksError:
-        reason = f"over {MAX_STACKS} optional parts or alternatives at one point"
-        recursive = "alternatives that begin alike and contain each other"
-        raise RefusedRequest(f"{name} has {reason}, or {recursive}") from None
+def _too_many_stacks(name: str) -> RefusedRequest:
+    reason = f"over {MAX_STACKS} optional parts or alternatives at one point"
+    recursive = "alternatives that begin alike and contain each other"
+    return RefusedRequest(f"{name} has {reason}, or {recursive}")
 
 
 def _schemas(value: object) -> Iterator[dict[str, object]]:

@@ -29,6 +29,7 @@ def count(fields: object, operation: Operation = CHAT, enough: int | None = None
         (chat(""), CHAT, 0),
         (chat(None), CHAT, 0),
         (chat([{"type": "text", "text": WORDS}, {"type": "text", "text": "six"}]), CHAT, 6),
+        (chat(["six", {"type": "text", "text": WORDS}, None]), CHAT, 5),
         (chat("x" * 80), CHAT, 80 // CHARS_PER_TOKEN),
         (chat("海" * 80), CHAT, 80 // CHARS_PER_TOKEN),
         (chat(" " * 10_000), CHAT, 0),
