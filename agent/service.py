@@ -241,10 +241,14 @@ class Service:
         self._stop_requested.set()  # not `stop`, which counts as the second signal while draining
 
     async def _serve_status(self, server: StatusServer) -> None:
-        """Serve the status when the link is up, or soon: a probe does not wait for long."""
+        """Serve the status when it is asked for, and the link is up or had time to get up.
+
+        Serving imports aiohttp: a fifth of the agent's memory, which many agents never need.
+        """
         with suppress(TimeoutError):
             async with asyncio.timeout(STATUS_DELAY_S):
                 await self.uplink.connected.wait()
+        await server.wait_for_connection()
         await server.serve()
 
     async def _send_heartbeats(self) -> None:

@@ -80,6 +80,18 @@ class StatusServer:
             ) from error
         log.info("status server listening", address=self.address)
 
+    async def wait_for_connection(self) -> None:
+        """Return when a connection waits for `serve`."""
+        loop, arrived = asyncio.get_running_loop(), asyncio.Event()
+        for listening in self._sockets:
+            listening.setblocking(False)
+            loop.add_reader(listening, arrived.set)
+        try:
+            await arrived.wait()
+        finally:
+            for listening in self._sockets:
+                loop.remove_reader(listening)
+
     async def serve(self) -> None:
         """Respond to requests until `stop`. Cancellation leaves the sockets to `stop`."""
         # In a thread, because the import takes longer than an event of a stream may be delayed.

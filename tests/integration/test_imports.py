@@ -116,7 +116,8 @@ async def running_agent(
 
 
 async def test_run_imports_what_it_needs_before_its_first_job(tmp_path: Path) -> None:
-    async with running_agent(tmp_path, "off") as (process, peer):
+    # Nothing connects to the status server.
+    async with running_agent(tmp_path, "127.0.0.1:0") as (process, peer):
         started_at = time.monotonic()
         job = new_job(MODEL)
         await peer.send_jobs(job)
@@ -127,7 +128,7 @@ async def test_run_imports_what_it_needs_before_its_first_job(tmp_path: Path) ->
     assert [entry.name for entry in imports if entry.at > started_at] == []
 
 
-async def test_status_server_imports_two_more_packages(tmp_path: Path) -> None:
+async def test_first_request_for_the_status_imports_two_more_packages(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

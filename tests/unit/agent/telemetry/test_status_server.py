@@ -13,6 +13,7 @@ from provider_agent.agent.telemetry.metrics import Metrics
 from provider_agent.agent.telemetry.status import BackendStatus, StatusSnapshot
 from provider_agent.agent.telemetry.status_pages import KEEP_ALIVE_S, MAX_CONNECTIONS
 from provider_agent.agent.telemetry.status_server import StatusServer, StatusServerError
+from tests.kit.loops import on_both_loops
 from tests.kit.virtual_time import in_virtual_time, now
 
 
@@ -149,10 +150,15 @@ async def test_invalid_request_is_refused_at_once_without_a_log_line(
     assert not caplog.records
 
 
-async def test_early_connection_waits_until_the_server_serves(agent: FakeAgent) -> None:
-    server = StatusServer("127.0.0.1:0", agent.status, Metrics())
+@on_both_loops
+async def test_early_connection_waits_until_the_server_serves() -> None:
+    server = StatusServer("127.0.0.1:0", FakeAgent().status, Metrics())
     server.listen()
+    waiting = asyncio.create_task(server.wait_for_connection())
+    await asyncio.sleep(0)
+    assert not waiting.done()
     reader, writer = await connect(server, b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n")
+    await waiting
     await server.serve()
     assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
     writer.close()
