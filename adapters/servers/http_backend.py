@@ -206,7 +206,10 @@ class HttpBackend(Backend):
         return {name: loads[upstream] for name, upstream in listed if upstream in loads}
 
     def prepare(self, job: Job, operation: Operation) -> UpstreamRequest:
-        """Prepare a job's request for this server. `execute` prepares large requests in a thread.
+        """Prepare a job's request for this server.
+
+        `execute` calls it in the event loop, and again in a thread if it may take long; see
+        `offload.call`.
 
         Raises:
             BadRequest: the request is not one JSON object, or the request policy rejects it.
@@ -276,7 +279,8 @@ class HttpBackend(Backend):
     ) -> tuple[UpstreamRequest, Callable[[], int]]:
         """Prepare a job's request; return it, and a function for a lower bound of its tokens.
 
-        Large prompts are counted now, in the thread; others only if the server reports no count.
+        The prompts of large requests are counted now, in the thread; others only if the server
+        reports no count.
         """
         request, size = self.prepare(job, operation), len(job.request)
         count = partial(least_prompt_tokens, job.request, operation, size - 1)

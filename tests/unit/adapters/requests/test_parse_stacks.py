@@ -247,6 +247,22 @@ def test_schemas_of_passthroughs_are_not_analyzed() -> None:
         raw_body(kind, chat(**forms(SLOW_SCHEMAS["recursive lists"])[2]))
 
 
+def test_schema_that_a_passthrough_has_received_is_analyzed_for_a_native_server() -> None:
+    request = chat(**forms(SLOW_SCHEMAS["recursive lists"])[2])
+
+    raw_body("openrouter", request)
+    with pytest.raises(BadRequest):
+        raw_body("llamacpp", request)
+
+
+def test_schema_is_sent_alike_when_it_was_checked_before() -> None:
+    schema = b'{ "type": "object", "title": "alike", "type": "string" }'
+    request = b'{"messages":[],"json_schema":' + schema + b"}"
+    sent = b'{"messages":[],"json_schema":{"type":"string","title":"alike"},"model":"m"}'
+
+    assert [raw_body("vllm", request) for _ in range(2)] == [sent, sent]
+
+
 def test_bound_holds_for_all_schemas_of_a_request_together() -> None:
     schema = optional(400, STRING)
     answer = {"response_format": {"type": "json_object", "schema": schema}}
