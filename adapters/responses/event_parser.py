@@ -9,6 +9,7 @@ from typing import Final
 
 from msgspec import Struct
 
+_LF, _CR = b"\n\r"
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 
@@ -90,7 +91,7 @@ class EventParser:
 
 def parse_events(data: bytes) -> list[ServerSentEvent]:
     """Return all events of a stream, also one that the end of `data` cuts off."""
-    if b"\r" in data or _BYTE_ORDER_MARK in data:
+    if _CR in data or data.find(_BYTE_ORDER_MARK) >= 0:
         return _parse([], data)
     # The usual stream: LF ends the lines, and an event is a block of one or two known lines.
     *blocks, rest = data.split(b"\n\n")
@@ -99,7 +100,7 @@ def parse_events(data: bytes) -> list[ServerSentEvent]:
         name, value = b"", block
         if block.startswith(b"event: "):
             name, _, value = block[7:].partition(b"\n")
-        if value.startswith(b"data: ") and b"\n" not in value:
+        if value.startswith(b"data: ") and _LF not in value:
             events.append(ServerSentEvent(name, value[6:]))
         else:
             _parse(events, block + b"\n\n")

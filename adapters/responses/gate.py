@@ -26,6 +26,9 @@ RESPONSES_HELD_BYTES: Final = 2 * 1024 * 1024
 """The same for Responses, which begins with two events that repeat the instructions and tools."""
 
 
+_LF, _CR = b"\n\r"
+
+
 class GateState(StrEnum):
     """What the start of a response shows."""
 
@@ -79,10 +82,10 @@ def _begins_with_output(data: bytes) -> bool:
     # What is not output has one of these words, unless an escape hides it.
     return not (
         has_error_word(line)
-        or b"response." in line
-        or b"\\u" in line
-        or b"\n" in line
-        or b"\r" in line
+        or line.find(b"response.") >= 0
+        or line.find(b"\\u") >= 0
+        or _LF in line
+        or _CR in line
     )
 
 
