@@ -109,15 +109,14 @@ class JobExecution:
         """Set when the request is complete; None: nothing waits for that."""
         self._stop_reason: StopReason | None = None
         self._stop_detail = ""
-        task = asyncio.create_task(self._run(), name=f"job {header.job_id.hex()}")
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(self._run(), name=f"job {header.job_id.hex()}")
         # A callback, because a task that is cancelled before its first step never runs its own
         # `finally`.
         task.add_done_callback(self._task_done)
         self._task: asyncio.Task[JobEnd | None] | None = task
         """None after the end."""
-        self._timer = asyncio.get_running_loop().call_later(
-            header.deadline_ms / 1000, self._deadline_passed
-        )
+        self._timer = loop.call_later(header.deadline_ms / 1000, self._deadline_passed)
         """Calls `_deadline_passed` at the deadline. `stop` replaces it by a timer that calls
         `_abandon` after `CANCEL_S`."""
 
