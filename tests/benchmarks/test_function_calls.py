@@ -24,7 +24,7 @@ MAX_PER_READ = 118 * MARGIN
 MAX_PER_FURTHER_EVENT = 1.0
 """0.6: events of one read share almost everything. One more call per event exceeds the bound."""
 
-MAX_PER_JOB = 1290 * MARGIN
+MAX_PER_JOB = 1140 * MARGIN
 """Of a job with one event."""
 
 MAX_READ_TO_OBVIOUS = 0.9 * MARGIN
