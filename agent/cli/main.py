@@ -1,5 +1,6 @@
 """The `provider-agent` command. Each subcommand has its own module, imported when it is used."""
 
+import gc
 import io
 import sys
 from importlib import import_module
@@ -70,6 +71,9 @@ class _LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args[:1] == ["run"]:
+            # Imports create many objects and hardly any garbage.
+            gc.disable()
+            ctx.call_on_close(gc.enable)
             # Before the imports of `run`, which take most of the start-up time.
             ctx.obj = ctx.with_resource(EarlySignals())
         return super().resolve_command(ctx, args)

@@ -141,6 +141,7 @@ async def _main(start: _Start, identity: "Identity") -> int:
         service, start.reload, lambda new: unusable_files(new.coordinator), start.secrets
     )
     gc.freeze()  # a full garbage collection then visits what jobs allocate, not all modules
+    gc.enable()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, service.stop)

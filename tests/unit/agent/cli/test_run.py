@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import socket
 
 import click
@@ -8,6 +9,7 @@ from click.testing import CliRunner
 from provider_agent.agent.cli.main import main
 from provider_agent.agent.cli.run import log_failed_task, run
 from provider_agent.agent.config.flags import FLAGS
+from provider_agent.agent.service import Service
 from tests.unit.agent.cli.calls import COORDINATOR, ECHO, invoke
 
 
@@ -89,6 +91,28 @@ def test_run_without_a_backend_prints_a_warning(runner: CliRunner) -> None:
 
     warning, _ = result.output.splitlines()
     assert "no backend is configured; add a [[backends]] table" in warning
+
+
+def test_garbage_is_collected_while_the_agent_serves(
+    runner: CliRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enabled: list[bool] = []
+
+    async def serve(_service: Service) -> int:
+        enabled.append(gc.isenabled())
+        return 0
+
+    monkeypatch.setattr(Service, "run", serve)
+    invoke(runner, "run", config=COORDINATOR + ECHO)
+    gc.unfreeze()
+
+    assert enabled == [True]
+
+
+def test_failed_start_leaves_the_garbage_collector_enabled(runner: CliRunner) -> None:
+    invoke(runner, "run", "--max-concurrent", "0", config=COORDINATOR)
+
+    assert gc.isenabled()
 
 
 def test_no_option_accepts_a_secret() -> None:
