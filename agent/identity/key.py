@@ -9,13 +9,13 @@ import binascii
 import errno
 import hashlib
 import os
+import re
 import secrets
 import stat
 from pathlib import Path
 from typing import Final
 
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from provider_agent.advised_error import AdvisedError
@@ -28,6 +28,13 @@ MAX_FILE_BYTES: Final = 16 * 1024
 
 _NO_HARD_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 """Errors of file systems without hard links (FAT, some network and container volumes)."""
+
+_PEM_FORM: Final = b"-----BEGIN PRIVATE KEY-----\n%b\n-----END PRIVATE KEY-----\n"
+_PEM: Final = re.compile(_PEM_FORM % rb"([A-Za-z0-9+/]{64})")
+"""The form in which this module and OpenSSL write a key of 32 bytes."""
+
+_PKCS8_PREFIX: Final = bytes.fromhex("302e020100300506032b657004220420")
+"""The DER encoding that precedes the 32 bytes of a private key (RFC 8410, section 7)."""
 
 _RUST_BEGIN: Final = "-----BEGIN USEPOD AGENT KEY-----"
 _RUST_END: Final = "-----END USEPOD AGENT KEY-----"
@@ -127,6 +134,13 @@ def _parse(content: bytes) -> Ed25519PrivateKey:
         raise ValueError("too big")
     if content.lstrip().startswith(_RUST_BEGIN.encode()):
         return _parse_rust_file(content.decode())
+    if (found := _PEM.fullmatch(content)) is not None:
+        der = base64.b64decode(found[1])
+        if der.startswith(_PKCS8_PREFIX):
+            return Ed25519PrivateKey.from_private_bytes(der[len(_PKCS8_PREFIX) :])
+    # Imported only for a file of another form, because it takes a megabyte of memory.
+    from cryptography.hazmat.primitives import serialization
+
     key = serialization.load_pem_private_key(content, password=None)
     if not isinstance(key, Ed25519PrivateKey):
         raise TypeError("a key of another algorithm")
@@ -172,11 +186,8 @@ def _reason(content: bytes) -> str:
 
 def _create(path: Path) -> None:
     """Write a new key to `path`, durably; an existing file is kept."""
-    content = Ed25519PrivateKey.generate().private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
+    der = _PKCS8_PREFIX + Ed25519PrivateKey.generate().private_bytes_raw()
+    content = _PEM_FORM % base64.b64encode(der)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         _make_private_directory(path.parent)

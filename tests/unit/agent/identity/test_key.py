@@ -99,6 +99,11 @@ def test_key_file_of_the_rust_agent_is_loaded(tmp_path: Path) -> None:
 
 SECRET = bytes(range(32))
 PUBLIC = Ed25519PrivateKey.from_private_bytes(SECRET).public_key().public_bytes_raw()
+PEM = Ed25519PrivateKey.from_private_bytes(SECRET).private_bytes(
+    serialization.Encoding.PEM,
+    serialization.PrivateFormat.PKCS8,
+    serialization.NoEncryption(),
+)
 OTHER_ALGORITHM = generate_private_key(SECP256R1()).private_bytes(
     serialization.Encoding.PEM,
     serialization.PrivateFormat.PKCS8,
@@ -112,9 +117,37 @@ ENCRYPTED = Ed25519PrivateKey.from_private_bytes(SECRET).private_bytes(
 
 
 @pytest.mark.parametrize(
+    "content",
+    [PEM, PEM.replace(b"\n", b"\r\n"), PEM.rstrip(), b"a comment\n" + PEM],
+    ids=["as written", "CRLF", "no line end", "comment"],
+)
+def test_forms_of_a_pem_file_are_loaded(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "identity.key"
+    path.write_bytes(content)
+    path.chmod(0o600)
+
+    assert load(path).public_key == PUBLIC
+
+
+def test_new_key_file_is_pkcs8(tmp_path: Path) -> None:
+    path = tmp_path / "identity.key"
+    identity = load_or_create(path)
+
+    key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+    assert isinstance(key, Ed25519PrivateKey)
+    assert key.public_key().public_bytes_raw() == identity.public_key
+    assert path.read_bytes() == key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+
+
+@pytest.mark.parametrize(
     ("content", "reason"),
     [
         (b"", "the file is empty"),
+        (PEM.replace(b"MC4", b"MC5"), "not an Ed25519 key"),
         (b" \n", "the file is empty"),
         (b"not a key", "not an Ed25519 key in PKCS #8 PEM form"),
         (b"\xff\x00" * 10, "not an Ed25519 key"),
@@ -129,7 +162,7 @@ ENCRYPTED = Ed25519PrivateKey.from_private_bytes(SECRET).private_bytes(
         (rust_agent_file(SECRET, PUBLIC).replace("secret", "x").encode(), "lines are missing"),
     ],
     # Numbers, because the contents differ in each process, and pytest-xdist requires equal ids.
-    ids=range(13),
+    ids=range(14),
 )
 def test_damaged_file_is_an_error_and_is_not_changed(
     tmp_path: Path, content: bytes, reason: str
