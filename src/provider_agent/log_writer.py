@@ -41,7 +41,8 @@ class ThreadedHandler(logging.Handler):
         """Dropped lines that the next `log lines dropped` line will count."""
         self._lines: deque[bytes] = deque()
         self._queued_bytes = 0
-        self._lock = threading.Lock()
+        # Reentrant: the garbage collector may run at any time, and a finalizer may log.
+        self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -61,12 +62,13 @@ class ThreadedHandler(logging.Handler):
                 self.dropped += 1
                 self._unreported += 1
                 return
+            thread_waits = not self._lines
             self._lines.append(line)
             self._queued_bytes += len(line)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._write_lines, daemon=True, name="log")
                 self._thread.start()
-            if len(self._lines) == 1:  # the thread does not wait while there are lines
+            if thread_waits:
                 self._changed.notify_all()
 
     def flush(self) -> None:

@@ -1,6 +1,8 @@
 import io
 import logging
 import os
+import threading
+from collections import deque
 from collections.abc import Iterator
 
 import pytest
@@ -61,6 +63,32 @@ def test_lines_are_written_in_order(pipe: tuple[int, int], logger: logging.Logge
 
     lines = os.read(reading, 65536).decode().splitlines()
     assert lines == [*(f"line {number}" for number in range(100)), "a lone surrogate \\udcff"]
+
+
+def test_finalizer_may_log_while_a_line_is_queued(pipe: tuple[int, int]) -> None:
+    # The garbage collector may run in the middle of `emit`.
+    reading, writing = pipe
+    handler = ThreadedHandler(writing)
+
+    class FirstAppendLogs(deque[bytes]):
+        logs = True
+
+        def append(self, line: bytes) -> None:
+            if self.logs:
+                self.logs = False
+                handler.emit(logging.makeLogRecord({"msg": "unclosed socket"}))
+            super().append(line)
+
+    handler._lines = FirstAppendLogs()
+    record = logging.makeLogRecord({"msg": "job ended"})
+    thread = threading.Thread(target=handler.emit, args=(record,), daemon=True)
+    thread.start()
+    thread.join(5)
+
+    assert not thread.is_alive(), "emit waits for itself"
+    handler.flush()
+    assert os.read(reading, 65536) == b"unclosed socket\njob ended\n"
+    handler.close()
 
 
 @pytest.mark.parametrize("blocking", [True, False], ids=["blocking fd", "non-blocking fd"])
