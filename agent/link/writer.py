@@ -12,6 +12,7 @@ from provider_agent.agent.link.coalescing import Coalescing
 from provider_agent.agent.link.frame_log import log_sent
 from provider_agent.agent.link.link_connection import LinkConnection
 from provider_agent.agent.link.message_encoder import MessageEncoder
+from provider_agent.protocol.frames import AgentFrame
 from provider_agent.websocket.message_size import MessageSize
 from provider_agent.websocket.write_progress import WriteProgress
 
@@ -77,18 +78,19 @@ class LinkWriter:
         self._is_busy = False
         if self._is_stopped or not self._connection.is_open:
             return
-        frames = self._outbox.next_batch(self._size.limit_bytes)
-        if not frames:
-            return
-        size = 0
         try:
-            for message in self._encoder.encode(frames):
-                self._connection.write_message(message)
-                size += len(message)
+            self._send_batch(self._outbox.next_batch(self._size.limit_bytes))
         except Exception as error:  # noqa: BLE001 - the link raises it
             self._is_stopped = True
             self.failed.set_exception(error)
+
+    def _send_batch(self, frames: list[AgentFrame]) -> None:
+        if not frames:
             return
+        size = 0
+        for message in self._encoder.encode(frames):
+            self._connection.write_message(message)
+            size += len(message)
         log_sent(frames)
         self._rest_is_due = (
             self._coalescing.is_due(len(frames), size) and not self._outbox.has_control
