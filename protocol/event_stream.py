@@ -3,7 +3,7 @@
 
 def unify_line_ends(data: bytes) -> bytes:
     """Replace CRLF and CR by LF; all three end a line (WHATWG HTML, section 9.2.6)."""
-    return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in data else data
+    return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if 0x0D in data else data
 
 
 def ends_between_events(tail: bytes) -> bool:

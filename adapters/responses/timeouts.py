@@ -82,7 +82,8 @@ class JobTimeouts:
         """Replace the first-byte timeout by the silence timeout."""
         self._has_output = True
         self.last_read_at = self._loop.time()
-        self._restart_timer()
+        if self._deadline() < self._timer.when():
+            self._restart_timer()
 
     def pause(self) -> None:
         """Suspend the silence timeout until `resume`, because the agent does not read."""

@@ -7,6 +7,7 @@ or broke off. The result does not depend on how the bytes were split into chunks
 """
 
 from collections import deque
+from functools import lru_cache
 from typing import Final, Protocol
 
 from msgspec import Struct
@@ -114,6 +115,7 @@ class ResponseValidator(Protocol):
         ...
 
 
+@lru_cache(maxsize=64)
 def is_event_stream(content_type: str) -> bool:
     """Whether a response of this content type is server-sent events."""
     return content_type.partition(";")[0].strip().lower() == "text/event-stream"
@@ -344,7 +346,7 @@ class StreamValidator:
         """Return what the last events show, if earlier ones cannot change it."""
         # `"index":1` may be a second choice. Choices are counted, so all known events are needed.
         several = self._operation in (Operation.CHAT, Operation.COMPLETIONS) and (
-            b'"index":1' in tail
+            tail.find(b'"index":1') >= 0
         )
         if len(tail) <= LAST_BYTES or several or has_error_word(tail):
             return None

@@ -133,8 +133,9 @@ class JobChannel:
 
     def response_ended(self, outcome: ResponseOutcome) -> None:
         """Store the outcome of the response; see `JobSink.response_ended`."""
-        usage = Usage(*map(valid_count, astuple(outcome.usage)))
-        self.outcome = replace(outcome, usage=usage)
+        counts = astuple(outcome.usage)
+        valid = tuple(map(valid_count, counts))
+        self.outcome = outcome if valid == counts else replace(outcome, usage=Usage(*valid))
         if self._truncated:
             self.outcome = self._sent_outcome()
 
