@@ -6,15 +6,19 @@ the outbox, where control frames overtake the others.
 """
 
 import asyncio
+from typing import Final
 
 from provider_agent.agent.jobs.outbox import Outbox
 from provider_agent.agent.link.coalescing import Coalescing
 from provider_agent.agent.link.frame_log import log_sent
 from provider_agent.agent.link.link_connection import LinkConnection
 from provider_agent.agent.link.message_encoder import MessageEncoder
-from provider_agent.protocol.frames import AgentFrame
 from provider_agent.websocket.message_size import MessageSize
 from provider_agent.websocket.write_progress import WriteProgress
+
+MAX_MESSAGES_PER_TURN: Final = 16
+"""On a fast link, the write buffer never becomes full: then reads and other tasks have a turn after
+this many messages, two megabytes."""
 
 
 class LinkWriter:
@@ -49,9 +53,7 @@ class LinkWriter:
         self.failed: asyncio.Future[None] = self._loop.create_future()
         self._is_stopped = False
         self._is_busy = False
-        """Whether the next message needs no new callback: one is scheduled, or will be after a rest
-        or when the write buffer has space."""
-        self._rest_is_due = False
+        """Whether `_send` is scheduled, or will be when the write buffer has space."""
         self._blocked_at: float | None = None
         """The time since when the write buffer is full; None: it has space."""
 
@@ -74,34 +76,46 @@ class LinkWriter:
             self._loop.call_soon(self._send)
 
     def _send(self) -> None:
-        """Send one message with what is ready."""
+        """Send what is ready, then rest if it is due."""
         self._is_busy = False
         if self._is_stopped or not self._connection.is_open:
             return
         try:
-            self._send_batch(self._outbox.next_batch(self._size.limit_bytes))
+            self._send_messages()
         except Exception as error:  # noqa: BLE001 - the link raises it
             self._is_stopped = True
             self.failed.set_exception(error)
 
-    def _send_batch(self, frames: list[AgentFrame]) -> None:
-        if not frames:
-            return
-        size = 0
-        for message in self._encoder.encode(frames):
-            self._connection.write_message(message)
-            size += len(message)
-        log_sent(frames)
-        self._rest_is_due = (
-            self._coalescing.is_due(len(frames), size) and not self._outbox.has_control
-        )
-        if self._connection.paused:
-            self._is_busy = True
-            self._blocked_at = self._loop.time()
-            self._progress.begin(self._blocked_at)
-        else:
+    def _send_messages(self) -> None:
+        """Send until nothing is ready, the write buffer is full, or others must have a turn."""
+        count = size = 0
+        for _ in range(MAX_MESSAGES_PER_TURN):
+            frames = self._outbox.next_batch(self._size.limit_bytes)
+            if not frames:
+                break
+            for message in self._encoder.encode(frames):
+                self._connection.write_message(message)
+                size += len(message)
+            log_sent(frames)
+            count += len(frames)
+            if self._connection.paused:
+                self._is_busy = True
+                self._blocked_at = self._loop.time()
+                self._progress.begin(self._blocked_at)
+                return
             self._size.adapt(0.0)
-            self._continue()
+            if not self._outbox.has_frames:
+                break
+        # What the transport has not written yet must not wait for the rest.
+        if (
+            count
+            and self._coalescing.is_due(count, size)
+            and not self._outbox.has_control
+            and not self._connection.transport.get_write_buffer_size()
+        ):
+            self._coalescing.rest()
+        if self._outbox.has_frames:
+            self._schedule()
 
     def _unblock(self) -> None:
         """Continue after the write buffer was full."""
@@ -111,14 +125,6 @@ class LinkWriter:
             self._size.adapt(now - self._blocked_at)
             self._blocked_at = None
             self._is_busy = False
-            self._continue()
-
-    def _continue(self) -> None:
-        """Rest if it is due; then send the next message if there is one."""
-        # What the transport has not written yet must not wait.
-        if self._rest_is_due and not self._connection.transport.get_write_buffer_size():
-            self._coalescing.rest()
-        if self._outbox.has_frames:
             self._schedule()
 
 
