@@ -90,11 +90,6 @@ class Outbox:
         return [channel.stream for channel in self._channels.values()]
 
     @property
-    def has_control(self) -> bool:
-        """Whether a control frame waits."""
-        return bool(self._control)
-
-    @property
     def has_frames(self) -> bool:
         """Whether `next_batch` may have frames."""
         return bool(self._control or self._ready)

@@ -106,16 +106,15 @@ class LinkWriter:
             self._size.adapt(0.0)
             if not self._outbox.has_frames:
                 break
+        if self._outbox.has_frames:
+            self._schedule()
         # What the transport has not written yet must not wait for the rest.
-        if (
+        elif (
             count
             and self._coalescing.is_due(count, size)
-            and not self._outbox.has_control
             and not self._connection.transport.get_write_buffer_size()
         ):
             self._coalescing.rest()
-        if self._outbox.has_frames:
-            self._schedule()
 
     def _unblock(self) -> None:
         """Continue after the write buffer was full."""
