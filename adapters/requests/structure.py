@@ -50,7 +50,6 @@ _JOINED_SLICES: Final = 8
 """How many slices are counted at once."""
 _QUOTES: Final = 16
 """How many escaped quotes are looked at one by one, before slices are faster again."""
-_BACKSLASH: Final = ord("\\")
 _BRACKETS: Final = b"[]{}"
 _NOT_BRACKETS: Final = bytes(code for code in range(256) if code not in _BRACKETS)
 _AS_LISTS: Final = bytes.maketrans(b"{}", b"[]")
@@ -195,10 +194,19 @@ def _skip_string(request: bytes, begin: int) -> tuple[int, int]:
         quote = request.find(b'"', begin)
         if quote < 0:
             return len(request), 1
-        before = quote
-        while before > begin and request[before - 1] == _BACKSLASH:
-            before -= 1
+        escaped = _backslashes_before(request, begin, quote) % 2
         begin = quote + 1
-        if (quote - before) % 2 == 0:
+        if not escaped:
             return begin, 0
     return begin, 1
+
+
+def _backslashes_before(request: bytes, begin: int, end: int) -> int:
+    """Return how many backslashes are at the end of `request[begin:end]`: usually none or one."""
+    size = 64
+    while True:
+        piece = request[max(begin, end - size) : end]
+        rest = piece.rstrip(b"\\")
+        if rest or size >= end - begin:
+            return len(piece) - len(rest)
+        size *= 16
