@@ -18,9 +18,10 @@ streams are slower, and are not delayed."""
 RATE_WINDOW_S: Final = 0.02
 """The time over which the rate is measured."""
 
-MAX_FRAMES: Final = 100
+MAX_WORK_RESTS: Final = 2.0
 MAX_BYTES: Final = 32 * KIB
-"""A message with more frames or bytes shows that enough output accumulates without a rest."""
+"""If the work since the last message took longer than this many rests, or if the message is larger,
+enough output accumulates without a rest; so it does if nothing arrived for a while."""
 
 AFTER_REQUEST_S: Final = 0.01
 """There is no rest for this long after a part of a request has arrived: its job needs several turns
@@ -46,6 +47,8 @@ class Coalescing:
         self._clock = clock
         self._sleep = sleep
         self._starting_until = 0.0
+        self._continued_at = 0.0
+        """The time of the end of the last message or rest."""
         self._is_busy = False
         self._frames = 0
         """The frames that were sent since `_frames_since`."""
@@ -63,6 +66,8 @@ class Coalescing:
             size: the size of the message, in bytes.
         """
         now = self._clock()
+        work_s = now - self._continued_at
+        self._continued_at = now
         self._frames += frames
         duration_s = now - self._frames_since
         if duration_s >= RATE_WINDOW_S:
@@ -72,7 +77,7 @@ class Coalescing:
             self._frames_since = now
         return (
             self._is_busy
-            and frames <= MAX_FRAMES
+            and work_s <= MAX_WORK_RESTS * self._rest_s
             and size <= MAX_BYTES
             and now >= self._starting_until
         )
@@ -80,3 +85,4 @@ class Coalescing:
     def rest(self) -> None:
         """Block the event loop's thread."""
         self._sleep(self._rest_s)
+        self._continued_at = self._clock()

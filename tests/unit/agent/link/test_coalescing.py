@@ -6,7 +6,6 @@ from provider_agent.agent.jobs.channel import JobChannel
 from provider_agent.agent.link.coalescing import (
     AFTER_REQUEST_S,
     MAX_BYTES,
-    MAX_FRAMES,
     RATE_WINDOW_S,
     Coalescing,
 )
@@ -41,13 +40,14 @@ def is_due_after(clock: FakeClock, coalescing: Coalescing, frames: int, every_s:
         (1, 0.02, False),
         (1, 0.0011, False),
         (1, 0.0009, True),
-        (15, 0.02, False),
-        (25, 0.02, True),
-        (MAX_FRAMES, 0.001, True),
-        (MAX_FRAMES + 1, 0.001, False),
+        (2, 0.0015, True),
+        (1000, 0.001, True),
+        (5, 0.002, True),
+        (5, 0.0021, False),
+        (1000, 0.02, False),
     ],
 )
-def test_loop_rests_at_a_rate_of_one_frame_per_rest(frames: int, every_s: float, due: bool) -> None:
+def test_loop_rests_at_a_high_rate(frames: int, every_s: float, due: bool) -> None:
     clock = FakeClock()
     assert is_due_after(clock, Coalescing(0.001, clock), frames, every_s) is due
     assert not is_due_after(clock, Coalescing(0.0, clock), frames, every_s)
@@ -74,8 +74,11 @@ def test_loop_does_not_rest_while_a_job_starts() -> None:
     coalescing = Coalescing(0.001, clock)
     assert is_due_after(clock, coalescing, 10, 0.001)
     coalescing.request_received()
-    assert not coalescing.is_due(10, 1000)
-    clock.now += AFTER_REQUEST_S
+    end = clock.now + AFTER_REQUEST_S
+    for _ in range(9):
+        clock.now += 0.001
+        assert not coalescing.is_due(10, 1000)
+    clock.now = end
     assert coalescing.is_due(10, 1000)
 
 
@@ -110,20 +113,20 @@ async def send_chunks(channels: list[JobChannel], peer: AgentConnection) -> None
 
 
 async def send_for_a_while(channels: list[JobChannel], peer: AgentConnection) -> None:
-    """Send a chunk of each job every 5 ms, until the rate is known."""
-    for _ in range(10):
-        await asyncio.sleep(0.005)
+    """Send a chunk of each job every 1.5 ms, until the rate is known."""
+    for _ in range(30):
+        await asyncio.sleep(0.0015)
         await send_chunks(channels, peer)
 
 
-@pytest.mark.parametrize("jobs", [1, 4, 6, 100])
+@pytest.mark.parametrize("jobs", [1, 2, 100])
 @in_virtual_time
 async def test_link_rests_while_many_chunks_are_sent(jobs: int) -> None:
     async with ScriptedCoordinator() as coordinator:
         link, peer = await connect(coordinator)
         channels = await start_jobs(link, peer, jobs)
         await send_for_a_while(channels, peer)
-        assert set(link.rests) == ({0.001} if jobs > 5 else set())
+        assert set(link.rests) == ({0.001} if jobs > 1 else set())
         await peer.close(1000)
         await link.disconnect()
 
