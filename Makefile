@@ -18,7 +18,7 @@ COMPILE = $(LOCK_VENV)/bin/uv pip compile --quiet --universal --python-version 3
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test coverage examples soak test-faults test-vllm fuzz check format bench lock clean
+.PHONY: help demo test coverage examples soak test-faults test-vllm fuzz check format bench lock man clean
 
 help:
 	@echo "make demo         requests through coordinator, agent and a real inference server"
@@ -33,6 +33,7 @@ help:
 	@echo "make test-vllm    conformance tests over a real vLLM     (first time: 4 minutes, 2.5 GB)"
 	@echo "make bench        cost of relaying, 20 minutes; pauses by hostile requests (ARGS=--quick)"
 	@echo "make lock         pin the requirements again             (upgrade: ARGS=--upgrade)"
+	@echo "make man          the manual page, as build/man/man1/provider-agent.1"
 	@echo "make clean        remove $(VENV), $(VENV)-lock, $(VENV)-vllm, $(VENV)-3.*, build, dist and all caches"
 
 demo: $(DEMO)
@@ -110,6 +111,10 @@ $(BIN)/python:
 		echo "Use another one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; \
 		exit 1; }
 	@$(PYTHON) -m venv --clear $(VENV)
+
+man: $(DEV)
+	@mkdir -p build/man/man1
+	@$(BIN)/provider-agent man > build/man/man1/provider-agent.1
 
 lock: $(LOCK_VENV)/.installed
 	@$(COMPILE) pyproject.toml --extra demo --group dev --group build -o requirements/dev.txt

@@ -4,11 +4,14 @@ import gc
 import io
 import sys
 from importlib import import_module
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import click
 
 from provider_agent.agent.cli.early_signals import EarlySignals
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 
 class _Command(NamedTuple):
@@ -44,6 +47,13 @@ _COMMANDS: Final = {
         "conformance",
         "Test any coordinator or agent against the protocol.",
     ),
+    "service": _Command(
+        f"{_CLI}.service.command", "service", "Run the agent as a service of systemd or launchd."
+    ),
+    "completion": _Command(
+        f"{_CLI}.completion", "completion", "Print or install the completion of a shell."
+    ),
+    "man": _Command(f"{_CLI}.man_page", "man", "Print the manual page."),
     "version": _Command(
         f"{_CLI}.version", "version", "Print the versions of the agent and its libraries."
     ),
@@ -84,6 +94,17 @@ class _LazyGroup(click.Group):
         command = _COMMANDS[cmd_name]
         found: click.Command = getattr(import_module(command.module), command.name)
         return found
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":
+        from click.shell_completion import CompletionItem
+
+        # Not from the commands, whose imports would take most of the time.
+        names = [
+            CompletionItem(name, help=command.summary)
+            for name, command in _COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        return names + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
