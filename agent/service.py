@@ -87,7 +87,7 @@ class Service:
         self.backends = backends
         self._clock = clock
         self.outbox = Outbox()
-        self.metrics = Metrics()
+        self.metrics = Metrics(clock)
         stats = RollingStats(clock)
         self._discovery = Discovery(
             backends,
@@ -110,7 +110,9 @@ class Service:
         self.uplink = self._new_uplink(identity, uniform, replace=replace)
         self.advertiser = Advertiser(self.outbox, self.uplink.connected, self._capabilities)
         self._slow_consumers = SlowConsumers()
-        self._reports = Reports(config, backends.skipped, self._discovery, self.jobs, stats, clock)
+        self._reports = Reports(
+            config, backends.skipped, self._discovery, self.jobs, stats, self.metrics, clock
+        )
         self._warnings = OfferWarningLog()
         self._heartbeat_s = 0.0
         self._new_link = asyncio.Event()
@@ -250,6 +252,7 @@ class Service:
                 await self.uplink.connected.wait()
         await server.wait_for_connection()
         await server.serve()
+        await self.metrics.loop_lag.measure()  # only an agent that is watched needs it
 
     async def _send_heartbeats(self) -> None:
         while True:

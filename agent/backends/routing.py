@@ -1,6 +1,8 @@
 """Which backends may execute a job, best first."""
 
 from collections.abc import Iterable
+from enum import StrEnum
+from typing import Final
 
 from msgspec import Struct
 
@@ -44,19 +46,54 @@ class Route(Struct, frozen=True):
         return self.backend.id
 
 
+class RefusalReason(StrEnum):
+    """Why the agent refuses a job; finer than the error code, because the remedies differ."""
+
+    DRAINING = "draining"
+    """The agent is stopping."""
+    NOT_SERVED = "model_not_served"
+    """No healthy backend serves the model."""
+    PRICE = "price"
+    """No backend serves the model at the price that was offered."""
+    FORMAT = "format_not_supported"
+    """No backend that serves the model supports the format or the operation."""
+    BACKENDS_FULL = "backends_full"
+    """Every backend that could run the job is at capacity, over its token limit, or down."""
+    AGENT_FULL = "agent_full"
+    """`limits.max_concurrent` jobs run."""
+    TOKEN_LIMIT = "token_limit"  # noqa: S105 - no secret
+    """`limits.max_tokens_per_minute` is used up."""
+
+
+_CODES: Final = {
+    RefusalReason.DRAINING: ErrorCode.DRAINING,
+    RefusalReason.NOT_SERVED: ErrorCode.MODEL_NOT_LOADED,
+    RefusalReason.PRICE: ErrorCode.MODEL_NOT_LOADED,
+    RefusalReason.FORMAT: ErrorCode.FORMAT_NOT_SUPPORTED,
+    RefusalReason.BACKENDS_FULL: ErrorCode.OUT_OF_CAPACITY,
+    RefusalReason.AGENT_FULL: ErrorCode.OUT_OF_CAPACITY,
+    RefusalReason.TOKEN_LIMIT: ErrorCode.OUT_OF_CAPACITY,
+}
+
+
 class Refusal(Struct, frozen=True):
     """Why no backend may execute a job.
 
     Attributes:
-        code: a code of the error registry.
+        reason: why.
         message: human-readable.
         retry_after_s: the shortest wait for a token limit; None if no backend waits for one. A
             backend that is at capacity may accept a job sooner.
     """
 
-    code: ErrorCode
+    reason: RefusalReason
     message: str
     retry_after_s: float | None = None
+
+    @property
+    def code(self) -> ErrorCode:
+        """The error code of the job's end."""
+        return _CODES[self.reason]
 
 
 def choose_routes(
@@ -75,19 +112,19 @@ def choose_routes(
     """
     serving = list(routes)
     if not serving:
-        return Refusal(ErrorCode.MODEL_NOT_LOADED, "no backend of this agent serves the model now")
+        return Refusal(RefusalReason.NOT_SERVED, "no backend of this agent serves the model now")
     if offered is not None:
         serving = [
             route for route in serving if route.native or offered.covers(route.price, native=False)
         ]
     if not serving:
-        return Refusal(ErrorCode.MODEL_NOT_LOADED, "no backend serves the model at the job's price")
+        return Refusal(RefusalReason.PRICE, "no backend serves the model at the job's price")
     operation = find_operation(wire_format, operation_name)
     supporting = [route for route in serving if operation in route.operations]
     if not supporting:
         wanted = f"{operation_name!r} in format {wire_format!r}" if operation_name else wire_format
         return Refusal(
-            ErrorCode.FORMAT_NOT_SUPPORTED,
+            RefusalReason.FORMAT,
             f"no backend that serves the model supports {wanted}",
         )
     free = [route for route in supporting if route.in_flight < route.capacity]
@@ -96,7 +133,7 @@ def choose_routes(
         text = (
             "every backend that supports the request is at capacity, over its token limit, or down"
         )
-        return Refusal(ErrorCode.OUT_OF_CAPACITY, text, min(waits, default=None))
+        return Refusal(RefusalReason.BACKENDS_FULL, text, min(waits, default=None))
     return sorted(free, key=_preference) if len(free) > 1 else free
 
 

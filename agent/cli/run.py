@@ -138,7 +138,11 @@ async def _main(start: _Start, identity: "Identity") -> int:
     log_skipped(backends)
     service = Service(config, identity, backends, replace=start.replace)
     reloader = Reloader(
-        service, start.reload, lambda new: unusable_files(new.coordinator), start.secrets
+        service,
+        start.reload,
+        lambda new: unusable_files(new.coordinator),
+        start.secrets,
+        service.metrics.reloaded,
     )
     gc.freeze()  # a full garbage collection then visits what jobs allocate, not all modules
     gc.enable()

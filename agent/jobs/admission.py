@@ -4,11 +4,10 @@ import logging
 from collections.abc import Callable
 
 from provider_agent.agent.backends.pricing import OfferedPrice
-from provider_agent.agent.backends.routing import Refusal, Route
+from provider_agent.agent.backends.routing import Refusal, RefusalReason, Route
 from provider_agent.agent.backends.token_bucket import resize_bucket
 from provider_agent.agent.jobs.backend_pool import BackendPool, find_routes
 from provider_agent.event_log import EventLogger
-from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.frames import JobHeader
 
 log = EventLogger(__name__)
@@ -73,15 +72,16 @@ class JobAdmission:
 
     def _decide(self, job: JobHeader, in_flight: int, offered: OfferedPrice) -> Route | Refusal:
         if not self.accepting:
-            return Refusal(ErrorCode.DRAINING, "the agent is stopping and accepts no new jobs")
+            return Refusal(RefusalReason.DRAINING, "the agent is stopping and accepts no new jobs")
         routes = find_routes(self._pool, job, offered)
         if isinstance(routes, Refusal):
             return routes
         if in_flight >= self.max_concurrent:
-            return Refusal(ErrorCode.OUT_OF_CAPACITY, f"the agent already runs {in_flight} jobs")
+            text = f"the agent already runs {in_flight} jobs"
+            return Refusal(RefusalReason.AGENT_FULL, text)
         if wait_s := self.token_limit_wait_s:
             text = "the operator's limit of tokens per minute is used up"
-            return Refusal(ErrorCode.OUT_OF_CAPACITY, text, wait_s)
+            return Refusal(RefusalReason.TOKEN_LIMIT, text, wait_s)
         return routes[0]
 
 

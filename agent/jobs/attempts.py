@@ -13,6 +13,7 @@ from provider_agent.agent.jobs.ends import used_tokens
 from provider_agent.agent.jobs.job_log import job_fields
 from provider_agent.agent.jobs.poison_requests import PoisonRequests, request_key
 from provider_agent.event_log import EventLogger
+from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.frames import JobHeader
 
 log = EventLogger(__name__)
@@ -31,6 +32,7 @@ class JobAttempts:
 
     Attributes:
         tried: backend ids in the order of the attempts.
+        failover_causes: the error code of each failed attempt that another attempt followed.
         latest: the latest attempt.
     """
 
@@ -44,6 +46,7 @@ class JobAttempts:
         "_recorded_deaths",
         "_request_key",
         "_unsent",
+        "failover_causes",
         "latest",
         "tried",
     )
@@ -70,6 +73,7 @@ class JobAttempts:
         """`PoisonRequests.recorded` when the latest attempt started."""
         self._unsent = 0
         """How many attempts ended with `Unreachable`: no request was sent."""
+        self.failover_causes: tuple[ErrorCode, ...] = ()
         self.tried: list[str] = []
         self.latest = self._start(route)
 
@@ -108,6 +112,7 @@ class JobAttempts:
                 log.debug("job not failed over", **self.log_fields(error=error.code, reason=route))
             return False
         log.info("job failed over", **self.log_fields(error=str(error.code)))
+        self.failover_causes += (error.code,)
         self._earlier_tokens += tokens
         self.latest = self._start(route)
         return True

@@ -134,6 +134,16 @@ class JobExecution:
         return len(self._attempts.tried)
 
     @property
+    def backend_id(self) -> str:
+        """The id of the backend of the latest attempt."""
+        return self._attempts.tried[-1]
+
+    @property
+    def failover_causes(self) -> tuple[ErrorCode, ...]:
+        """The error code of each failed attempt that another attempt followed."""
+        return self._attempts.failover_causes
+
+    @property
     def duration_s(self) -> float:
         """Seconds since the job arrived."""
         return self._clock() - self._arrived

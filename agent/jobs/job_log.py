@@ -2,8 +2,10 @@
 
 import logging
 
+from provider_agent.agent.backends.routing import RefusalReason
 from provider_agent.protocol.errors import ErrorCode, Fault, entry_for
 from provider_agent.protocol.frames import JobEnd, JobError, JobHeader
+from provider_agent.protocol.trace_context import is_traceparent
 
 
 def job_fields(job: JobHeader, backend_id: str, **more: object) -> dict[str, object]:
@@ -12,8 +14,13 @@ def job_fields(job: JobHeader, backend_id: str, **more: object) -> dict[str, obj
     return {**fields, **more}
 
 
-def end_level(end: JobEnd) -> int:
-    """Return the log level of a job's end: a warning only if the client did not cause it."""
+def end_level(end: JobEnd, refusal: RefusalReason | None = None) -> int:
+    """Return the log level of a job's end: a warning for a failure that no client caused.
+
+    Refusals are part of normal operation; the metrics count them.
+    """
+    if refusal is not None:
+        return logging.INFO
     failed = isinstance(end, JobError) and entry_for(end.code).fault is not Fault.CLIENT
     return logging.WARNING if failed else logging.INFO
 
@@ -25,6 +32,9 @@ def end_fields(
     duration_s: float,
     at_least: int = 0,
     log_message: str = "",
+    *,
+    attempts: int = 1,
+    refusal: RefusalReason | None = None,
 ) -> dict[str, object]:
     """Return the fields of the log record about a job's end.
 
@@ -36,9 +46,12 @@ def end_fields(
         at_least: the tokens that count against the operator's limits; logged if the server did not
             report all of them.
         log_message: `BackendError.log_message` of an invalid request.
+        attempts: the number of attempts; logged if there were several.
+        refusal: why the agent refused the job; None if it did not.
     """
     fields: dict[str, object] = {
         "job": job.job_id.hex(),
+        "outcome": _outcome(end, refusal),
         "model": job.model_id,
         "format": job.format,
         "operation": job.operation,
@@ -48,7 +61,14 @@ def end_fields(
         "duration_ms": round(duration_s * 1000),
         "input_tokens": end.usage.input_tokens,
         "output_tokens": end.usage.output_tokens,
+        "first_byte_ms": end.first_byte_ms,
+        "input_price_per_1m": end.input_price_per_1m,
+        "output_price_per_1m": end.output_price_per_1m,
     }
+    if job.traceparent and is_traceparent(job.traceparent):
+        fields["traceparent"] = job.traceparent
+    if attempts > 1:
+        fields["attempts"] = attempts
     for name in ("cached_tokens", "cache_write_tokens", "reasoning_tokens"):
         if (count := getattr(end.usage, name)) is not None:
             fields[name] = count
@@ -56,6 +76,8 @@ def end_fields(
         fields["at_least"] = at_least
     if isinstance(end, JobError):
         fields |= {"code": str(end.code), "status": end.upstream_status}
+        if refusal is not None:
+            fields["reason"] = str(refusal)
         # A message of the server, or about an invalid request, may quote the prompt; `log_message`
         # does not.
         is_own = end.upstream_status is None and not end.body
@@ -64,3 +86,11 @@ def end_fields(
         elif log_message:
             fields["message"] = log_message
     return fields
+
+
+def _outcome(end: JobEnd, refusal: RefusalReason | None) -> str:
+    if refusal is not None:
+        return "refused"
+    if isinstance(end, JobError):
+        return "cancelled" if end.code == ErrorCode.CANCELLED else "failed"
+    return "ok"

@@ -6,16 +6,17 @@ its task fails or the agent drains.
 
 import asyncio
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import Final
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from provider_agent.adapters.responses.validator import is_event_stream
 from provider_agent.agent.backends.pricing import OfferedPrice
-from provider_agent.agent.backends.routing import Refusal
+from provider_agent.agent.backends.routing import Refusal, RefusalReason
 from provider_agent.agent.jobs.admission import JobAdmission
 from provider_agent.agent.jobs.backend_pool import BackendPool
 from provider_agent.agent.jobs.channel import JobChannel
@@ -60,6 +61,10 @@ class JobRecord(Struct, frozen=True):
         first_byte_s: seconds from the job's arrival to the first byte of its response; None if the
             job failed or the time is unknown.
         attempts: the number of attempts on all backends; 0 for a refused job.
+        model_id: the model; "" if the job was refused and the agent did not offer the model.
+        streamed: whether the response is an event stream.
+        failover_causes: the error code of each failed attempt that another attempt followed.
+        refusal: why the job was refused; None if it was not.
     """
 
     wire_format: str
@@ -67,6 +72,10 @@ class JobRecord(Struct, frozen=True):
     end: JobEnd
     first_byte_s: float | None
     attempts: int = 1
+    model_id: str = ""
+    streamed: bool = False
+    failover_causes: tuple[ErrorCode, ...] = ()
+    refusal: RefusalReason | None = None
 
 
 class Jobs:
@@ -127,9 +136,19 @@ class Jobs:
         return len(self._running)
 
     @property
+    def offered(self) -> Collection[str]:
+        """The ids of the models that are offered now."""
+        return self._prices.keys()
+
+    @property
     def queued(self) -> int:
         """The number of running jobs that have no byte of their response yet."""
         return sum(1 for job in self._running.values() if not job.channel.stream.written)
+
+    def queued_by_backend(self) -> Counter[str]:
+        """The number of jobs as `queued`, by the id of the backend of their latest attempt."""
+        waiting = (job for job in self._running.values() if not job.channel.stream.written)
+        return Counter(job.backend_id for job in waiting)
 
     def age_s(self, job_id: bytes) -> float:
         """Seconds since a running job arrived; 0 if it does not run."""
@@ -184,24 +203,30 @@ class Jobs:
         if receipts is not None and hashed:
             channel.issue_receipt = partial(receipts.issue, header)
         self._remember(job_id)
-        price = self._prices.get(header.model_id, OfferedPrice())
+        offered = self._prices.get(header.model_id)
+        price = offered or OfferedPrice()
+        reason: RefusalReason | None = None
+        end: JobError | None = None
         try:
-            end = self._start(header, channel, price)
+            refusal = self._start(header, channel, price)
+            if refusal is not None:
+                reason = refusal.reason
+                end = refusal_end(JobReport(job_id, price=price), refusal)
         except Exception:
             # A defect costs this job, not the link of all jobs.
             log.exception("job failed by an internal error", job=job_id.hex())
             report = JobReport(job_id, price=price)
             end = error_end(report, ErrorCode.INTERNAL, INTERNAL_TEXT)
         if end is not None:
-            self._end(header, channel, JobRecord(header.format, "", end, None, 0), 0.0)
+            model_id = "" if offered is None else header.model_id
+            record = JobRecord(header.format, "", end, None, 0, model_id=model_id, refusal=reason)
+            self._end(header, channel, record, 0.0)
 
-    def _start(
-        self, header: JobHeader, channel: JobChannel, price: OfferedPrice
-    ) -> JobError | None:
-        """Start a job; return its end if it is refused."""
+    def _start(self, header: JobHeader, channel: JobChannel, price: OfferedPrice) -> Refusal | None:
+        """Start a job; return why it is refused, or None."""
         route = self._admission.admit(header, self.in_flight, price)
         if isinstance(route, Refusal):
-            return refusal_end(JobReport(header.job_id, price=price), route)
+            return route
         self._running[header.job_id] = JobExecution(
             header,
             channel,
@@ -309,8 +334,16 @@ class Jobs:
         self._admission.consume(execution.used_tokens)
         if isinstance(end, JobResult):
             first_byte_s = None if end.first_byte_ms is None else end.first_byte_ms / 1000
+        started = execution.channel.stream.started
         record = JobRecord(
-            job.format, execution.backend_kind, end, first_byte_s, execution.attempts
+            job.format,
+            execution.backend_kind,
+            end,
+            first_byte_s,
+            execution.attempts,
+            job.model_id,
+            started is not None and is_event_stream(started.content_type),
+            execution.failover_causes,
         )
         self._end(job, execution.channel, record, execution.duration_s, execution.log_message)
 
@@ -328,10 +361,17 @@ class Jobs:
             self._on_end(record)
         except Exception:
             log.exception("job not counted", job=job.job_id.hex())
-        level = end_level(record.end)
+        level = end_level(record.end, record.refusal)
         if log.enabled_for(level):
             at_least = used_tokens(channel.outcome)
             fields = end_fields(
-                job, record.backend_kind, record.end, duration_s, at_least, log_message
+                job,
+                record.backend_kind,
+                record.end,
+                duration_s,
+                at_least,
+                log_message,
+                attempts=record.attempts,
+                refusal=record.refusal,
             )
             log.log(level, "job ended", **fields)

@@ -9,6 +9,7 @@ from provider_agent.agent.backends.configured import Backends, make_backends
 from provider_agent.agent.config import Config, ConfigError, LoadedConfig, secret_values
 from provider_agent.agent.reload.effects import Reload
 from provider_agent.agent.telemetry.logs import set_level
+from provider_agent.agent.telemetry.metrics import ReloadResult
 from provider_agent.event_log import EventLogger
 
 log = EventLogger(__name__)
@@ -45,6 +46,7 @@ class Reloader:
         load: loads and checks all settings, as at the start.
         unusable_files: returns error texts for the files that the next connection will need.
         secrets: the values that logs redact; new secrets are added.
+        on_reload: called with the result of each reload.
     """
 
     def __init__(
@@ -53,7 +55,9 @@ class Reloader:
         load: Callable[[], LoadedConfig],
         unusable_files: Callable[[Config], Collection[str]],
         secrets: set[str],
+        on_reload: Callable[[ReloadResult], None],
     ) -> None:
+        self._on_reload = on_reload
         self._service = service
         self._load = load
         self._unusable_files = unusable_files
@@ -69,15 +73,15 @@ class Reloader:
         while True:
             await self._requested.wait()
             self._requested.clear()
-            await self._reload()
+            self._on_reload(await self._reload())
 
-    async def _reload(self) -> None:
+    async def _reload(self) -> ReloadResult:
         try:
             # In a thread: slow files must not delay running streams.
             loaded, unusable = await asyncio.to_thread(self._read)
             if self._service.stopping:
                 _log_refused("the agent is stopping")
-                return
+                return ReloadResult.FAILED
             # Before the new secrets are used, so that no log line can contain them.
             self._secrets |= secret_values(loaded.config, os.environ)
             backends = make_backends(
@@ -95,6 +99,8 @@ class Reloader:
         else:
             set_level(result.config.observability.log_level)
             _log_result(loaded, backends, unusable, result)
+            return ReloadResult.UNCHANGED if result.changes_nothing else ReloadResult.APPLIED
+        return ReloadResult.FAILED
 
     def _read(self) -> tuple[LoadedConfig, Collection[str]]:
         loaded = self._load()

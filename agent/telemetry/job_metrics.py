@@ -5,17 +5,20 @@ from collections.abc import Callable, Iterable, Mapping
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from provider_agent.agent.telemetry.job_totals import BUCKET_NAMES, JobTotals
+from provider_agent.agent.telemetry.job_totals import Distribution, JobTotals, new_distribution
+from provider_agent.agent.telemetry.metrics import MILLION, JobKey
+
+_BACKEND_AND_MODEL = ("backend", "kind", "model")
 
 
 class JobMetrics(Collector):
     """A collector of a Prometheus registry.
 
     Args:
-        totals: the totals of all ended jobs, by code, format and kind.
+        totals: the totals of all ended jobs.
     """
 
-    def __init__(self, totals: Mapping[tuple[str, str, str], JobTotals]) -> None:
+    def __init__(self, totals: Mapping[JobKey, JobTotals]) -> None:
         self._totals = totals
 
     def describe(self) -> Iterable[Metric]:
@@ -27,73 +30,90 @@ class JobMetrics(Collector):
         yield self._counter(
             "jobs",
             "Jobs that ended, by outcome.",
-            ("code", "format", "kind"),
+            ("code", "format", *_BACKEND_AND_MODEL),
             lambda key, totals: [(key, totals.jobs)],
         )
         yield self._counter(
             "relayed_bytes",
             "Bytes of responses relayed.",
-            ("format", "kind"),
-            lambda key, totals: [(key[1:], totals.relayed_bytes)],
+            ("format", "backend", "kind"),
+            lambda key, totals: [(key[1:4], totals.relayed_bytes)],
         )
         yield self._counter(
             "tokens",
             "Tokens as the servers reported them.",
-            ("direction", "kind"),
+            ("direction", *_BACKEND_AND_MODEL),
             lambda key, totals: [
-                (("input", key[2]), totals.input_tokens),
-                (("output", key[2]), totals.output_tokens),
+                (("input", *key[2:]), totals.input_tokens),
+                (("output", *key[2:]), totals.output_tokens),
             ],
         )
         yield self._counter(
-            "failovers",
-            "Further attempts of jobs, each after a failed attempt.",
-            ("kind",),
-            lambda key, totals: [(key[2:], totals.failovers or None)],
+            "earnings_millionths",
+            "Price times tokens of the jobs that succeeded, in millionths of a US dollar. Claimed: "
+            "the coordinator has not confirmed it.",
+            ("status", "model"),
+            lambda key, totals: [(("claimed", key[4]), totals.earned)],
+            divisor=MILLION,
         )
-        yield self._first_bytes()
+        yield self._histogram(
+            "first_byte_seconds",
+            "From a job's arrival to the first byte of its response, of jobs that succeeded.",
+            lambda totals: totals.first_byte,
+        )
+        yield self._histogram(
+            "job_duration_seconds",
+            "From a job's arrival to its end, of jobs that succeeded.",
+            lambda totals: totals.duration,
+        )
+        yield self._histogram(
+            "token_seconds",
+            "The mean time from one output token to the next, one value per streamed response.",
+            lambda totals: totals.token,
+        )
 
     def _counter(
         self,
         name: str,
         documentation: str,
         labels: tuple[str, ...],
-        values: Callable[
-            [tuple[str, ...], JobTotals], Iterable[tuple[tuple[str, ...], int | None]]
-        ],
+        values: Callable[[JobKey, JobTotals], Iterable[tuple[tuple[str, ...], int | None]]],
+        divisor: int = 1,
     ) -> CounterMetricFamily:
         """Sum up what `values` returns for all totals; None is no value."""
-        sums: dict[tuple[str, ...], tuple[int, float]] = {}
+        sums: dict[tuple[str, ...], int] = {}
         for key, totals in self._totals.items():
             for series, value in values(key, totals):
                 if value is not None:
-                    before, created = sums.get(series, (0, totals.created))
-                    sums[series] = before + value, min(created, totals.created)
+                    sums[series] = sums.get(series, 0) + value
         family = CounterMetricFamily(f"provider_agent_{name}", documentation, labels=labels)
-        for series, (value, created) in sums.items():
-            family.add_metric(series, value, created)
+        for series, value in sums.items():
+            family.add_metric(series, value / divisor)
         return family
 
-    def _first_bytes(self) -> HistogramMetricFamily:
-        name, labels = "provider_agent_first_byte_seconds", ("format", "kind")
-        sums: dict[tuple[str, str], JobTotals] = {}
-        for (_, wire_format, kind), totals in self._totals.items():
-            if totals.first_bytes:
-                empty = JobTotals(totals.created, first_bytes=[0] * len(BUCKET_NAMES))
-                merged = sums.setdefault((wire_format, kind), empty)
-                merged.created = min(merged.created, totals.created)
-                merged.first_byte_sum_s += totals.first_byte_sum_s
-                for bucket, count in enumerate(totals.first_bytes):
-                    merged.first_bytes[bucket] += count
+    def _histogram(
+        self,
+        name: str,
+        documentation: str,
+        distribution: Callable[[JobTotals], Distribution | None],
+    ) -> HistogramMetricFamily:
+        sums: dict[tuple[str, ...], Distribution] = {}
+        for key, totals in self._totals.items():
+            if (one := distribution(totals)) is not None:
+                sums.setdefault(key[2:], new_distribution(one.bounds)).merge(one)
         family = HistogramMetricFamily(
-            name, "From a job's arrival to the first byte of its response.", labels=labels
+            f"provider_agent_{name}", documentation, labels=_BACKEND_AND_MODEL
         )
         for series, merged in sums.items():
-            buckets, reached = [], 0
-            for bound, count in zip(BUCKET_NAMES, merged.first_bytes, strict=True):
-                reached += count
-                buckets.append((bound, reached))
-            family.add_metric(series, buckets, merged.first_byte_sum_s)
-            created = dict(zip(labels, series, strict=True))
-            family.add_sample(f"{name}_created", created, merged.created)
+            family.add_metric(series, buckets(merged), merged.total)
         return family
+
+
+def buckets(distribution: Distribution) -> list[tuple[str, float]]:
+    """Return the cumulative buckets that Prometheus expects."""
+    names = [*map(str, distribution.bounds), "+Inf"]
+    cumulative, reached = [], 0
+    for name, count in zip(names, distribution.counts, strict=True):
+        reached += count
+        cumulative.append((name, float(reached)))
+    return cumulative

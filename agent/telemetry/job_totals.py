@@ -1,10 +1,11 @@
 """Counts ended jobs in plain numbers; `JobMetrics` turns them into metrics at each scrape.
 
 Jobs end often and scrapes are rare: the counters of `prometheus_client` would take a lock and five
-calls for each of the five series that a job changes.
+calls for each of the series that a job changes.
 """
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from typing import Final
 
 from msgspec import Struct
@@ -14,35 +15,87 @@ FIRST_BYTE_BUCKETS_S: Final = (
 )  # fmt: skip
 """Doubling buckets, from a warm small model to the prefill of a very long prompt."""
 
-BUCKET_NAMES: Final = [*map(str, FIRST_BYTE_BUCKETS_S), "+Inf"]
+DURATION_BUCKETS_S: Final = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0, 120.0, 300.0, 900.0)
+"""From a one-token answer to a long answer of a slow model."""
+
+TOKEN_BUCKETS_S: Final = (0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0)
+"""From 400 tokens per second to one. Dense around 10 to 50 tokens per second, the speeds at which a
+reader notices a difference."""
+
+
+class Distribution(Struct):
+    """How often a value fell into each bucket.
+
+    Attributes:
+        bounds: the upper bounds of the buckets, ascending; the last bucket has none.
+        counts: the number of values in each bucket, without those of lower buckets.
+        total: the sum of the values.
+    """
+
+    bounds: Sequence[float]
+    counts: list[int]
+    total: float = 0.0
+
+    def add(self, value: float) -> None:
+        """Count one value."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def merge(self, other: "Distribution") -> None:
+        """Add the values of another distribution with the same bounds."""
+        self.counts = [a + b for a, b in zip(self.counts, other.counts, strict=True)]
+        self.total += other.total
+
+
+def new_distribution(bounds: Sequence[float]) -> Distribution:
+    """Return a distribution without values."""
+    return Distribution(bounds, [0] * (len(bounds) + 1))
 
 
 class JobTotals(Struct):
-    """The totals of the jobs with one outcome, format and kind of backend.
+    """The totals of the jobs with one outcome, format, backend and model.
 
     Attributes:
-        created: Unix time of the first of them.
         jobs: their number.
         relayed_bytes: the bytes of their responses.
-        failovers: their attempts after the first ones.
         input_tokens: as the servers reported them; None: no server reported any.
         output_tokens: the same for output.
-        first_bytes: how many first bytes fell into each bucket; the last has no upper bound.
-        first_byte_sum_s: the sum of the times to the first byte.
+        earned: tokens times price, in millionths of a millionth of a US dollar, so that it is a
+            whole number; None: no job had tokens and a price.
+        first_byte: seconds until the first byte.
+        duration: seconds until the end.
+        token: for each stream, the mean seconds from one output token to the next.
     """
 
-    created: float
     jobs: int = 0
     relayed_bytes: int = 0
-    failovers: int = 0
     input_tokens: int | None = None
     output_tokens: int | None = None
-    first_bytes: list[int] = []
-    first_byte_sum_s: float = 0.0
+    earned: int | None = None
+    first_byte: Distribution | None = None
+    duration: Distribution | None = None
+    token: Distribution | None = None
 
-    def add_first_byte(self, seconds: float) -> None:
-        """Count one time to the first byte."""
-        if not self.first_bytes:
-            self.first_bytes = [0] * len(BUCKET_NAMES)
-        self.first_bytes[bisect_left(FIRST_BYTE_BUCKETS_S, seconds)] += 1
-        self.first_byte_sum_s += seconds
+    def add_times(
+        self, duration_s: float, first_byte_s: float | None, streamed_tokens: int | None
+    ) -> None:
+        """Count the times of a job that succeeded.
+
+        Args:
+            duration_s: seconds from the job's arrival to its end.
+            first_byte_s: seconds from its arrival to the first byte; None without one.
+            streamed_tokens: the output tokens of an event stream; None if unknown, or if the
+                response arrived as a whole.
+        """
+        if self.duration is None:
+            self.duration = new_distribution(DURATION_BUCKETS_S)
+        self.duration.add(duration_s)
+        if first_byte_s is None:
+            return
+        if self.first_byte is None:
+            self.first_byte = new_distribution(FIRST_BYTE_BUCKETS_S)
+        self.first_byte.add(first_byte_s)
+        if streamed_tokens is not None and streamed_tokens > 1:
+            if self.token is None:
+                self.token = new_distribution(TOKEN_BUCKETS_S)
+            self.token.add((duration_s - first_byte_s) / (streamed_tokens - 1))

@@ -15,6 +15,7 @@ from typing import Final, Literal, TextIO
 import msgspec
 
 from provider_agent.adapters.responses.redaction import is_clean, redact
+from provider_agent.agent.telemetry.log_folding import WarningFolder
 from provider_agent.log_writer import handler_for
 
 ROOT: Final = "provider_agent"
@@ -62,6 +63,7 @@ def configure_logging(
     """
     handler = handler_for(stream)
     handler.setFormatter(JsonFormatter(secrets) if fmt == "json" else TextFormatter(secrets))
+    handler.addFilter(WarningFolder(handler.handle))
     root = logging.getLogger()
     for old in [old for old in root.handlers if isinstance(old.formatter, _RedactingFormatter)]:
         root.removeHandler(old)

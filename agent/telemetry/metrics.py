@@ -1,88 +1,152 @@
 """The agent's counters since its start; `metrics_page` shows them to Prometheus.
 
 A job adds its totals once, when it ends; chunks are not counted one by one. Label values come from
-closed sets, so that no peer can increase the number of series.
+closed sets or are bounded in number, so that no peer can increase the number of series.
 """
 
 import time
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Callable
+from enum import StrEnum
 from typing import Final
 
+from msgspec import Struct
+
+from provider_agent.agent.backends.routing import RefusalReason
+from provider_agent.agent.jobs.running import JobRecord
+from provider_agent.agent.link.backoff import DisconnectCause
 from provider_agent.agent.telemetry.job_totals import JobTotals
-from provider_agent.protocol.errors import ErrorCode
+from provider_agent.agent.telemetry.loop_lag import LoopLag
+from provider_agent.protocol.errors import REGISTRY, ErrorCode, Fault
 from provider_agent.protocol.formats import WireFormat
 
 OK: Final = "ok"
 """The label `code` of a job that ended with a `JobResult`."""
 
 NO_BACKEND: Final = "none"
-"""The label `kind` of a job that reached no backend."""
+"""The labels `kind` and `backend` of a job that reached no backend."""
 
 OTHER: Final = "other"
-"""Replaces a label value that is not one of the known values."""
+"""Replaces a label value that is not one of the known values, or one too many."""
+
+MAX_PAIRS: Final = 100
+"""The most pairs of backend and model with series of their own. A pair has about fifty series, so
+that the page stays below a megabyte; the jobs of further pairs are counted as "other"."""
+
+MAX_REFUSALS: Final = 16
+"""The most refusals that are kept for the status."""
+
+MILLION: Final = 1_000_000
+"""Prices are per million tokens: tokens times price, divided by it, are millionths of a dollar."""
 
 _FORMATS: Final = frozenset(WireFormat)
+
+_FAILOVER_CODES: Final = [
+    code
+    for code, entry in REGISTRY.items()
+    if entry.retryable and entry.fault is Fault.PROVIDER and code is not ErrorCode.DRAINING
+]
+
+JobKey = tuple[str, str, str, str, str]
+"""Code, format, backend, kind and model: the labels of the totals of ended jobs."""
+
+
+class ReloadResult(StrEnum):
+    """The result of a reload of the configuration."""
+
+    APPLIED = "applied"
+    UNCHANGED = "unchanged"
+    FAILED = "failed"
+
+
+class RefusedJob(Struct, frozen=True):
+    """A job that the agent refused.
+
+    Attributes:
+        at: when, in seconds of the clock of `Metrics`.
+        reason: why.
+        model_id: the model; "" if the agent did not offer it.
+    """
+
+    at: float
+    reason: RefusalReason
+    model_id: str
 
 
 class Metrics:
     """The agent's counters.
 
+    Args:
+        clock: monotonic seconds.
+
     Attributes:
-        jobs: the totals of ended jobs, by code, format and kind.
+        jobs: the totals of ended jobs.
+        refusals: refused jobs, by reason.
+        refused: the latest refused jobs, the oldest first.
+        failovers: further attempts of jobs, by the error of the failed attempt before.
         reconnects: attempts to reconnect to the coordinator, by cause.
         notices: notices from the coordinator, by severity.
+        reloads: reloads of the configuration, by result.
         resumed_jobs: jobs that continued on a new link.
+        loop_lag: how late the event loop is.
     """
 
-    def __init__(self) -> None:
-        self.jobs: dict[tuple[str, str, str], JobTotals] = {}
-        self.reconnects: Counter[str] = Counter()
-        self.notices: Counter[str] = Counter()
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._pairs: set[tuple[str, str]] = set()
+        self.jobs: dict[JobKey, JobTotals] = {}
+        # A series must exist before its first increase: `rate` and `increase` ignore the first.
+        self.refusals: Counter[str] = _zeros(*RefusalReason)
+        self.refused: deque[RefusedJob] = deque(maxlen=MAX_REFUSALS)
+        self.failovers = _zeros(*_FAILOVER_CODES)
+        self.reconnects = _zeros(*DisconnectCause)
+        self.notices = _zeros("info", "warning", "error")
+        self.reloads = _zeros(*ReloadResult)
         self.resumed_jobs = 0
+        self.loop_lag = LoopLag()
 
     def __repr__(self) -> str:
         return f"<Metrics jobs={sum(totals.jobs for totals in self.jobs.values())}>"
 
-    def job_ended(
-        self,
-        *,
-        code: ErrorCode | None,
-        wire_format: str,
-        kind: str | None,
-        relayed_bytes: int,
-        input_tokens: int | None = None,
-        output_tokens: int | None = None,
-        first_byte_s: float | None = None,
-        attempts: int = 1,
-    ) -> None:
-        """Count one ended job.
-
-        Args:
-            code: the error code; None for a success.
-            wire_format: the job's format; an unknown one counts as "other".
-            kind: kind of the backend that ran the job; None if it reached no backend.
-            relayed_bytes: size of the response.
-            input_tokens: the count that the server reported; None if unknown, then not counted.
-            output_tokens: the count that the server reported; None if unknown, then not counted.
-            first_byte_s: seconds from the job's arrival to the first byte; None without one.
-            attempts: number of attempts at backends.
-        """
-        format_label = wire_format if wire_format in _FORMATS else OTHER
-        kind_label = kind or NO_BACKEND
-        key = (OK if code is None else code.value, format_label, kind_label)
+    def job_ended(self, record: JobRecord, code: ErrorCode | None) -> None:
+        """Count one ended job; `code` is None for a success."""
+        end = record.end
+        backend, model = self._labels(end.backend_id, record.model_id)
+        key = (
+            OK if code is None else code.value,
+            record.wire_format if record.wire_format in _FORMATS else OTHER,
+            backend,
+            record.backend_kind or NO_BACKEND,
+            model,
+        )
         totals = self.jobs.get(key)
         if totals is None:
-            totals = self.jobs[key] = JobTotals(time.time())
+            totals = self.jobs[key] = JobTotals()
         totals.jobs += 1
-        totals.relayed_bytes += relayed_bytes
-        if attempts > 1:
-            totals.failovers += attempts - 1
-        if input_tokens is not None:
-            totals.input_tokens = (totals.input_tokens or 0) + input_tokens
-        if output_tokens is not None:
-            totals.output_tokens = (totals.output_tokens or 0) + output_tokens
-        if first_byte_s is not None:
-            totals.add_first_byte(first_byte_s)
+        totals.relayed_bytes += end.total_bytes
+        usage = end.usage
+        if usage.input_tokens is not None:
+            totals.input_tokens = (totals.input_tokens or 0) + usage.input_tokens
+        if usage.output_tokens is not None:
+            totals.output_tokens = (totals.output_tokens or 0) + usage.output_tokens
+        if code is None:
+            if (earned := earnings(record)) is not None:
+                totals.earned = (totals.earned or 0) + earned
+            streamed_tokens = usage.output_tokens if record.streamed else None
+            totals.add_times(end.duration_ms / 1000, record.first_byte_s, streamed_tokens)
+        if record.failover_causes:
+            self.failovers.update(record.failover_causes)
+        if record.refusal is not None:
+            self.refusals[record.refusal] += 1
+            self.refused.append(RefusedJob(self._clock(), record.refusal, record.model_id))
+
+    def _labels(self, backend_id: str, model_id: str) -> tuple[str, str]:
+        pair = (backend_id or NO_BACKEND, model_id or OTHER)
+        if pair not in self._pairs:
+            if len(self._pairs) >= MAX_PAIRS:
+                return (OTHER, OTHER)
+            self._pairs.add(pair)
+        return pair
 
     def reconnecting(self, cause: str) -> None:
         """Count one attempt to reconnect; `cause` comes from a closed set."""
@@ -92,6 +156,28 @@ class Metrics:
         """Count one notice of the coordinator; `severity` comes from a closed set."""
         self.notices[severity] += 1
 
+    def reloaded(self, result: ReloadResult) -> None:
+        """Count one reload of the configuration."""
+        self.reloads[result] += 1
+
     def resumed(self, jobs: int) -> None:
         """Count jobs that continue on a new link."""
         self.resumed_jobs += jobs
+
+
+def earnings(record: JobRecord) -> int | None:
+    """Return tokens times price of a job, in millionths of a millionth of a US dollar.
+
+    None if no known number of tokens has a price. Cached tokens count like others: offers have no
+    price of their own for them.
+    """
+    end, earned = record.end, None
+    if end.usage.input_tokens is not None and end.input_price_per_1m is not None:
+        earned = end.usage.input_tokens * end.input_price_per_1m
+    if end.usage.output_tokens is not None and end.output_price_per_1m is not None:
+        earned = (earned or 0) + end.usage.output_tokens * end.output_price_per_1m
+    return earned
+
+
+def _zeros(*names: str) -> Counter[str]:
+    return Counter(dict.fromkeys(map(str, names), 0))

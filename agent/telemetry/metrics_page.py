@@ -3,13 +3,14 @@
 prometheus_client is imported only for it: the import takes as long as that of twenty modules.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
+    HistogramMetricFamily,
     InfoMetricFamily,
     Metric,
 )
@@ -18,9 +19,10 @@ from prometheus_client.registry import Collector
 
 from provider_agent.agent.link.coordinator_messages import Routing
 from provider_agent.agent.link.state import LinkState
-from provider_agent.agent.telemetry.job_metrics import JobMetrics
+from provider_agent.agent.telemetry.job_metrics import JobMetrics, buckets
+from provider_agent.agent.telemetry.loop_lag import LoopLag
 from provider_agent.agent.telemetry.metrics import OTHER, Metrics
-from provider_agent.agent.telemetry.status import StatusSnapshot
+from provider_agent.agent.telemetry.status import BackendStatus, StatusSnapshot
 from provider_agent.log_writer import dropped_lines
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
@@ -28,6 +30,18 @@ CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 
 _UNROUTABLE_CODES: Final = ("price", "unknown_model", "quota", "not_verified", "capacity")
 """The codes of unroutable models that the protocol names."""
+
+_BACKEND_GAUGES: Final[Sequence[tuple[str, str, Callable[[BackendStatus], float]]]] = (
+    ("up", "1 when the backend receives jobs.", lambda backend: backend.healthy),
+    ("models", "Models offered.", lambda backend: backend.models),
+    ("running", "The agent's jobs on the backend now.", lambda backend: backend.running),
+    (
+        "queued",
+        "Those of them that have no byte of their response yet.",
+        lambda backend: backend.queued,
+    ),
+    ("capacity", "The most of the agent's jobs at once.", lambda backend: backend.capacity),
+)
 
 
 class MetricsPage:
@@ -76,6 +90,22 @@ class _LinkAndStatus(Collector):
             "severity",
             self._metrics.notices,
         )
+        yield _counter(
+            "refusals",
+            "Jobs that the agent refused, by reason.",
+            "reason",
+            self._metrics.refusals,
+        )
+        yield _counter(
+            "failovers",
+            "Further attempts of jobs, by the error of the failed attempt before.",
+            "cause",
+            self._metrics.failovers,
+        )
+        yield _counter(
+            "reloads", "Reloads of the configuration, by result.", "result", self._metrics.reloads
+        )
+        yield _loop_lag(self._metrics.loop_lag)
         yield from _gauges(self._status())
 
 
@@ -86,6 +116,15 @@ def _counter(
     for value, count in counts.items():
         counter.add_metric((value,), count)
     return counter
+
+
+def _loop_lag(lag: LoopLag) -> HistogramMetricFamily:
+    return HistogramMetricFamily(
+        "provider_agent_event_loop_lag_seconds",
+        "How late the event loop calls what is due; one sample per second.",
+        buckets=buckets(lag.samples),
+        sum_value=lag.samples.total,
+    )
 
 
 def _gauges(state: StatusSnapshot) -> Iterable[Metric]:
@@ -103,19 +142,19 @@ def _gauges(state: StatusSnapshot) -> Iterable[Metric]:
         "Log lines that did not fit the queue, because the output did not take them.",
         value=dropped_lines(),
     )
-    up = GaugeMetricFamily(
-        "provider_agent_backend_up", "1 when the backend receives jobs.", labels=("id", "kind")
-    )
-    models = GaugeMetricFamily(
-        "provider_agent_backend_models", "Models offered.", labels=("id", "kind")
-    )
-    for backend in state.backends:
-        up.add_metric((backend.id, backend.kind), float(backend.healthy))
-        models.add_metric((backend.id, backend.kind), float(backend.models))
-    yield up
-    yield models
+    yield from _backend_gauges(state.backends)
     if state.routing is not None:
         yield _unroutable_models(state.routing)
+
+
+def _backend_gauges(backends: Sequence[BackendStatus]) -> Iterable[Metric]:
+    for name, documentation, value in _BACKEND_GAUGES:
+        gauge = GaugeMetricFamily(
+            f"provider_agent_backend_{name}", documentation, labels=("backend", "kind")
+        )
+        for backend in backends:
+            gauge.add_metric((backend.id, backend.kind), float(value(backend)))
+        yield gauge
 
 
 def _unroutable_models(routing: Routing) -> GaugeMetricFamily:

@@ -1,7 +1,9 @@
 """Builds the heartbeat and the status of a running agent, and counts its ended jobs."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import islice
 
 from provider_agent.agent.backends.configured import SkippedBackend
 from provider_agent.agent.backends.discovery import Discovery
@@ -9,9 +11,15 @@ from provider_agent.agent.config import Config
 from provider_agent.agent.jobs.running import JobRecord, Jobs
 from provider_agent.agent.link.coordinator_messages import CoordinatorMessages
 from provider_agent.agent.telemetry.backend_loads import backend_loads
-from provider_agent.agent.telemetry.metrics import Metrics
+from provider_agent.agent.telemetry.metrics import MILLION, Metrics
 from provider_agent.agent.telemetry.rolling_stats import RollingStats
-from provider_agent.agent.telemetry.status import BackendStatus, StatusSnapshot
+from provider_agent.agent.telemetry.status import (
+    MAX_OFFERED,
+    BackendStatus,
+    RefusedJobStatus,
+    StatusSnapshot,
+    Totals,
+)
 from provider_agent.agent.version import agent_version
 from provider_agent.protocol.errors import known_code
 from provider_agent.protocol.field_values import clamp_count, valid_measure, valid_share
@@ -27,6 +35,7 @@ class Reports:
         discovery: the pool of the backends that are used.
         jobs: the running jobs.
         stats: statistics of the last 60 seconds.
+        metrics: counters since the start; with the same clock.
         clock: monotonic, in seconds.
     """
 
@@ -37,6 +46,7 @@ class Reports:
         discovery: Discovery,
         jobs: Jobs,
         stats: RollingStats,
+        metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config = config
@@ -44,6 +54,7 @@ class Reports:
         self._discovery = discovery
         self._jobs = jobs
         self._stats = stats
+        self._metrics = metrics
         self._clock = clock
         self._started_at = clock()
 
@@ -96,9 +107,16 @@ class Reports:
             token_limit_wait_s=self._jobs.token_limit_wait_s,
             backends=[*self._backends_in_use(), *self._backends_skipped()],
             stats=self._stats.snapshot(),
+            offered=list(islice(self._jobs.offered, MAX_OFFERED)),
+            totals=_totals(self._metrics),
+            last_refusals=[
+                RefusedJobStatus(reason=one.reason, model_id=one.model_id, age_s=now - one.at)
+                for one in reversed(self._metrics.refused)
+            ],
         )
 
     def _backends_in_use(self) -> list[BackendStatus]:
+        queued = self._jobs.queued_by_backend()
         return [
             BackendStatus(
                 id=monitor.backend.id,
@@ -107,6 +125,9 @@ class Reports:
                 latency_ms=monitor.state.health.latency_ms,
                 last_error=monitor.state.health.last_error or monitor.admission.reason or None,
                 models=len(monitor.state.models),
+                running=monitor.running,
+                queued=queued[monitor.backend.id],
+                capacity=monitor.backend.max_concurrent,
             )
             for monitor in self._discovery.monitors
         ]
@@ -123,19 +144,25 @@ class Reports:
         ]
 
 
+def _totals(metrics: Metrics) -> Totals:
+    jobs: Counter[str] = Counter()
+    earned: Counter[str] = Counter()
+    for (code, _, _, _, model_id), totals in metrics.jobs.items():
+        jobs[code] += totals.jobs
+        if totals.earned is not None:
+            earned[model_id] += totals.earned
+    return Totals(
+        jobs=jobs,
+        refusals={reason: count for reason, count in metrics.refusals.items() if count},
+        earned={model_id: amount // MILLION for model_id, amount in earned.items()},
+    )
+
+
 def count_job(record: JobRecord, stats: RollingStats, metrics: Metrics) -> None:
     """Count an ended job in the statistics and in the metrics; called once for each job."""
     end = record.end
     code = known_code(end.code) if isinstance(end, JobError) else None
-    usage = end.usage
-    stats.job_ended(output_tokens=usage.output_tokens, first_byte_s=record.first_byte_s, code=code)
-    metrics.job_ended(
-        code=code,
-        wire_format=record.wire_format,
-        kind=record.backend_kind or None,
-        relayed_bytes=end.total_bytes,
-        input_tokens=usage.input_tokens,
-        output_tokens=usage.output_tokens,
-        first_byte_s=record.first_byte_s,
-        attempts=record.attempts,
+    stats.job_ended(
+        output_tokens=end.usage.output_tokens, first_byte_s=record.first_byte_s, code=code
     )
+    metrics.job_ended(record, code)

@@ -1,10 +1,15 @@
 """The status snapshot of an agent, and the rule for its readiness."""
 
+from typing import Final
+
 from msgspec import Struct
 
 from provider_agent.agent.link.coordinator_messages import ReceivedNotice, Routing
 from provider_agent.agent.link.state import LinkState
 from provider_agent.agent.telemetry.rolling_stats import StatsSnapshot
+
+MAX_OFFERED: Final = 200
+"""The most model ids in the status: a passthrough may offer thousands."""
 
 
 class BackendStatus(Struct, frozen=True, kw_only=True):
@@ -17,6 +22,9 @@ class BackendStatus(Struct, frozen=True, kw_only=True):
         latency_ms: duration of its last health check; None if that failed or there was none.
         last_error: why it receives no jobs, or not all; None: no reason.
         models: number of its models at its last health check; 0 if that failed.
+        running: the agent's jobs on it now.
+        queued: those of them that have no byte of their response yet.
+        capacity: the most of the agent's jobs at once.
     """
 
     id: str
@@ -25,6 +33,38 @@ class BackendStatus(Struct, frozen=True, kw_only=True):
     latency_ms: float | None = None
     last_error: str | None = None
     models: int = 0
+    running: int = 0
+    queued: int = 0
+    capacity: int = 0
+
+
+class RefusedJobStatus(Struct, frozen=True, kw_only=True):
+    """A job that the agent refused.
+
+    Attributes:
+        reason: a value of `RefusalReason`.
+        model_id: the model; "" if the agent did not offer it.
+        age_s: seconds since then.
+    """
+
+    reason: str
+    model_id: str
+    age_s: float
+
+
+class Totals(Struct, frozen=True, kw_only=True):
+    """Sums since the agent started.
+
+    Attributes:
+        jobs: ended jobs by outcome: "ok", or an error code.
+        refusals: the refused ones of these jobs, by reason; only reasons that occurred.
+        earned: millionths of a US dollar by model: price times tokens of the jobs that succeeded.
+            The coordinator has not confirmed it.
+    """
+
+    jobs: dict[str, int] = {}
+    refusals: dict[str, int] = {}
+    earned: dict[str, int] = {}
 
 
 class StatusSnapshot(Struct, frozen=True, kw_only=True):
@@ -47,6 +87,9 @@ class StatusSnapshot(Struct, frozen=True, kw_only=True):
         token_limit_wait_s: seconds until the agent's token limit admits jobs again; 0: it does now.
         backends: every configured backend.
         stats: statistics of the last 60 seconds.
+        offered: ids of the models that are offered now, `MAX_OFFERED` at most.
+        totals: sums since the start.
+        last_refusals: the latest refused jobs, the latest first.
     """
 
     version: str
@@ -65,6 +108,9 @@ class StatusSnapshot(Struct, frozen=True, kw_only=True):
     token_limit_wait_s: float = 0.0
     backends: list[BackendStatus] = []
     stats: StatsSnapshot = StatsSnapshot()
+    offered: list[str] = []
+    totals: Totals = Totals()
+    last_refusals: list[RefusedJobStatus] = []
 
 
 def readiness(state: StatusSnapshot) -> list[str]:

@@ -21,7 +21,7 @@ from provider_agent.agent.backends.capabilities import agent_limits, metadata, m
 from provider_agent.agent.backends.configured import Backends
 from provider_agent.agent.backends.discovery import Discovery
 from provider_agent.agent.backends.pricing import OfferedPrice
-from provider_agent.agent.backends.routing import Refusal
+from provider_agent.agent.backends.routing import Refusal, RefusalReason
 from provider_agent.agent.config import LimitsConfig, OperatorConfig
 from provider_agent.agent.config.schema import Price, PricingConfig
 from provider_agent.agent.jobs.channel import JobChannel
@@ -209,7 +209,7 @@ def test_end_of_any_job_decodes(
         JOB_ID, 0, channel.outcome, backend_id, duration_s, first_byte_s, OfferedPrice(1, 2)
     )
     error = BadStatus(status, bytes(body_bytes), ErrorCode.BAD_REQUEST, retry_after_s, message)
-    refusal = Refusal(ErrorCode.OUT_OF_CAPACITY, message, retry_after_s)
+    refusal = Refusal(RefusalReason.AGENT_FULL, message, retry_after_s)
     check_decodes(
         result_end(report),
         backend_error_end(report, error),

@@ -13,6 +13,7 @@ from aiohttp import web
 from provider_agent.protocol.frames import Capabilities, Draining, JobResult, JobStarted
 from provider_agent.protocol.limits import MIN_WINDOW_BYTES
 from tests.integration.test_cli import ECHO, long_job
+from tests.kit.cli_agent import status_server
 from tests.kit.cli_process import start_command
 from tests.kit.jobs import new_job
 from tests.kit.scripted_coordinator import ScriptedCoordinator, welcome
@@ -257,3 +258,17 @@ async def test_reload_signal_during_startup_takes_effect_after_startup(tmp_path:
             result = await agent.wait()
 
     assert result.code == 0
+
+
+@pytest.mark.parametrize(("arguments", "text"), [((), "ready"), (("--json",), '"version":"1.2.3"')])
+async def test_status_watch_prints_states_until_ctrl_c(
+    arguments: tuple[str, ...], text: str, tmp_path: Path
+) -> None:
+    async with status_server() as address:
+        env = {"PROVIDER_AGENT_OBSERVABILITY_PROMETHEUS_ADDR": address}
+        async with start_command(
+            "status", "--watch", *arguments, home=tmp_path, env=env
+        ) as command:
+            await command.wait_for_output(text)
+            command.signal(signal.SIGINT)
+            assert (await command.wait()).code == 130

@@ -60,5 +60,4 @@ async def one_client_of_many_stops_reading(scale: Scale) -> str:
 
 def _ended_with(harness: ScenarioHarness, code: str) -> int:
     """Return the number of the agent's jobs that ended with a code."""
-    totals = harness.service.metrics.jobs.get((code, "openai", "openai_compatible"))
-    return 0 if totals is None else totals.jobs
+    return harness.service.status().totals.jobs.get(code, 0)

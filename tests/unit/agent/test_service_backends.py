@@ -287,7 +287,7 @@ async def test_job_that_fails_over_counts_as_one_job() -> None:
         assert stats.error_rate == 0.0
         assert stats.first_byte_p50_ms == pytest.approx(2000)
         ((labels, totals),) = agent.service.metrics.jobs.items()
-        assert (labels, totals.jobs) == (("ok", "openai", "scripted"), 1)
+        assert (labels, totals.jobs) == (("ok", "openai", "b", "scripted", "m"), 1)
 
 
 class UnclosableBackend(ScriptedBackend):

@@ -1,17 +1,33 @@
+import asyncio
 import json
+import re
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from msgspec.structs import replace
 
+from provider_agent.agent.backends.routing import RefusalReason
+from provider_agent.agent.cli.status import WATCH_S, watch_states
+from provider_agent.agent.cli.status_client import NoAgent
+from provider_agent.agent.cli.status_text import REMEDIES
 from provider_agent.agent.link.coordinator_messages import (
     ReceivedNotice,
     Routing,
     UnroutableOffer,
 )
-from provider_agent.agent.telemetry.status import BackendStatus, StatusSnapshot
+from provider_agent.agent.telemetry.rolling_stats import StatsSnapshot
+from provider_agent.agent.telemetry.status import (
+    BackendStatus,
+    RefusedJobStatus,
+    StatusSnapshot,
+    Totals,
+)
 from tests.kit.cli_agent import READY, other_http_server, status_server
+from tests.kit.virtual_time import in_virtual_time
 from tests.unit.agent.cli.calls import invoke, invoke_with_status_server
+
+OPERATIONS = (Path(__file__).parents[4] / "docs" / "operations.md").read_text()
 
 
 async def test_status_of_a_ready_agent_prints_its_state_and_exits_with_0(runner: CliRunner) -> None:
@@ -136,3 +152,76 @@ def test_disabled_status_server_names_the_setting(command: str, runner: CliRunne
 
     assert result.exit_code == 1
     assert "[observability] prometheus_addr" in result.output
+
+
+BUSY = replace(
+    READY,
+    routing=Routing(
+        revision=3, unroutable_count=1, unroutable=[UnroutableOffer("n", "price", "too high")]
+    ),
+    offered=["m", "n"],
+    in_flight=3,
+    backends=[
+        BackendStatus(
+            id="echo", kind="echo", healthy=True, models=2, running=3, queued=1, capacity=4
+        )
+    ],
+    stats=StatsSnapshot(42.25, 120.4, 480.0, 0.015),
+    totals=Totals(
+        jobs={"ok": 97, "cancelled": 1, "out_of_capacity": 2},
+        refusals={"agent_full": 2},
+        earned={"m": 1_234_567, "n": 5},
+    ),
+    last_refusals=[RefusedJobStatus(reason="agent_full", model_id="m\x1b[2J", age_s=61.0)],
+)
+
+
+async def test_status_shows_load_speed_errors_refusals_and_earnings(runner: CliRunner) -> None:
+    async with status_server(BUSY) as address:
+        result = await invoke_with_status_server(runner, address, "status")
+
+    lines = [" ".join(line.split()) for line in result.output.splitlines()]
+    remedy = "raise limits.max_concurrent if the servers have free slots"
+    for line in (
+        "models with jobs m",
+        "jobs 3 of 8, 1 of them wait for their first byte",
+        "last minute 42.2 tokens/s, first byte 120 ms (median), 480 ms (p95), 1.5% failed",
+        "ended jobs 97 of 100 ok; 2 out_of_capacity, 1 cancelled",
+        "refused jobs 2: 2 agent_full",
+        "earned $1.234572, not confirmed by the coordinator",
+        "$1.234567 m",
+        f"refused 1 min 1 s ago, m\ufffd[2J: agent_full: {remedy}",
+    ):
+        assert line in lines
+    assert "3 of 4" in result.output
+
+
+def test_every_refusal_has_a_remedy() -> None:
+    assert REMEDIES.keys() == set(RefusalReason)
+    assert set(RefusalReason) <= set(re.findall(r"^ +\| `(\w+)` \|", OPERATIONS, re.MULTILINE))
+
+
+@in_virtual_time
+async def test_watching_continues_while_no_agent_runs() -> None:
+    states: list[StatusSnapshot | NoAgent] = [READY, NoAgent("no agent responds"), BUSY]
+    shown: list[StatusSnapshot | NoAgent] = []
+    finished = asyncio.Event()
+
+    async def fetch() -> StatusSnapshot:
+        state = states[len(shown)]
+        if isinstance(state, NoAgent):
+            raise state
+        return state
+
+    def show(state: StatusSnapshot | NoAgent) -> None:
+        shown.append(state)
+        if len(shown) == len(states):
+            finished.set()
+
+    started_at = asyncio.get_running_loop().time()
+    task = asyncio.create_task(watch_states(fetch, show))
+    await finished.wait()
+    assert shown == states
+    assert asyncio.get_running_loop().time() - started_at == 2 * WATCH_S
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

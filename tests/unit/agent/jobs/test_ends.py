@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provider_agent.adapters.base import BackendError, BadStatus
-from provider_agent.agent.backends.routing import Refusal
+from provider_agent.agent.backends.routing import Refusal, RefusalReason
 from provider_agent.agent.jobs.ends import (
     JobReport,
     backend_error_end,
@@ -56,7 +56,7 @@ def test_any_backend_error_becomes_a_valid_end(
 def test_retry_after_is_bounded(wait_s: float | None, expected_ms: int | None) -> None:
     error = BadStatus(429, b"", ErrorCode.BACKEND_OVERLOADED, wait_s)
     assert backend_error_end(REPORT, error).retry_after_ms == expected_ms
-    refusal = Refusal(ErrorCode.OUT_OF_CAPACITY, "full", wait_s)
+    refusal = Refusal(RefusalReason.AGENT_FULL, "full", wait_s)
     assert refusal_end(REPORT, refusal).retry_after_ms == expected_ms
 
 

@@ -1,9 +1,16 @@
 import logging
 
 import pytest
+from msgspec.structs import replace
 
 from provider_agent.adapters.errors import BadRequest, BadStatus, ErrorInStream
-from provider_agent.agent.jobs.ends import JobReport, backend_error_end, error_end
+from provider_agent.agent.backends.routing import Refusal, RefusalReason
+from provider_agent.agent.jobs.ends import (
+    JobReport,
+    backend_error_end,
+    error_end,
+    refusal_end,
+)
 from provider_agent.agent.jobs.job_log import end_fields, end_level
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.frames import JobEnd, JobError, JobResult, Usage
@@ -73,3 +80,33 @@ def test_a_servers_error_message_is_not_logged() -> None:
         assert PROMPT in end.message, "the client receives it"
         assert PROMPT not in str(fields(end))
         assert fields(end)["code"] == "bad_request"
+
+
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+def test_line_of_a_job_has_outcome_price_first_byte_and_trace() -> None:
+    end = JobResult(JOB.job_id, 9, Usage(3, 4), "b", 10, 5, 100, 200)
+    header = replace(JOB.header, traceparent=TRACEPARENT)
+    logged = end_fields(header, "vllm", end, 1.5, attempts=2)
+    names = ("outcome", "first_byte_ms", "input_price_per_1m", "output_price_per_1m")
+    assert [logged[name] for name in names] == ["ok", 5, 100, 200]
+    assert (logged["traceparent"], logged["attempts"]) == (TRACEPARENT, 2)
+    assert not {"traceparent", "attempts"} & fields(end).keys()
+
+
+def test_malformed_traceparent_is_not_logged() -> None:
+    header = replace(JOB.header, traceparent=PROMPT)
+    logged = end_fields(header, "vllm", error_end(REPORT, ErrorCode.CANCELLED, ""), 1.5)
+    assert PROMPT not in str(logged)
+    assert logged["outcome"] == "cancelled"
+
+
+def test_refusal_is_no_warning_and_has_its_reason() -> None:
+    refusal = Refusal(RefusalReason.TOKEN_LIMIT, "used up", 3.0)
+    end = refusal_end(REPORT, refusal)
+    assert end_level(end) == logging.WARNING, "the same code of a job that ran"
+    assert end_level(end, refusal.reason) == logging.INFO
+    logged = end_fields(JOB.header, "", end, 0.0, attempts=0, refusal=refusal.reason)
+    assert (logged["outcome"], logged["code"]) == ("refused", "out_of_capacity")
+    assert (logged["reason"], logged["message"]) == ("token_limit", "used up")

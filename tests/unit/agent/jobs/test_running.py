@@ -7,11 +7,13 @@ from provider_agent.adapters.base import (
     Job,
 )
 from provider_agent.adapters.servers.echo import EchoBackend
+from provider_agent.agent.backends.routing import RefusalReason
 from provider_agent.agent.jobs.execution import StopReason
 from provider_agent.agent.jobs.running import REMEMBERED_JOBS, JobRecord
 from provider_agent.protocol.frames import (
     JobResult,
     JobStarted,
+    ModelOffer,
     RequestChunk,
     Usage,
 )
@@ -36,7 +38,9 @@ async def test_a_job_runs_and_ends_with_its_result() -> None:
     assert end == JobResult(job.job_id, 7, Usage(3, 4), backend.id, 20, 10)
     assert harness.data(job) == b"one two"
     assert harness.sent[0] == JobStarted(job.job_id, 200, "text/event-stream", backend.id)
-    assert harness.records == [JobRecord("openai", "scripted", end, 0.01)]
+    assert harness.records == [
+        JobRecord("openai", "scripted", end, 0.01, model_id="m", streamed=True)
+    ]
 
 
 async def test_job_starts_when_its_request_has_arrived() -> None:
@@ -113,19 +117,21 @@ async def test_jobs_above_max_concurrent_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("job", "code"),
+    ("job", "code", "reason"),
     [
-        (new_job("unknown"), "model_not_loaded"),
-        (new_job(wire_format="grpc"), "format_not_supported"),
-        (new_job(operation="embeddings"), "format_not_supported"),
+        (new_job("unknown"), "model_not_loaded", RefusalReason.NOT_SERVED),
+        (new_job(wire_format="grpc"), "format_not_supported", RefusalReason.FORMAT),
+        (new_job(operation="embeddings"), "format_not_supported", RefusalReason.FORMAT),
     ],
 )
-async def test_a_job_without_a_route_is_refused_at_once(job: Job, code: str) -> None:
+async def test_a_job_without_a_route_is_refused_at_once(
+    job: Job, code: str, reason: RefusalReason
+) -> None:
     harness = JobsHarness(ScriptedBackend())
     submit_job(harness.jobs, job)
     refusal = harness.refusal(job)
     assert (refusal.code, refusal.total_bytes, refusal.retryable) == (code, 0, True)
-    assert harness.records == [JobRecord(job.format, "", refusal, None, attempts=0)]
+    assert harness.records == [JobRecord(job.format, "", refusal, None, attempts=0, refusal=reason)]
 
 
 async def test_a_draining_agent_refuses_new_jobs_and_finishes_running_ones() -> None:
@@ -184,3 +190,21 @@ async def test_a_running_job_is_recognized_after_any_number_of_later_jobs() -> N
     assert len(backend.runs) == 1
     run.answer(b"x")
     assert isinstance(await harness.end(job), JobResult)
+
+
+async def test_record_of_a_refused_job_names_only_offered_models() -> None:
+    # A job's model is the client's text. As a metric's label it must be one of the agent's models.
+    backend = ScriptedBackend()
+    harness = JobsHarness(backend, max_concurrent=1)
+    harness.jobs.set_prices([ModelOffer("m", [], [], None, True, "vllm", 1)])
+    job, run = await start_job(harness, backend)
+    for model_id in ("m", "not offered"):
+        submit_job(harness.jobs, new_job(model_id))
+    found = [(one.model_id, one.refusal) for one in harness.records]
+    assert found == [("m", RefusalReason.AGENT_FULL), ("", RefusalReason.AGENT_FULL)]
+    assert harness.jobs.queued_by_backend() == {backend.id: 1}
+    run.start()
+    run.send(b"x")
+    assert harness.jobs.queued_by_backend() == {}
+    run.finish()
+    await harness.end(job)

@@ -82,6 +82,7 @@ async def test_a_job_that_fails_before_its_response_fails_over(
     assert starts == [JobStarted(job.job_id, 200, "text/event-stream", "b")]
     (record,) = harness.records
     assert (record.backend_kind, record.attempts, record.first_byte_s) == ("scripted", 2, 5.0)
+    assert record.failover_causes == (failure.code,)
     outcomes = [
         ("a", "started", 0),
         ("a", failure.code, 0),

@@ -11,6 +11,7 @@ from provider_agent.adapters.base import (
     Unreachable,
     Usage,
 )
+from provider_agent.agent.backends.routing import RefusalReason
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.frames import JobResult
 from tests.kit.jobs import new_job, submit_job
@@ -40,6 +41,7 @@ async def test_the_agents_token_limit_refuses_jobs_until_it_refills() -> None:
     error = harness.refusal(refused)
     assert (error.code, error.retryable) == ("out_of_capacity", True)
     assert "tokens per minute" in error.message
+    assert harness.records[-1].refusal is RefusalReason.TOKEN_LIMIT
     assert error.retry_after_ms == pytest.approx(5100)
     await asyncio.sleep(5.1)
     job, run = await start_job(harness, backend)

@@ -19,6 +19,7 @@ from provider_agent.agent.config import (
 )
 from provider_agent.agent.reload.effects import Reload
 from provider_agent.agent.reload.reloader import Reloader
+from provider_agent.agent.telemetry.metrics import ReloadResult
 from tests.kit.agent_config import agent_config
 
 NOT_RELOADED = "configuration not reloaded"
@@ -55,6 +56,7 @@ class ReloaderHarness:
         results: what each load returns or raises.
         unusable: the error texts for files that the next connection needs and cannot use.
         load_count: the number of loads.
+        reloads: the results of the reloads.
         gate: a load waits until it is set.
     """
 
@@ -66,7 +68,10 @@ class ReloaderHarness:
         self.load_count = 0
         self.gate = threading.Event()
         self.gate.set()
-        self.reloader = Reloader(self.service, self._load, lambda _: self.unusable, self.secrets)
+        self.reloads: list[ReloadResult] = []
+        self.reloader = Reloader(
+            self.service, self._load, lambda _: self.unusable, self.secrets, self.reloads.append
+        )
 
     def _load(self) -> LoadedConfig:
         self.gate.wait(10)
@@ -157,6 +162,7 @@ async def test_unchanged_settings_are_logged_as_unchanged(log: RecordingHandler)
         await log.wait_for("configuration unchanged")
 
     assert log.records == [("configuration unchanged", {})]
+    assert harness.reloads == ["unchanged"]
 
 
 TOO_SMALL = "agent.toml: limits.max_concurrent: expected a whole number >= 1"
@@ -185,6 +191,7 @@ async def test_invalid_settings_are_logged_and_change_nothing(
         assert log.records == [(NOT_RELOADED, {"reason": reason})]
         harness.reloader.request()
         await log.wait_for("configuration reloaded")
+    assert harness.reloads == ["failed", "applied"]
 
 
 @pytest.mark.parametrize("where", ["load", "service"])
@@ -204,6 +211,7 @@ async def test_unexpected_exception_changes_nothing_and_the_next_reload_works(
         harness.service.result = None
         harness.reloader.request()
         await log.wait_for("configuration reloaded")
+    assert harness.reloads == ["failed", "applied"]
 
 
 async def test_requests_during_a_reload_cause_one_more_reload(log: RecordingHandler) -> None:

@@ -3,14 +3,15 @@ import pytest
 from provider_agent.adapters.base import BackendHealth, Unreachable
 from provider_agent.agent.backends.configured import Backends, SkippedBackend
 from provider_agent.agent.backends.discovery import Discovery
+from provider_agent.agent.backends.routing import RefusalReason
 from provider_agent.agent.config import LimitsConfig
 from provider_agent.agent.jobs.outbox import Outbox
 from provider_agent.agent.jobs.running import JobRecord, Jobs
 from provider_agent.agent.link.coordinator_messages import CoordinatorMessages
-from provider_agent.agent.telemetry.metrics import Metrics
+from provider_agent.agent.telemetry.metrics import JobKey, Metrics
 from provider_agent.agent.telemetry.reports import Reports, count_job
 from provider_agent.agent.telemetry.rolling_stats import RollingStats, StatsSnapshot
-from provider_agent.agent.telemetry.status import BackendStatus
+from provider_agent.agent.telemetry.status import BackendStatus, RefusedJobStatus, Totals
 from provider_agent.protocol.frames import (
     BackendLoad,
     Heartbeat,
@@ -18,6 +19,7 @@ from provider_agent.protocol.frames import (
     JobError,
     JobResult,
     ModelLoad,
+    ModelOffer,
     Usage,
 )
 from tests.kit.agent_config import agent_config
@@ -42,12 +44,14 @@ class ReportsHarness:
             Backends([self.up, self.down], {}, []), lambda: None, clock=self.clock
         )
         self.stats = RollingStats(self.clock)
-        self.metrics = Metrics()
+        self.metrics = Metrics(self.clock)
         self.messages = CoordinatorMessages(self.metrics.notice_received, self.clock)
         self.jobs = Jobs(self.discovery, Outbox(), 4, lambda _record: None, self.clock)
         skipped = [SkippedBackend("venice", "venice", "KEY is not set")]
         config = agent_config(URL, limits=LimitsConfig(max_concurrent=4))
-        self.reports = Reports(config, skipped, self.discovery, self.jobs, self.stats, self.clock)
+        self.reports = Reports(
+            config, skipped, self.discovery, self.jobs, self.stats, self.metrics, self.clock
+        )
 
 
 async def test_heartbeat_of_an_idle_agent_has_no_statistics() -> None:
@@ -103,8 +107,10 @@ async def test_status_reports_the_link_the_load_and_every_backend() -> None:
     assert (state.draining, state.in_flight, state.capacity) == (True, 0, 4)
     assert state.stats == StatsSnapshot()
     assert state.backends == [
-        BackendStatus(id="up", kind="scripted", healthy=True, latency_ms=1.0, models=2),
-        BackendStatus(id="down", kind="scripted", healthy=False, last_error="connection refused"),
+        BackendStatus(id="up", kind="scripted", healthy=True, latency_ms=1.0, models=2, capacity=2),
+        BackendStatus(
+            id="down", kind="scripted", healthy=False, last_error="connection refused", capacity=5
+        ),
         BackendStatus(
             id="venice", kind="venice", healthy=False, last_error="skipped: KEY is not set"
         ),
@@ -137,6 +143,7 @@ async def test_status_shows_a_backend_with_an_open_breaker_as_unhealthy() -> Non
         latency_ms=1.0,
         last_error="its breaker is open: no jobs for 10 s; see the log for its errors",
         models=2,
+        capacity=2,
     )
     harness.clock.now += 10
     assert (first_backend().healthy, first_backend().last_error) == (True, None)
@@ -156,7 +163,7 @@ async def test_ages_are_none_before_the_first_welcome_and_job() -> None:
 
 
 def new_job_error(code: str) -> JobError:
-    return JobError(JOB_ID, 5, code, "no")
+    return JobError(JOB_ID, 5, code, "no", backend_id="" if code == "model_not_loaded" else "b")
 
 
 @pytest.mark.parametrize(
@@ -167,18 +174,30 @@ def new_job_error(code: str) -> JobError:
             "vllm",
             0.01,
             0.0,
-            ("ok", "openai", "vllm"),
+            ("ok", "openai", "b", "vllm", "m"),
         ),
         (
             JobResult(JOB_ID, 5, Usage(None, None), "b", 20, None),
             "vllm",
             None,
             0.0,
-            ("ok", "openai", "vllm"),
+            ("ok", "openai", "b", "vllm", "m"),
         ),
-        (new_job_error("backend_error"), "vllm", None, 1.0, ("backend_error", "openai", "vllm")),
-        (new_job_error("cancelled"), "vllm", None, 0.0, ("cancelled", "openai", "vllm")),
-        (new_job_error("model_not_loaded"), "", None, 0.0, ("model_not_loaded", "openai", "none")),
+        (
+            new_job_error("backend_error"),
+            "vllm",
+            None,
+            1.0,
+            ("backend_error", "openai", "b", "vllm", "m"),
+        ),
+        (new_job_error("cancelled"), "vllm", None, 0.0, ("cancelled", "openai", "b", "vllm", "m")),
+        (
+            new_job_error("model_not_loaded"),
+            "",
+            None,
+            0.0,
+            ("model_not_loaded", "openai", "none", "none", "other"),
+        ),
     ],
 )
 async def test_ended_job_is_counted_in_statistics_and_metrics(
@@ -186,12 +205,46 @@ async def test_ended_job_is_counted_in_statistics_and_metrics(
     kind: str,
     first_byte_s: float | None,
     error_rate: float,
-    labels: tuple[str, str, str],
+    labels: JobKey,
 ) -> None:
     harness = ReportsHarness()
-    count_job(JobRecord("openai", kind, end, first_byte_s), harness.stats, harness.metrics)
+    model_id = "m" if kind else ""
+    record = JobRecord("openai", kind, end, first_byte_s, model_id=model_id)
+    count_job(record, harness.stats, harness.metrics)
     snapshot = harness.stats.snapshot()
     assert snapshot.error_rate == error_rate
     assert snapshot.first_byte_p50_ms == (None if first_byte_s is None else first_byte_s * 1000)
     ((counted, totals),) = harness.metrics.jobs.items()
     assert (counted, totals.jobs, totals.relayed_bytes) == (labels, 1, 5)
+
+
+async def test_status_shows_offers_waiting_jobs_refusals_and_earnings() -> None:
+    harness = ReportsHarness()
+    await harness.discovery.check_all()
+    harness.jobs.set_prices([ModelOffer("m", [], [], None, True, "vllm", 1, 1_000_000, 2_000_000)])
+    submit_job(harness.jobs, new_job("m"))
+    result = JobResult(JOB_ID, 5, Usage(3, 4), "up", 20, 10, 1_000_000, 2_000_000)
+    for record in (
+        JobRecord("openai", "scripted", result, 0.01, model_id="m"),
+        JobRecord(
+            "openai", "", new_job_error("draining"), None, 0, "m", refusal=RefusalReason.DRAINING
+        ),
+    ):
+        count_job(record, harness.stats, harness.metrics)
+    harness.clock.now += 7
+    state = harness.reports.status(
+        url=URL,
+        link="connected",
+        welcomed_at=0.0,
+        last_disconnect=None,
+        messages=harness.messages,
+        draining=False,
+    )
+    assert state.offered == ["m"]
+    assert (state.backends[0].running, state.backends[0].queued) == (1, 1)
+    assert state.totals == Totals(
+        jobs={"ok": 1, "draining": 1}, refusals={"draining": 1}, earned={"m": 11}
+    )
+    assert state.last_refusals == [RefusedJobStatus(reason="draining", model_id="m", age_s=7.0)]
+    (await harness.up.next_run()).answer()
+    await harness.jobs.wait_until_idle()

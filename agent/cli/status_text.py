@@ -1,0 +1,164 @@
+"""The state of the running agent as text for a terminal."""
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from rich.table import Column, Table
+
+from provider_agent.agent.backends.routing import RefusalReason
+from provider_agent.agent.cli.terminal import visible
+from provider_agent.agent.telemetry.metrics import MILLION, OK
+from provider_agent.agent.telemetry.rolling_stats import StatsSnapshot
+from provider_agent.agent.telemetry.status import StatusSnapshot, readiness
+
+_LISTED: Final = 8
+"""The most names in one row, and the most models with their earnings."""
+
+_REFUSALS: Final = 5
+"""The most refused jobs; the agent keeps a few more for JSON."""
+
+REMEDIES: Final[dict[str, str]] = {
+    RefusalReason.DRAINING: "the agent is stopping",
+    RefusalReason.NOT_SERVED: "no healthy backend serves the model: see `provider-agent models`",
+    RefusalReason.PRICE: "only backends above the offered price were left: see `overflow`",
+    RefusalReason.FORMAT: "its servers lack the format or operation: see `provider-agent models`",
+    RefusalReason.BACKENDS_FULL: "its backends were at max_concurrent, at a token limit, or down",
+    RefusalReason.AGENT_FULL: "raise limits.max_concurrent if the servers have free slots",
+    RefusalReason.TOKEN_LIMIT: "raise limits.max_tokens_per_minute, or wait",
+}
+"""What to do about a refusal; docs/operations.md has the same list."""
+
+
+def status_parts(state: StatusSnapshot) -> Iterator[Table | str]:
+    """Yield the tables and lines of the status, from top to bottom."""
+    yield _facts(state)
+    yield _backends(state)
+    if state.routing is not None:
+        for one in state.routing.unroutable:
+            yield f"no jobs for {one.model_id}: {one.message} ({one.code})"
+    for refused in state.last_refusals[:_REFUSALS]:
+        model = refused.model_id or "a model that is not offered"
+        remedy = REMEDIES.get(refused.reason, "see the log")
+        yield f"refused {_ago(refused.age_s)}, {model}: {refused.reason}: {remedy}"
+    for notice in state.notices:
+        model = "" if notice.model_id is None else f" about {notice.model_id}"
+        heading = f"{notice.severity} from the coordinator {_ago(notice.age_s)}{model}"
+        yield f"{heading}: {notice.message} ({notice.code})"
+    reasons = readiness(state)
+    for reason in reasons:
+        yield f"not ready: {reason}"
+    if not reasons:
+        yield "ready"
+
+
+def _facts(state: StatusSnapshot) -> Table:
+    facts = Table.grid("", Column(overflow="fold"), padding=(0, 2))
+    facts.add_row("version", state.version)
+    facts.add_row("up", _duration(state.uptime_s))
+    facts.add_row("coordinator", visible(state.coordinator_url))
+    facts.add_row("link", state.link)
+    facts.add_row("last welcome", _ago(state.last_welcome_age_s))
+    if state.last_disconnect:  # absent while connected, also if an earlier link was lost
+        facts.add_row("last disconnect", visible(state.last_disconnect))
+    facts.add_row("offered models", _routing(state))
+    if (routable := _routable(state)) is not None:
+        facts.add_row("models with jobs", _names(routable))
+    facts.add_row("last job", _ago(state.last_job_age_s))
+    queued = sum(backend.queued for backend in state.backends)
+    waiting = f", {queued} of them wait for their first byte" if queued else ""
+    facts.add_row("jobs", f"{state.in_flight} of {state.capacity}{waiting}")
+    facts.add_row("last minute", _stats(state.stats))
+    for row in _totals(state):
+        facts.add_row(*row)
+    if state.token_limit_wait_s:
+        wait = _duration(math.ceil(state.token_limit_wait_s))
+        facts.add_row("token limit", f"used up; jobs are refused for {wait}")
+    return facts
+
+
+def _totals(state: StatusSnapshot) -> Iterator[tuple[str, str]]:
+    totals = state.totals
+    ended = totals.jobs.get(OK, 0), sum(totals.jobs.values())
+    failed = _counts({code: count for code, count in totals.jobs.items() if code != OK})
+    yield "ended jobs", f"{ended[0]} of {ended[1]} ok{f'; {failed}' if failed else ''}"
+    if totals.refusals:
+        yield "refused jobs", f"{sum(totals.refusals.values())}: {_counts(totals.refusals)}"
+    if totals.earned:
+        yield "earned", f"{_dollars(sum(totals.earned.values()))}, not confirmed by the coordinator"
+        best = sorted(totals.earned.items(), key=lambda one: -one[1])
+        for model_id, amount in best[:_LISTED]:
+            yield "", f"{_dollars(amount)} {visible(model_id)}"
+
+
+def _backends(state: StatusSnapshot) -> Table:
+    table = Table(Column("backend", overflow="fold"), "healthy", "models", "jobs", "problem")
+    for backend in state.backends:
+        table.add_row(
+            backend.id,
+            "yes" if backend.healthy else "no",
+            str(backend.models),
+            f"{backend.running} of {backend.capacity}",
+            visible(backend.last_error or ""),
+        )
+    return table
+
+
+def _routing(state: StatusSnapshot) -> str:
+    if state.draining:
+        return "draining"
+    if state.coordinator_draining:
+        return "the coordinator is stopping; it sends no new jobs"
+    if not any(backend.healthy and backend.models for backend in state.backends):
+        return "none offered"
+    if state.routing is None:
+        return "not reported by the coordinator yet"
+    count = state.routing.unroutable_count
+    return f"{count} cannot receive jobs" if count else "all can receive jobs"
+
+
+def _routable(state: StatusSnapshot) -> list[str] | None:
+    """Return the models that the coordinator sends jobs for; None if that is not known."""
+    routing = state.routing
+    if routing is None or not state.offered or len(routing.unroutable) < routing.unroutable_count:
+        return None
+    unroutable = {one.model_id for one in routing.unroutable}
+    return [model_id for model_id in state.offered if model_id not in unroutable]
+
+
+def _stats(stats: StatsSnapshot) -> str:
+    if stats.error_rate is None:
+        return "no job ended"
+    parts = []
+    if stats.tokens_per_second is not None:
+        parts.append(f"{stats.tokens_per_second:.1f} tokens/s")
+    if stats.first_byte_p50_ms is not None and stats.first_byte_p95_ms is not None:
+        p50, p95 = stats.first_byte_p50_ms, stats.first_byte_p95_ms
+        parts.append(f"first byte {p50:.0f} ms (median), {p95:.0f} ms (p95)")
+    parts.append(f"{stats.error_rate:.1%} failed")
+    return ", ".join(parts)
+
+
+def _counts(counts: dict[str, int]) -> str:
+    ordered = sorted(counts.items(), key=lambda one: (-one[1], one[0]))
+    return ", ".join(f"{count} {name}" for name, count in ordered)
+
+
+def _names(names: Iterable[str]) -> str:
+    found = [visible(name) for name in names]
+    more = f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+    return (", ".join(found[:_LISTED]) or "none") + more
+
+
+def _dollars(millionths: int) -> str:
+    return f"${millionths / MILLION:.6f}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def _ago(seconds: float | None) -> str:
+    return "never" if seconds is None else f"{_duration(seconds)} ago"
