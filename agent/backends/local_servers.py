@@ -1,8 +1,8 @@
-"""Finds the inference servers of this machine on their well-known ports.
+"""Identifies inference servers, and finds those of this machine on their well-known ports.
 
-Only loopback is probed. A port does not identify a server (many programs use 8000 and 8080), so the
-kind is identified from the responses to several probes: HTTP requests to which one kind responds
-differently from all others. A server that matches none of the four kinds is ignored.
+A port does not identify a server (many programs use 8000 and 8080), so the product is identified
+from the responses to several probes: HTTP requests to which one product responds differently from
+all others. A server that matches no product is ignored.
 """
 
 import asyncio
@@ -17,9 +17,18 @@ from provider_agent.adapters.http.body_collector import BodyCollector
 from provider_agent.adapters.http.client import HttpClient, HttpRequest
 from provider_agent.adapters.http.direct_client import DirectClient
 
-WELL_KNOWN_PORTS: Final = (8000, 8080, 9931, 1234, 11434)
+WELL_KNOWN_PORTS: Final = (8000, 8080, 9931, 1234, 11434, 30000)
 """The default ports of vLLM, llama.cpp (8080, and 9931, which is announced for later versions), LM
-Studio and Ollama."""
+Studio, Ollama and SGLang."""
+
+PRODUCTS: Final = {
+    "vllm": "vLLM",
+    "llamacpp": "llama.cpp",
+    "lmstudio": "LM Studio",
+    "ollama": "Ollama",
+    "sglang": "SGLang",
+}
+"""The names of the products that the probes identify."""
 
 PROBE_TIMEOUT_S: Final = 1.0
 """Seconds for all requests to one port; a server on this machine answers in milliseconds."""
@@ -32,15 +41,28 @@ _HEADERS: Final = {"User-Agent": "provider-agent", "Accept-Encoding": "identity"
 
 
 class FoundServer(Struct, frozen=True, order=True):
-    """One inference server of this machine.
+    """One identified inference server.
 
     Attributes:
-        kind: "vllm", "llamacpp", "lmstudio" or "ollama"; the name of the backend's kind.
+        product: a key of `PRODUCTS`.
         url: the base URL, without a trailing slash.
     """
 
-    kind: str
+    product: str
     url: str
+
+    @property
+    def kind(self) -> str:
+        """The kind of backend that serves it."""
+        return "openai_compatible" if self.product == "sglang" else self.product
+
+    @property
+    def name(self) -> str:
+        """The name of the product, for humans."""
+        return PRODUCTS[self.product]
+
+    def __str__(self) -> str:
+        return f"{self.name} at {self.url}"
 
 
 class ProbeResponse(Struct, frozen=True):
@@ -69,26 +91,33 @@ async def find_local_servers(
         timeout_s: seconds for all requests to one port.
     """
     urls = [f"http://127.0.0.1:{port}" for port in ports]
-    kinds = await asyncio.gather(*(_probe_port(url, timeout_s) for url in urls))
-    return [FoundServer(kind, url) for kind, url in zip(kinds, urls, strict=True) if kind]
+    found = await asyncio.gather(*(identify_server(url, timeout_s=timeout_s) for url in urls))
+    return [server for server in found if server is not None]
 
 
-async def _probe_port(url: str, timeout_s: float) -> str | None:
-    """Send one probe after another until a response identifies the kind; None if none does."""
-    # The environment's proxies are not used: they cannot reach this machine's loopback.
-    client = DirectClient(url, _HEADERS, reuse=False, remote=False, connect_s=timeout_s)
+async def identify_server(url: str, *, timeout_s: float) -> FoundServer | None:
+    """Send one probe after another until a response identifies the product; None if none does.
+
+    Faults of the server raise no exception. Cancelling this coroutine closes its connection.
+
+    Args:
+        url: the base URL of the server, without a trailing slash.
+        timeout_s: seconds for all requests.
+    """
     try:
+        # The environment's proxies are not used: they cannot reach this machine's loopback.
+        client = DirectClient(url, _HEADERS, reuse=False, remote=False, connect_s=timeout_s)
         async with asyncio.timeout(timeout_s):
             models = await _get(client, "/v1/models")
-            kind = identify_models(models)
-            if kind is None and models.status == 401:
-                kind = identify_version(await _get(client, "/version"))
+            product = identify_models(models)
+            if product is None and models.status == 401:
+                product = identify_version(await _get(client, "/version"))
             for path, identify in PROBES:
-                if kind is None:
-                    kind = identify(await _get(client, path))
-            return kind
+                if product is None:
+                    product = identify(await _get(client, path))
     except (TimeoutError, BackendError):
         return None
+    return None if product is None else FoundServer(product, url)
 
 
 async def _get(client: HttpClient, path: str) -> ProbeResponse:
@@ -106,7 +135,7 @@ def _json_object(data: bytearray) -> dict[str, object]:
 
 
 def identify_models(response: ProbeResponse) -> str | None:
-    """`/v1/models`: llama.cpp and vLLM name themselves in `owned_by`.
+    """`/v1/models`: llama.cpp, vLLM and SGLang name themselves in `owned_by`.
 
     llama.cpp names itself in the `Server` header too.
     """
@@ -118,7 +147,7 @@ def identify_models(response: ProbeResponse) -> str | None:
     owners = [model.get("owned_by") for model in models if isinstance(model, dict)]
     if "llamacpp" in owners:
         return "llamacpp"
-    return "vllm" if "vllm" in owners else None
+    return next((product for product in ("vllm", "sglang") if product in owners), None)
 
 
 def identify_props(response: ProbeResponse) -> str | None:
@@ -165,5 +194,5 @@ PROBES: Final[tuple[tuple[str, Callable[[ProbeResponse], str | None]], ...]] = (
     ("/api/v1/models", identify_lmstudio_models),
     ("/api/v0/models", identify_lmstudio_models),
 )
-"""The probes if `/v1/models` identified no kind, in order: path, and the function that returns the
-kind that a response identifies, or None."""
+"""The probes if `/v1/models` identified no product, in order: path, and the function that returns the
+product that a response identifies, or None."""

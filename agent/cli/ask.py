@@ -12,8 +12,9 @@ from provider_agent.agent.backends.configured import Backends, make_backends
 from provider_agent.agent.backends.discovery import Discovery
 from provider_agent.agent.backends.offer_groups import group_by_model
 from provider_agent.agent.backends.routing import Refusal, choose_routes
+from provider_agent.agent.cli.found_servers import use_found_servers
 from provider_agent.agent.cli.one_job import explain, run_one_job, statistics
-from provider_agent.agent.cli.settings import NO_BACKEND, run_async, with_local_config
+from provider_agent.agent.cli.settings import INIT_ADVICE, NO_BACKEND, run_async, with_local_config
 from provider_agent.agent.cli.terminal import visible
 from provider_agent.agent.config import LoadedConfig
 from provider_agent.protocol.formats import MAIN_OPERATION, WireFormat
@@ -61,6 +62,8 @@ def ask(
     """Run PROMPT as one job on MODEL, on one of your backends, and print its text and statistics.
 
     The text is written to standard output as it streams, everything else to standard error.
+
+    Without any configuration, it searches this machine for inference servers.
     """
     sys.exit(run_async(_ask(loaded, model, prompt, WireFormat(wire_format), max_tokens, timeout)))
 
@@ -73,6 +76,9 @@ async def _ask(
     max_tokens: int,
     timeout_s: float,
 ) -> int:
+    loaded, note = await use_found_servers(loaded)
+    if note:
+        click.echo(f"{note}; {INIT_ADVICE}", err=True)
     backends = make_backends(loaded.config.backends, os.environ)
     discovery = Discovery(backends, lambda: None, pricing=loaded.config.pricing)
     try:

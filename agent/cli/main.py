@@ -24,6 +24,7 @@ class _Command(NamedTuple):
 
 _CLI: Final = "provider_agent.agent.cli"
 _COMMANDS: Final = {
+    "init": _Command(f"{_CLI}.init.command", "init", "Find your servers and write agent.toml."),
     "run": _Command(f"{_CLI}.run", "run", "Connect to the coordinator and serve jobs."),
     "check": _Command(
         f"{_CLI}.check.command", "check", "Test configuration, coordinator and backends."
@@ -138,6 +139,7 @@ def main() -> None:
     \b
     First steps:
       provider-agent demo        try coordinator, agent and server on this machine
+      provider-agent init        find your servers and write agent.toml
       provider-agent check       test your configuration, coordinator and servers
       provider-agent run         start serving jobs
     """

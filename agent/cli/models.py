@@ -18,7 +18,8 @@ from provider_agent.agent.cli.backend_report import (
     report_of,
     report_of_skipped,
 )
-from provider_agent.agent.cli.settings import NO_BACKEND, run_async, with_local_config
+from provider_agent.agent.cli.found_servers import use_found_servers
+from provider_agent.agent.cli.settings import INIT_ADVICE, NO_BACKEND, run_async, with_local_config
 from provider_agent.agent.cli.terminal import console, visible
 from provider_agent.agent.config import LoadedConfig
 from provider_agent.agent.config.low_prices import CENT
@@ -46,6 +47,8 @@ class ModelsReport(msgspec.Struct, frozen=True):
 def models(loaded: LoadedConfig, as_json: bool) -> None:
     """List the models that the agent would offer now, and why others are not offered.
 
+    Without any configuration, it searches this machine for inference servers.
+
     Exits with 0 if at least one model would be offered, otherwise with 1.
     """
     report = run_async(_collect(loaded))
@@ -57,6 +60,9 @@ def models(loaded: LoadedConfig, as_json: bool) -> None:
 
 
 async def _collect(loaded: LoadedConfig) -> ModelsReport:
+    loaded, note = await use_found_servers(loaded)
+    if note:
+        click.echo(f"{note}; {INIT_ADVICE}", err=True)
     backends = make_backends(loaded.config.backends, os.environ)
     discovery = Discovery(backends, lambda: None, pricing=loaded.config.pricing)
     try:

@@ -26,7 +26,10 @@ NO_BACKEND: Final = AdvisedError(
     "no backend is configured", "add a [[backends]] table for each of your servers"
 )
 
-_NO_COORDINATOR: Final = "wss://not-set.invalid"
+INIT_ADVICE: Final = "`provider-agent init` writes the file"
+"""What to do if there is no configuration file."""
+
+NO_COORDINATOR: Final = "wss://not-set.invalid"
 """The placeholder for the coordinator's address in commands that do not dial."""
 
 
@@ -61,7 +64,7 @@ def with_local_config(
 
     The coordinator's address may be missing or wrong; the command receives a placeholder.
     """
-    return _with_settings(command, {"coordinator.url": _NO_COORDINATOR})
+    return _with_settings(command, {"coordinator.url": NO_COORDINATOR})
 
 
 def _with_settings(

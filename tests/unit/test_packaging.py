@@ -203,8 +203,16 @@ def test_the_makefile_declares_and_documents_every_target() -> None:
 
 def test_git_ignores_the_configuration_that_the_readme_creates() -> None:
     # It may contain the enrollment code.
-    assert "cp agent.example.toml agent.toml" in text_of("README.md")
+    assert "$ provider-agent init " in text_of("README.md")
     assert "/agent.toml" in text_of(".gitignore").splitlines()
+
+
+def test_the_readme_goes_from_the_installation_to_run() -> None:
+    section = text_of("README.md").partition("\n## Install and run\n")[2]
+    commands = re.findall(r"^\$ (?:python3 -m )?(pip install|provider-agent \w+)", section, re.MULTILINE)
+
+    steps = ["pip install", "provider-agent init", "provider-agent check", "provider-agent run"]
+    assert commands[:4] == steps
 
 
 # --- the image ------------------------------------------------------------------------------------

@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from provider_agent.adapters.base import Backend, BackendError, BackendModel
 from provider_agent.agent.backends.configured import SkippedBackend
 from provider_agent.agent.backends.health_check import BackendState
+from provider_agent.agent.backends.local_servers import FoundServer
 from provider_agent.agent.backends.offer_groups import ServedModel, group_by_model
 from provider_agent.agent.cli.backend_report import report_of
 from provider_agent.agent.cli.check.findings import Finding, Outcome
+from provider_agent.agent.cli.check.servers import wrong_kind
 from provider_agent.agent.cli.one_job import explain, run_one_job, statistics
 from provider_agent.protocol.formats import MAIN_OPERATION, WireFormat
 
@@ -36,15 +38,21 @@ def missing_offer(served: Sequence[ServedModel]) -> list[Finding]:
     return [Finding("offer", "all models", Outcome.FAILED, details, advice)]
 
 
-async def check_backend_state(state: BackendState, *, request_completions: bool) -> list[Finding]:
+async def check_backend_state(
+    state: BackendState, *, request_completions: bool, other: FoundServer | None = None
+) -> list[Finding]:
     """Return the findings for one backend.
 
     Args:
         state: the result of the backend's last health check.
         request_completions: whether to request a short completion in each wire format that a model
             of the backend supports.
+        other: the server at the backend's address, if it is of another kind than configured.
     """
     backend_id = state.backend.id
+    if other is not None and not state.models:
+        details = wrong_kind(state.backend.kind, other)
+        return [Finding("backend", backend_id, Outcome.FAILED, details, _kind_advice(other))]
     if not state.health.reachable:
         details = state.health.last_error or "unreachable"
         return [Finding("backend", backend_id, Outcome.FAILED, details, _advice(state))]
@@ -53,6 +61,10 @@ async def check_backend_state(state: BackendState, *, request_completions: bool)
         advice = "load a model, or check the `models` list of the backend"
         return [Finding("backend", backend_id, Outcome.FAILED, details, advice)]
     findings = [Finding("backend", backend_id, Outcome.OK, _describe(state))]
+    if other is not None:
+        details = wrong_kind(state.backend.kind, other)
+        advice = _kind_advice(other)
+        findings.append(Finding("backend", backend_id, Outcome.WARNING, details, advice))
     for wire_format in WireFormat:
         main = MAIN_OPERATION[wire_format]
         model = next((model for model in state.models if main in model.operations), None)
@@ -68,6 +80,10 @@ async def check_backend_state(state: BackendState, *, request_completions: bool)
                 )
             )
     return findings
+
+
+def _kind_advice(other: FoundServer) -> str:
+    return f'set `kind = "{other.kind}"` under [[backends]]'
 
 
 def _advice(state: BackendState) -> str:

@@ -1,5 +1,6 @@
 """`provider-agent check`: checks everything that `run` needs, with advice for each failure."""
 
+import asyncio
 import os
 import sys
 from pathlib import Path
@@ -18,19 +19,34 @@ from provider_agent.agent.cli.check.backends import (
 )
 from provider_agent.agent.cli.check.coordinator import check_coordinators
 from provider_agent.agent.cli.check.findings import Finding, Outcome, all_passed, failure, show
+from provider_agent.agent.cli.check.servers import duplicate_servers, other_products
+from provider_agent.agent.cli.found_servers import use_found_servers
 from provider_agent.agent.cli.settings import (
     EXIT_CONFIG,
+    INIT_ADVICE,
     NO_BACKEND,
+    NO_COORDINATOR,
     config_option,
     run_async,
     start_logging,
 )
 from provider_agent.agent.config import Config, ConfigError, LoadedConfig, load_config
 from provider_agent.agent.config.files import find_file
+from provider_agent.agent.config.flags import variable_of
 from provider_agent.agent.identity.key import Identity, IdentityError, load
 
 ENVIRONMENT: Final = "environment"
 """The target of the finding about the configuration if there is no file."""
+
+_URL_VARIABLE: Final = variable_of("coordinator.url")
+
+_NO_ADDRESS: Final = Finding(
+    "coordinator",
+    "[coordinator] url",
+    Outcome.FAILED,
+    "missing",
+    f"{INIT_ADVICE}; or set {_URL_VARIABLE}, or `run --coordinator-url`",
+)
 
 
 @click.command(short_help="Test configuration, coordinator and backends.")
@@ -42,32 +58,50 @@ ENVIRONMENT: Final = "environment"
 def check(config_path: Path | None, as_json: bool, completions: bool) -> None:
     """Test configuration, identity, coordinator and every backend.
 
-    Exits with 0 if all checks pass, 2 if the configuration is not usable, and 1 otherwise. It does
-    not disturb a running agent. Completions cost a few tokens at paid services.
+    Without any configuration, it searches this machine for inference servers.
+
+    Exits with 0 if all checks pass, 2 if the configuration is missing or not usable, and 1
+    otherwise. It does not disturb a running agent. Completions cost a few tokens at paid services.
     """
+    # Without a file and an address of a coordinator, everything else is checked.
+    dials = find_file(config_path, os.environ) is not None or bool(os.environ.get(_URL_VARIABLE))
+    overrides: dict[str, object] = {} if dials else {"coordinator.url": NO_COORDINATOR}
     try:
-        loaded = load_config(config_path, os.environ, {}, KnownKinds())
+        loaded = load_config(config_path, os.environ, overrides, KnownKinds())
         start_logging(loaded, "error")
-        findings = [_configuration(loaded)]
-        identity = _identity(loaded.config, findings)
-        findings += run_async(_check(loaded.config, identity, completions))
+        findings = run_async(_check(loaded, completions, dials=dials))
     except ConfigError as error:
         advice = "correct it; docs/configuration.md explains every key"
         target = str(find_file(config_path, os.environ) or ENVIRONMENT)
         show([failure("configuration", target, error, advice)], as_json=as_json)
         sys.exit(EXIT_CONFIG)
     show(findings, as_json=as_json)
-    sys.exit(0 if all_passed(findings) else 1)
+    sys.exit(0 if all_passed(findings) else 1 if dials else EXIT_CONFIG)
 
 
-def _configuration(loaded: LoadedConfig) -> Finding:
+async def _check(loaded: LoadedConfig, completions: bool, *, dials: bool) -> list[Finding]:
+    loaded, search = await use_found_servers(loaded)
+    config = loaded.config
+    findings = [_configuration(loaded, search)]
+    identity = _identity(config, findings)
+    findings += await check_coordinators(config, identity) if dials else [_NO_ADDRESS]
+    return findings + await _check_backends(config, completions)
+
+
+def _configuration(loaded: LoadedConfig, search: str) -> Finding:
+    """Return the finding about the settings.
+
+    Args:
+        loaded: the settings, with the servers that a search has found.
+        search: the result of the search; "" if there was none.
+    """
     target = str(loaded.path or ENVIRONMENT)
-    if loaded.config.backends:
-        problems = [f"backends: {len(loaded.config.backends)}"]
-        outcome, advice = Outcome.WARNING if loaded.warnings else Outcome.OK, ""
-    else:
-        problems = [NO_BACKEND.problem]
-        outcome, advice = Outcome.FAILED, NO_BACKEND.advice
+    problems, outcome, advice = [NO_BACKEND.problem], Outcome.FAILED, NO_BACKEND.advice
+    if search:
+        problems, advice = [search], INIT_ADVICE
+    elif loaded.config.backends:
+        problems, advice = [f"backends: {len(loaded.config.backends)}"], ""
+        outcome = Outcome.WARNING if loaded.warnings else Outcome.OK
     details = "; ".join([*problems, *loaded.warnings])
     return Finding("configuration", target, outcome, details, advice)
 
@@ -83,12 +117,12 @@ def _identity(config: Config, findings: list[Finding]) -> Identity | None:
     return identity
 
 
-async def _check(config: Config, identity: Identity | None, completions: bool) -> list[Finding]:
+async def _check_backends(config: Config, completions: bool) -> list[Finding]:
     backends = make_backends(config.backends, os.environ)
-    findings = await check_coordinators(config, identity)
+    findings = duplicate_servers(config.backends)
     discovery = Discovery(backends, lambda: None, pricing=config.pricing)
     try:
-        await discovery.check_all()
+        others, _ = await asyncio.gather(other_products(config.backends), discovery.check_all())
         served = discovery.served_models()
         findings += [
             Finding("offer", warning.target, Outcome.WARNING, warning.problem, warning.what_to_do)
@@ -96,7 +130,12 @@ async def _check(config: Config, identity: Identity | None, completions: bool) -
         ]
         findings += missing_offer(served)
         for state in discovery.states:
-            findings += await check_backend_state(state, request_completions=completions)
+            settings = state.backend.settings
+            findings += await check_backend_state(
+                state,
+                request_completions=completions,
+                other=others.get((settings.kind, settings.url)),
+            )
     finally:
         for backend in backends.usable:
             await backend.close()

@@ -51,32 +51,35 @@ async def check_coordinators(config: Config, identity: Identity | None) -> list[
     skip_reason = "there is no key" if identity is None else await _running_agent(config)
     key = None if skip_reason else identity
     urls = (config.coordinator.url, *config.coordinator.fallback_urls)
-    return [await _check_address(config, url, key, skip_reason) for url in urls]
+    checks = [await _check_address(config, url, key, skip_reason) for url in urls]
+    return [finding for findings in checks for finding in findings]
 
 
 async def _check_address(
     config: Config, url: str, identity: Identity | None, skip_reason: str
-) -> Finding:
+) -> list[Finding]:
     settings = DialSettings.of(config.coordinator, url)
     step, awaited = ("ping", "pong") if identity is None else ("handshake", "Welcome")
     try:
         socket = await dial(settings, VERSION_1.subprotocol)
     except DialFailed as failed:
-        return _failed(settings, failed.disconnect)
+        return [_failed(settings, failed.disconnect)]
     try:
         async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
             if identity is None:
                 round_trip = await (await socket.ping())
-                details = f"reachable, round trip {round_trip * 1000:.0f} ms; handshake skipped: "
-                details += skip_reason
-                return Finding(COMPONENT, url, Outcome.OK, details)
-            return await _handshake(socket, settings, config, identity)
+                details = f"reachable, round trip {round_trip * 1000:.0f} ms"
+                return [
+                    Finding(COMPONENT, url, Outcome.OK, details),
+                    Finding(COMPONENT, url, Outcome.SKIPPED, f"handshake skipped: {skip_reason}"),
+                ]
+            return [await _handshake(socket, settings, config, identity)]
     except TimeoutError:
         details = f"connected, but received no {awaited} within {HANDSHAKE_TIMEOUT_S:.0f} s"
-        return Finding(COMPONENT, url, Outcome.FAILED, details, _NO_COORDINATOR_ADVICE)
+        return [Finding(COMPONENT, url, Outcome.FAILED, details, _NO_COORDINATOR_ADVICE)]
     except (ConnectionClosed, ProtocolError) as error:
         details = f"the {step} failed: {error}"
-        return Finding(COMPONENT, url, Outcome.FAILED, details, _NO_COORDINATOR_ADVICE)
+        return [Finding(COMPONENT, url, Outcome.FAILED, details, _NO_COORDINATOR_ADVICE)]
     finally:
         await socket.close()
 

@@ -22,7 +22,7 @@ class Outcome(StrEnum):
     """Passed, but a setting is probably a mistake."""
     FAILED = "failed"
     SKIPPED = "skipped"
-    """Not performed, because the operator excluded it (`--no-completions`)."""
+    """Not performed: excluded by the operator (`--no-completions`), or not possible now."""
 
 
 class Finding(msgspec.Struct, frozen=True):

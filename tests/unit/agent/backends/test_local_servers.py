@@ -7,13 +7,16 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from provider_agent.adapters.registry import BUILT_IN_KINDS
 from provider_agent.agent.backends.local_servers import (
+    PRODUCTS,
     FoundServer,
     ProbeResponse,
     find_local_servers,
     identify_lmstudio_models,
     identify_models,
     identify_props,
+    identify_server,
     identify_tags,
     identify_version,
 )
@@ -60,6 +63,7 @@ async def serve(
     [
         (respond(models_owned_by("vllm")), "vllm"),
         (respond(models_owned_by("llamacpp")), "llamacpp"),
+        (respond(models_owned_by("sglang")), "sglang"),
         (respond({"error": {"message": "Loading model"}}, 503, "llama.cpp"), "llamacpp"),
         (respond(models_owned_by("library")), None),
         (respond({"data": [1, "two", None, {"owned_by": ["vllm"]}]}), None),
@@ -135,6 +139,7 @@ def test_identify_lmstudio_models_checks_the_field_names_of_models(
     ("routes", "otherwise", "kind"),
     [
         pytest.param({"/v1/models": models_owned_by("vllm")}, 404, "vllm", id="vllm"),
+        pytest.param({"/v1/models": models_owned_by("sglang")}, 404, "sglang", id="sglang"),
         pytest.param(
             {"/v1/models": 401, "/version": {"version": "0.20.0"}},
             404,
@@ -188,7 +193,7 @@ async def test_found_servers_are_in_the_order_of_the_ports(unused_tcp_port: int)
     async with serve(ollama) as first, serve(vllm) as second:
         found = await find_local_servers([first, unused_tcp_port, second])
 
-    assert [server.kind for server in found] == ["ollama", "vllm"]
+    assert [server.product for server in found] == ["ollama", "vllm"]
 
 
 async def test_a_port_that_never_answers_times_out() -> None:
@@ -225,3 +230,12 @@ async def test_an_invalid_response_is_ignored(reply: bytes) -> None:
 
     async with await asyncio.start_server(reply_and_close, "127.0.0.1", 0) as server:
         assert await find_local_servers([server.sockets[0].getsockname()[1]]) == []
+
+
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_every_product_has_a_built_in_kind(product: str) -> None:
+    assert FoundServer(product, "http://127.0.0.1:8000").kind in BUILT_IN_KINDS
+
+
+async def test_address_that_cannot_be_dialed_is_no_error() -> None:
+    assert await identify_server("http://", timeout_s=1.0) is None

@@ -20,12 +20,12 @@ def test_invalid_configuration_is_one_finding_and_exit_code_2(runner: CliRunner)
 def test_target_of_an_invalid_configuration_is_environment_if_there_is_no_file(
     runner: CliRunner,
 ) -> None:
-    result = runner.invoke(main, ["check", "--json"])
+    env = {"PROVIDER_AGENT_LIMITS_MAX_CONCURRENT": "many"}
+    result = runner.invoke(main, ["check", "--json"], env=env)
 
     (finding,) = json.loads(result.output)["findings"]
+    assert result.exit_code == 2
     assert finding["target"] == "environment"
-    assert finding["details"] == "coordinator.url: missing"
-    assert "`run --coordinator-url`" in finding["what_to_do"]
 
 
 def test_check_continues_after_a_failure(runner: CliRunner) -> None:

@@ -36,6 +36,15 @@ async def check_coordinator(config: Config, identity: Identity | None) -> Findin
     return finding
 
 
+async def check_without_handshake(config: Config, identity: Identity | None) -> str:
+    """Return why the handshake was skipped; the coordinator is reachable."""
+    reachable, skipped = await check_coordinators(config, identity)
+    assert reachable.outcome is Outcome.OK
+    assert reachable.details.startswith("reachable, round trip ")
+    assert skipped.outcome is Outcome.SKIPPED
+    return skipped.details
+
+
 def config_for(
     coordinator: ScriptedCoordinator, *others: str, prometheus_addr: str = NO_AGENT
 ) -> Config:
@@ -71,11 +80,9 @@ async def test_hello_has_the_agents_key_and_enrollment_code(
 
 
 async def test_handshake_is_skipped_without_a_key(coordinator: ScriptedCoordinator) -> None:
-    finding = await check_coordinator(config_for(coordinator), None)
+    details = await check_without_handshake(config_for(coordinator), None)
 
-    assert finding.outcome is Outcome.OK
-    assert "reachable" in finding.details
-    assert finding.details.endswith("handshake skipped: there is no key")
+    assert details == "handshake skipped: there is no key"
     assert coordinator.connections[0].frames == []
 
 
@@ -90,10 +97,9 @@ async def test_running_agent_keeps_its_session(
     async with status_server(replace(READY, link=link, coordinator_url=coordinator.url)) as address:
         config = config_for(coordinator, prometheus_addr=address)
 
-        finding = await check_coordinator(config, identity)
+        details = await check_without_handshake(config, identity)
 
-    assert finding.outcome is Outcome.OK
-    assert finding.details.endswith("handshake skipped: the running agent has a session")
+    assert details == "handshake skipped: the running agent has a session"
     assert coordinator.connections[0].frames == []
 
 
@@ -103,10 +109,9 @@ async def test_agent_without_a_status_server_keeps_its_connection(
     config = config_for(coordinator, prometheus_addr="")
     config = replace(config, identity=IdentityConfig(key_path=tmp_path / "identity.key"))
     with hold_key_lock(config.identity.key_path):
-        finding = await check_coordinator(config, identity)
+        details = await check_without_handshake(config, identity)
 
-    assert finding.outcome is Outcome.OK
-    assert finding.details.endswith("handshake skipped: an agent runs with this key")
+    assert details == "handshake skipped: an agent runs with this key"
     assert coordinator.connections[0].frames == []
 
 
@@ -137,7 +142,8 @@ async def test_agent_at_a_fallback_address_keeps_its_connection(
 
             findings = await check_coordinators(config, identity)
 
-        assert all("handshake skipped" in finding.details for finding in findings)
+        skipped = [finding for finding in findings if finding.outcome is Outcome.SKIPPED]
+        assert [finding.target for finding in skipped] == [coordinator.url, other.url]
         assert coordinator.connections[0].frames == other.connections[0].frames == []
 
 

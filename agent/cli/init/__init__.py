@@ -1,0 +1,1 @@
+"""`provider-agent init`: finds inference servers, asks for the rest, writes `agent.toml`."""

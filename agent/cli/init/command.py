@@ -1,0 +1,232 @@
+"""`provider-agent init`: the command."""
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Final
+
+import click
+from msgspec import Struct
+
+from provider_agent.agent.backends.local_servers import WELL_KNOWN_PORTS
+from provider_agent.agent.cli.found_servers import ports_text
+from provider_agent.agent.cli.init.document import Answers, OfferedServer, render
+from provider_agent.agent.cli.init.prices import InvalidPrice, Prices, combine
+from provider_agent.agent.cli.init.private_file import write_private_file
+from provider_agent.agent.cli.init.prompts import (
+    ask_coordinator,
+    ask_enrollment_code,
+    ask_prices,
+    choose_servers,
+)
+from provider_agent.agent.cli.init.servers import find_servers
+from provider_agent.agent.cli.settings import SetupError, run_async
+from provider_agent.agent.config.addresses import coordinator_url
+from provider_agent.agent.config.files import config_home, expand, find_file
+from provider_agent.agent.config.flags import CONFIG_VARIABLE, variable_of
+from provider_agent.agent.identity.key import IdentityError, load_or_create
+from provider_agent.agent.telemetry.logs import configure_logging
+
+CODE_VARIABLE: Final = variable_of("coordinator.enrollment_code")
+URL_VARIABLE: Final = variable_of("coordinator.url")
+
+MAX_CODE_CHARS: Final = 512
+"""The limit of `coordinator.enrollment_code`."""
+
+
+class _Options(Struct, frozen=True):
+    """The options of the command line; see their help texts.
+
+    Attributes:
+        asks: whether to ask for what the options leave open.
+    """
+
+    coordinator_url: str
+    allow_insecure: bool
+    key_path: str
+    prices: Prices
+    ports: tuple[int, ...]
+    asks: bool
+
+
+@click.command(short_help="Find your servers and write agent.toml.")
+@click.option(
+    "-c",
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path),
+    help=f"The file to write. [default: ${CONFIG_VARIABLE}, or ./agent.toml]",
+)
+@click.option("--coordinator-url", envvar=URL_VARIABLE, default="", help="[coordinator] url.")
+@click.option("--allow-insecure", is_flag=True, help="Allow ws:// to other machines.")
+@click.option(
+    "--input-price",
+    "input_prices",
+    multiple=True,
+    metavar="[MODEL=]USD",
+    help="Dollars per million input tokens, of all models or of one. Repeatable.",
+)
+@click.option(
+    "--output-price",
+    "output_prices",
+    multiple=True,
+    metavar="[MODEL=]USD",
+    help="Dollars per million output tokens, of all models or of one. Repeatable.",
+)
+@click.option(
+    "--key-path",
+    envvar=variable_of("identity.key_path"),
+    default="",
+    help="[identity] key_path. [default: identity.key in ~/.config/provider-agent]",
+)
+@click.option(
+    "--port",
+    "ports",
+    multiple=True,
+    type=click.IntRange(1, 65535),
+    help="Search this port instead of the well-known ones. Repeatable.",
+)
+@click.option("-y", "--yes", is_flag=True, help="Ask nothing; offer every server that is found.")
+@click.option("--force", is_flag=True, help="Replace an existing file.")
+@click.option("--dry-run", is_flag=True, help="Print the file, and write nothing.")
+def init(
+    config_path: Path | None,
+    coordinator_url: str,
+    allow_insecure: bool,
+    input_prices: tuple[str, ...],
+    output_prices: tuple[str, ...],
+    key_path: str,
+    ports: tuple[int, ...],
+    yes: bool,
+    force: bool,
+    dry_run: bool,
+) -> None:
+    """Find the inference servers of this machine, and write agent.toml and the key.
+
+    It searches the well-known ports of vLLM, llama.cpp, LM Studio, Ollama and SGLang, and asks for
+    the rest. It asks nothing if standard input is not a terminal.
+
+    The enrollment code is a secret and has no option: a script sets the variable
+    PROVIDER_AGENT_COORDINATOR_ENROLLMENT_CODE.
+    """
+    configure_logging("warning", "text", sys.stderr, ())
+    path = config_path or expand(os.environ.get(CONFIG_VARIABLE) or "agent.toml", os.environ)
+    if os.path.lexists(path) and not (force or dry_run):
+        raise _exists(path)
+    asks = not yes and sys.stdin.isatty()
+    try:
+        prices = combine(input_prices, output_prices)
+    except InvalidPrice as error:
+        raise SetupError(str(error)) from error
+    options = _Options(
+        coordinator_url, allow_insecure, key_path, prices, ports or WELL_KNOWN_PORTS, asks
+    )
+    try:
+        answers = _answers(options)
+    except click.Abort:
+        raise KeyboardInterrupt from None
+    if dry_run:
+        click.echo(render(answers, show_code=False), nl=False)
+        return
+    _write(path, answers, force=force)
+
+
+def _answers(options: _Options) -> Answers:
+    """Return what the file will contain, from the options and from answers to questions.
+
+    Raises:
+        SetupError: an option or a variable is not valid, or there is no address and no terminal.
+    """
+    url = _checked_url(options)
+    key_path = _checked_key_path(options.key_path)
+    code = _checked_code(os.environ.get(CODE_VARIABLE, ""))
+    servers = _find(options.ports)
+    if not options.asks:
+        return Answers(
+            url, tuple(servers), options.prices, code, options.allow_insecure, key_path
+        )
+    servers = choose_servers(servers)
+    url = url or ask_coordinator(allow_insecure=options.allow_insecure)
+    code = code or _checked_code(ask_enrollment_code())
+    prices = options.prices
+    if prices == Prices():
+        models = [model for offered in servers for model in offered.models]
+        prices = ask_prices(list(dict.fromkeys(models)))
+    return Answers(url, tuple(servers), prices, code, options.allow_insecure, key_path)
+
+
+def _checked_url(options: _Options) -> str:
+    if not options.coordinator_url:
+        if options.asks:
+            return ""
+        raise SetupError(
+            f"the coordinator's address is missing; add --coordinator-url, or set {URL_VARIABLE}"
+        )
+    try:
+        return coordinator_url(options.coordinator_url, allow_insecure=options.allow_insecure)
+    except ValueError as error:
+        raise SetupError(f"--coordinator-url: {error}") from error
+
+
+def _checked_key_path(text: str) -> str:
+    """Return the path for the file; a relative one would depend on the directory of `run`."""
+    if not text.isprintable():
+        raise SetupError("--key-path: it contains characters that cannot be printed; correct it")
+    if not text or text.startswith("~/"):
+        return text
+    return str(Path(text).absolute())
+
+
+def _checked_code(code: str) -> str:
+    code = code.strip()
+    if not code.isprintable() or len(code) > MAX_CODE_CHARS:
+        problem = f"the enrollment code is not one line of at most {MAX_CODE_CHARS} characters"
+        raise SetupError(f"{problem}; correct {CODE_VARIABLE}, or type it again")
+    return code
+
+
+def _find(ports: tuple[int, ...]) -> list[OfferedServer]:
+    """Search this machine, and print what was found."""
+    servers = run_async(find_servers(ports, os.environ))
+    for offered in servers:
+        click.echo(f"found {offered.server}: {offered.summary}", err=True)
+    if not servers:
+        click.echo(
+            f"no inference server answers on {ports_text(ports)} of this machine; start one and "
+            "run `provider-agent init` again, or add [[backends]] to the file",
+            err=True,
+        )
+    return servers
+
+
+def _write(path: Path, answers: Answers, *, force: bool) -> None:
+    """Write key and file, and print the public key and the next command."""
+    default = config_home(os.environ) / "identity.key"
+    key_path = expand(answers.key_path, os.environ) if answers.key_path else default
+    try:
+        key = load_or_create(key_path)
+        write_private_file(path, render(answers), replace=force)
+    except IdentityError as error:
+        raise SetupError(str(error)) from error
+    except FileExistsError as error:
+        raise _exists(path) from error
+    except OSError as error:
+        advice = "name another file with --config"
+        raise SetupError(f"{path}: cannot be written: {error.strerror}; {advice}") from error
+    count = len(answers.servers)
+    click.echo(f"settings     {path} ({count} server{'' if count == 1 else 's'})")
+    click.echo(f"public key   {key.public_key_text}")
+    click.echo(f"fingerprint  {key.fingerprint}")
+    click.echo(f"key file     {key_path}")
+    for name in sorted({offered.key_variable for offered in answers.servers} - {""}):
+        if not os.environ.get(name):
+            click.echo(f"\nA server requires a key: export {name}=…")
+    click.echo("\nIf the coordinator has an allow-list, give its operator the public key. Next:")
+    found = find_file(None, os.environ)
+    option = "" if found == path else f" --config {shlex.quote(str(path))}"
+    click.echo(f"  provider-agent check{option}")
+
+
+def _exists(path: Path) -> SetupError:
+    return SetupError(f"{path}: the file exists; edit it, or replace it with --force")

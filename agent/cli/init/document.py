@@ -1,0 +1,184 @@
+"""The text of the `agent.toml` that `init` writes."""
+
+import json
+from collections.abc import Iterable
+from decimal import Decimal
+from typing import Final
+
+from msgspec import Struct
+
+from provider_agent.agent.backends.local_servers import FoundServer
+from provider_agent.agent.cli.init.prices import MILLIONTHS, Prices
+from provider_agent.agent.cli.terminal import visible
+from provider_agent.agent.config import Price
+
+MAX_NAMED_MODELS: Final = 5
+"""Models in one comment or line of output; `provider-agent models` lists all."""
+
+
+class OfferedServer(Struct, frozen=True):
+    """One inference server of the file.
+
+    Attributes:
+        server: its kind and address.
+        models: the ids of the models that it would offer.
+        key_variable: the variable that holds its key; "" if it requires none.
+        problem: why its models are unknown; "" if they are known.
+    """
+
+    server: FoundServer
+    models: tuple[str, ...] = ()
+    key_variable: str = ""
+    problem: str = ""
+
+    @property
+    def summary(self) -> str:
+        """The models, or why they are unknown, in printable characters."""
+        if not self.models:
+            return visible(self.problem or "it has no model to offer")
+        named = ", ".join(self.models[:MAX_NAMED_MODELS])
+        more = len(self.models) - MAX_NAMED_MODELS
+        return visible(named + (f" and {more} more" if more > 0 else ""))
+
+
+class Answers(Struct, frozen=True):
+    """What the file contains.
+
+    Attributes:
+        coordinator_url: the coordinator's address.
+        servers: the servers to offer.
+        prices: the prices of their models.
+        enrollment_code: the code for the coordinator; "" for none. A secret.
+        allow_insecure: whether `ws://` to another machine is allowed.
+        key_path: the key file; "" for the default.
+    """
+
+    coordinator_url: str
+    servers: tuple[OfferedServer, ...] = ()
+    prices: Prices = Prices()
+    enrollment_code: str = ""
+    allow_insecure: bool = False
+    key_path: str = ""
+
+    def __repr__(self) -> str:
+        return f"<Answers {self.coordinator_url} servers={len(self.servers)}>"
+
+
+def render(answers: Answers, *, show_code: bool = True) -> str:
+    """Return the text of the file.
+
+    Args:
+        answers: the settings.
+        show_code: whether the text contains the enrollment code.
+    """
+    sections = [
+        _HEADER,
+        _coordinator(answers, show_code=show_code),
+        _identity(answers.key_path),
+        *(map(_backend, answers.servers) if answers.servers else [_NO_BACKEND]),
+        _pricing(answers),
+        _REST,
+    ]
+    return "\n".join(sections)
+
+
+_HEADER: Final = """\
+# Settings of provider-agent, written by `provider-agent init`. `provider-agent check` verifies them;
+# `provider-agent config show` prints them all. The value of a commented key is its default, or an
+# example; docs/configuration.md describes every key.
+"""
+
+_NO_BACKEND: Final = """\
+# One table per inference server, for example:
+# [[backends]]
+# kind = "vllm"                       # or llamacpp, lmstudio, ollama, openai_compatible
+# url = "http://127.0.0.1:8000"
+#
+# [[backends]]
+# kind = "openrouter"                 # or venice
+# api_key_env = "OPENROUTER_API_KEY"  # the name of the variable, never the key
+# models = ["acme/*"]
+"""
+
+_REST: Final = """\
+[limits]
+# max_concurrent = 8                  # jobs at once, on all servers together
+# max_tokens_per_minute = 200_000
+# drain_timeout_s = 300               # how long a stopping agent waits for its jobs
+
+[observability]
+# prometheus_addr = "127.0.0.1:9090"  # status and metrics; "" turns them off
+# log_level = "info"
+"""
+
+
+def _coordinator(answers: Answers, *, show_code: bool) -> str:
+    lines = ["[coordinator]", f"url = {_string(answers.coordinator_url)}"]
+    if answers.allow_insecure:
+        lines.append("allow_insecure = true  # ws:// sends prompts unencrypted")
+    if answers.enrollment_code and show_code:
+        lines.append("# A secret: only the owner of this file may read it.")
+        lines.append(f"enrollment_code = {_string(answers.enrollment_code)}")
+    elif answers.enrollment_code:
+        lines.append('# enrollment_code = "…"  # not shown')
+    else:
+        lines.append('# enrollment_code = "…"  # if the coordinator requires one')
+    return _text(lines)
+
+
+def _identity(key_path: str) -> str:
+    default = '# key_path = "~/.config/provider-agent/identity.key"'
+    return _text(["[identity]", f"key_path = {_string(key_path)}" if key_path else default])
+
+
+def _backend(offered: OfferedServer) -> str:
+    server = offered.server
+    lines = [
+        f"# {server.name}: {offered.summary}",
+        "[[backends]]",
+        f"kind = {_string(server.kind)}",
+        f"url = {_string(server.url)}",
+    ]
+    if offered.key_variable:
+        lines.append(f"api_key_env = {_string(offered.key_variable)}  # the name, never the key")
+    lines.append('# models = ["acme/*"]  # offer only these')
+    return _text(lines)
+
+
+def _pricing(answers: Answers) -> str:
+    lines = [
+        "# Millionths of a US dollar per million tokens: 500_000 is half a dollar.",
+        "[pricing]",
+    ]
+    default = answers.prices.default
+    for name in ("input_per_1m", "output_per_1m"):
+        if default is None:
+            lines.append(f"# default_{name} = 500_000")
+        else:
+            price = getattr(default, name)
+            lines.append(f"default_{name} = {price:_}  # {dollars(price)}")
+    if answers.prices.by_model:
+        lines += ["", "[pricing.models]"]
+        lines += [_model_price(*item) for item in answers.prices.by_model.items()]
+    return _text(lines)
+
+
+def _model_price(model: str, price: Price) -> str:
+    pair = f"input_per_1m = {price.input_per_1m:_}, output_per_1m = {price.output_per_1m:_}"
+    comment = f"{dollars(price.input_per_1m)} and {dollars(price.output_per_1m)}"
+    return f"{_string(model)} = {{ {pair} }}  # {comment}"
+
+
+def dollars(price: int) -> str:
+    """Return millionths of a US dollar as text, such as "$0.50"."""
+    amount = Decimal(price) / MILLIONTHS
+    return f"${amount:.2f}" if price % (MILLIONTHS // 100) == 0 else f"${amount.normalize():f}"
+
+
+def _string(text: str) -> str:
+    """Return a TOML string. Unlike JSON, TOML does not allow DEL in it."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _text(lines: Iterable[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)

@@ -1,0 +1,240 @@
+"""`init` without a terminal: it asks nothing."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from click.testing import CliRunner, Result
+
+from provider_agent.adapters.registry import BUILT_IN_KINDS
+from provider_agent.agent.cli.main import main
+from provider_agent.agent.config import BackendConfig, LoadedConfig, Price, load_config
+from provider_agent.agent.identity.key import load
+from tests.kit.fakes.llamacpp import FakeLlamaCpp
+from tests.kit.fakes.ollama import FakeOllama
+from tests.kit.fakes.server import FakeServer
+from tests.kit.fakes.vllm import MODEL, FakeVllm
+
+URL = "wss://coordinator.example/provider/connect"
+CODE = "SECRET-ENROLLMENT-CODE"
+KEY = "sk-SECRET"
+
+
+@pytest.fixture
+async def vllm() -> AsyncIterator[FakeVllm]:
+    async with FakeVllm() as server:
+        yield server
+
+
+def port_of(server: FakeServer) -> tuple[str, str]:
+    return "--port", str(urlsplit(server.url).port)
+
+
+async def init(runner: CliRunner, *arguments: str, **env: str) -> Result:
+    """Run `init` in a thread: it has its own event loop."""
+    result = await asyncio.to_thread(runner.invoke, main, ["init", *arguments], env=env)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    assert CODE not in result.output
+    assert KEY not in result.output
+    return result
+
+
+def loaded(path: str = "agent.toml") -> LoadedConfig:
+    return load_config(Path(path), {"HOME": str(Path.cwd())}, {}, BUILT_IN_KINDS)
+
+
+async def test_file_has_the_found_servers_and_the_key_is_created(
+    runner: CliRunner, vllm: FakeVllm
+) -> None:
+    async with FakeOllama() as ollama:
+        result = await init(
+            runner,
+            *port_of(ollama),
+            *port_of(vllm),
+            "--coordinator-url",
+            URL,
+            "--input-price",
+            "0.5",
+            "--output-price",
+            "1.5",
+            "--output-price",
+            f"{MODEL}=2",
+            PROVIDER_AGENT_COORDINATOR_ENROLLMENT_CODE=CODE,
+        )
+
+    assert result.exit_code == 0
+    assert f"found vLLM at {vllm.url}: {MODEL}, acme-8b-law\n" in result.stderr
+    config = loaded().config
+    assert config.coordinator.url == URL
+    assert config.coordinator.enrollment_code == CODE
+    assert config.backends == (
+        BackendConfig(kind="ollama", url=ollama.url),
+        BackendConfig(kind="vllm", url=vllm.url),
+    )
+    assert config.pricing.default_input_per_1m == 500_000
+    assert config.pricing.models == {MODEL: Price(500_000, 2_000_000)}
+    assert Path("agent.toml").stat().st_mode & 0o777 == 0o600
+    key = load(config.identity.key_path)
+    assert result.stdout.splitlines() == [
+        "settings     agent.toml (2 servers)",
+        f"public key   {key.public_key_text}",
+        f"fingerprint  {key.fingerprint}",
+        f"key file     {config.identity.key_path}",
+        "",
+        "If the coordinator has an allow-list, give its operator the public key. Next:",
+        "  provider-agent check",
+    ]
+
+
+async def test_address_and_key_path_come_from_variables(
+    runner: CliRunner, vllm: FakeVllm
+) -> None:
+    result = await init(
+        runner,
+        *port_of(vllm),
+        "--config",
+        "my settings/a.toml",
+        PROVIDER_AGENT_COORDINATOR_URL=URL,
+        PROVIDER_AGENT_IDENTITY_KEY_PATH="keys/agent.key",
+    )
+
+    assert result.stdout.endswith("\n  provider-agent check --config 'my settings/a.toml'\n")
+    config = loaded("my settings/a.toml").config
+    # `run` may start in another directory.
+    assert config.identity.key_path == Path.cwd() / "keys" / "agent.key"
+    assert load(config.identity.key_path)
+
+
+async def test_file_named_by_the_variable_is_written(runner: CliRunner, vllm: FakeVllm) -> None:
+    result = await init(
+        runner,
+        *port_of(vllm),
+        "--coordinator-url",
+        URL,
+        PROVIDER_AGENT_CONFIG="~/etc/agent.toml",
+    )
+
+    assert result.stdout.endswith("\n  provider-agent check\n")
+    assert loaded("etc/agent.toml").config.coordinator.url == URL
+
+
+async def test_server_that_requires_a_key_gets_the_name_of_its_variable(
+    runner: CliRunner,
+) -> None:
+    async with FakeVllm(api_key=KEY) as vllm, FakeLlamaCpp(api_key=KEY) as llamacpp:
+        arguments = (*port_of(vllm), *port_of(llamacpp), "--coordinator-url", URL)
+        result = await init(runner, *arguments, VLLM_API_KEY=KEY)
+
+    found, locked = result.stderr.splitlines()
+    assert found.endswith(f"{MODEL}, acme-8b-law")
+    assert locked.endswith("it requires a key: put it into the variable LLAMACPP_API_KEY")
+    assert "export LLAMACPP_API_KEY=…\n" in result.stdout
+    assert "VLLM_API_KEY" not in result.stdout
+    keys = [backend.api_key_env for backend in loaded().config.backends]
+    assert keys == ["VLLM_API_KEY", "LLAMACPP_API_KEY"]
+    assert KEY not in Path("agent.toml").read_text("utf-8")
+
+
+async def test_file_without_servers_is_written_with_advice(
+    runner: CliRunner, unused_tcp_port: int
+) -> None:
+    port = str(unused_tcp_port)
+    result = await init(runner, "--port", port, "--coordinator-url", URL)
+
+    assert result.exit_code == 0
+    assert f"no inference server answers on the port {port} of this machine" in result.stderr
+    assert "add [[backends]] to the file" in result.stderr
+    assert loaded().config.backends == ()
+
+
+async def test_dry_run_prints_the_file_and_writes_nothing(
+    runner: CliRunner, vllm: FakeVllm
+) -> None:
+    # The file exists, which is no reason to refuse.
+    Path("agent.toml").write_text("mine", "utf-8")
+    result = await init(
+        runner,
+        *port_of(vllm),
+        "--dry-run",
+        "--coordinator-url",
+        URL,
+        PROVIDER_AGENT_COORDINATOR_ENROLLMENT_CODE=CODE,
+    )
+
+    assert [path.name for path in Path.cwd().iterdir()] == ["agent.toml"]
+    assert Path("agent.toml").read_text("utf-8") == "mine"
+    Path("printed.toml").write_text(result.stdout, "utf-8")
+    assert loaded("printed.toml").config.backends == (BackendConfig(kind="vllm", url=vllm.url),)
+
+
+async def test_existing_file_is_replaced_only_with_force(runner: CliRunner, vllm: FakeVllm) -> None:
+    Path("agent.toml").write_text("mine", "utf-8")
+    arguments = (*port_of(vllm), "--coordinator-url", URL)
+
+    refused = await init(runner, *arguments)
+
+    assert refused.exit_code == 2
+    assert refused.stderr == (
+        "Error: agent.toml: the file exists; edit it, or replace it with --force\n"
+    )
+    assert vllm.requests == []
+    assert [path.name for path in Path.cwd().iterdir()] == ["agent.toml"]
+    assert Path("agent.toml").read_text("utf-8") == "mine"
+
+    assert (await init(runner, *arguments, "--force")).exit_code == 0
+    assert loaded().config.coordinator.url == URL
+
+
+async def test_existing_key_is_kept(runner: CliRunner, vllm: FakeVllm) -> None:
+    arguments = (*port_of(vllm), "--coordinator-url", URL, "--force")
+    first = await init(runner, *arguments)
+    second = await init(runner, *arguments)
+
+    assert first.stdout == second.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env", "message"),
+    [
+        ((), {}, "the coordinator's address is missing; add --coordinator-url, or set PROVIDER_"),
+        (("--coordinator-url", "http://c.example"), {}, "--coordinator-url: expected an address"),
+        (("--coordinator-url", "ws://c.example"), {}, "--coordinator-url: ws:// would send"),
+        (("--coordinator-url", URL, "--input-price", "0.5"), {}, "--input-price is set without"),
+        (("--coordinator-url", URL, "--input-price", "x"), {}, '"x" is not a price; write'),
+        (("--coordinator-url", URL, "--key-path", "a\nb"), {}, "--key-path: it contains"),
+        (("--coordinator-url", URL, "--key-path", "."), {}, "cannot be read: Is a directory"),
+        (
+            ("--coordinator-url", URL),
+            {"PROVIDER_AGENT_COORDINATOR_ENROLLMENT_CODE": "x" * 513},
+            "the enrollment code is not one line of at most 512 characters; correct PROVIDER_",
+        ),
+        (
+            ("--coordinator-url", URL),
+            {"PROVIDER_AGENT_COORDINATOR_ENROLLMENT_CODE": "a\nb"},
+            "the enrollment code is not one line",
+        ),
+        (("--coordinator-url", URL, "-c", "/dev/null/x"), {}, "/dev/null/x: cannot be written"),
+    ],
+)
+async def test_refusal_is_one_message_and_exit_code_2(
+    arguments: tuple[str, ...],
+    env: dict[str, str],
+    message: str,
+    runner: CliRunner,
+    vllm: FakeVllm,
+) -> None:
+    result = await init(runner, *port_of(vllm), *arguments, **env)
+
+    assert result.exit_code == 2
+    assert message in result.stderr.splitlines()[-1]
+    assert not Path("agent.toml").exists()
+    assert result.stdout == ""
+
+
+async def test_insecure_address_needs_the_flag(runner: CliRunner, vllm: FakeVllm) -> None:
+    arguments = (*port_of(vllm), "--coordinator-url", "ws://10.0.0.1/", "--allow-insecure")
+    assert (await init(runner, *arguments)).exit_code == 0
+
+    assert loaded().config.coordinator.allow_insecure
