@@ -194,5 +194,5 @@ PROBES: Final[tuple[tuple[str, Callable[[ProbeResponse], str | None]], ...]] = (
     ("/api/v1/models", identify_lmstudio_models),
     ("/api/v0/models", identify_lmstudio_models),
 )
-"""The probes if `/v1/models` identified no product, in order: path, and the function that returns the
-product that a response identifies, or None."""
+"""The probes if `/v1/models` identified no product, in order: path, and the function that returns
+the product that a response identifies, or None."""

@@ -1,6 +1,5 @@
 """`init` in a terminal; the file that it writes is the configuration of `check` and `run`."""
 
-import os
 import signal
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -29,6 +28,10 @@ def ports_of(*servers: FakeServer) -> list[str]:
     return [f"--port={urlsplit(server.url).port}" for server in servers]
 
 
+def written(home: Path) -> list[Path]:
+    return list(home.iterdir())
+
+
 async def test_answers_in_a_terminal_become_the_file(tmp_path: Path) -> None:
     async with (
         FakeVllm() as vllm,
@@ -46,10 +49,10 @@ async def test_answers_in_a_terminal_become_the_file(tmp_path: Path) -> None:
         await terminal.answer("Input price of all models (Enter for no price): ", "0.50")
         await terminal.answer("Output price of all models: ", "$1.50")
         await terminal.answer("The same for each of the 2 models? [Y/n]: ", "n")
-        await terminal.answer(f"Input price of {MODEL} [$0.50]: ", "")
-        await terminal.answer(f"Output price of {MODEL} [$1.50]: ", "")
         await terminal.answer(f"Input price of {LORA_ADAPTER} [$0.50]: ", "1")
         await terminal.answer(f"Output price of {LORA_ADAPTER} [$1.50]: ", "2")
+        await terminal.answer(f"Input price of {MODEL} [$0.50]: ", "")
+        await terminal.answer(f"Output price of {MODEL} [$1.50]: ", "")
         assert await terminal.wait() == 0
 
     assert CODE not in terminal.screen
@@ -91,15 +94,17 @@ async def test_yes_asks_nothing_in_a_terminal(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["\x03", "\x04"], ids=["Ctrl-C", "Ctrl-D"])
 async def test_interrupted_questions_write_nothing(key: str, tmp_path: Path) -> None:
-    async with FakeVllm() as vllm:
-        async with start_in_terminal("init", *ports_of(vllm), home=tmp_path) as terminal:
-            await terminal.answer("Offer the models of vLLM", "y")
-            await terminal.expect("Coordinator's address (wss://…): ")
-            terminal.type(key)
-            assert await terminal.wait() == 130
+    async with (
+        FakeVllm() as vllm,
+        start_in_terminal("init", *ports_of(vllm), home=tmp_path) as terminal,
+    ):
+        await terminal.answer("Offer the models of vLLM", "y")
+        await terminal.expect("Coordinator's address (wss://…): ")
+        terminal.type(key)
+        assert await terminal.wait() == 130
 
     assert "Traceback" not in terminal.screen
-    assert os.listdir(tmp_path) == []
+    assert not written(tmp_path)
 
 
 async def test_run_and_check_accept_the_file_unchanged(

@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 COMMAND = Path(sys.executable).with_name("provider-agent")
-_KEPT_VARIABLES = ("PATH", "LANG", "SYSTEMROOT", "LD_LIBRARY_PATH", "COVERAGE_PROCESS_CONFIG")
+_KEPT_VARIABLES = (
+    "PATH",
+    "PYTHONPATH",
+    "LANG",
+    "SYSTEMROOT",
+    "LD_LIBRARY_PATH",
+    "COVERAGE_PROCESS_CONFIG",
+)
 
 
 class CompletedCommand(NamedTuple):
@@ -83,18 +90,22 @@ class CliProcess:
             await self._process.communicate()
 
 
+def kept_variables() -> dict[str, str]:
+    """The variables of this process that a command receives."""
+    return {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
+
+
 @asynccontextmanager
 async def start_command(
     *arguments: str | Path, home: Path, env: Mapping[str, str] | None = None
 ) -> AsyncIterator[CliProcess]:
     """Run the command with `home` as home and current directory; kill it on exit."""
-    kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
     process = CliProcess(
         await asyncio.create_subprocess_exec(
             COMMAND,
             *arguments,
             cwd=home,
-            env={**kept, "HOME": str(home), "TMPDIR": str(home), **(env or {})},
+            env={**kept_variables(), "HOME": str(home), "TMPDIR": str(home), **(env or {})},
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )

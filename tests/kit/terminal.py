@@ -1,4 +1,4 @@
-"""Runs the `provider-agent` command in a pseudo-terminal, and types the answers to its questions."""
+"""Runs the `provider-agent` command in a pseudo-terminal, and types answers to its questions."""
 
 import asyncio
 import os
@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from tests.kit.cli_process import COMMAND
+from tests.kit.cli_process import COMMAND, kept_variables
 
 
 class TerminalProcess:
@@ -91,7 +91,7 @@ async def start_in_terminal(
                 COMMAND,
                 *arguments,
                 cwd=home,
-                env={"PATH": os.environ["PATH"], "HOME": str(home), "LANG": "C.UTF-8", **(env or {})},
+                env={**kept_variables(), "HOME": str(home), "LANG": "C.UTF-8", **(env or {})},
                 stdin=inside,
                 stdout=inside,
                 stderr=inside,

@@ -143,9 +143,7 @@ def _answers(options: _Options) -> Answers:
     code = _checked_code(os.environ.get(CODE_VARIABLE, ""))
     servers = _find(options.ports)
     if not options.asks:
-        return Answers(
-            url, tuple(servers), options.prices, code, options.allow_insecure, key_path
-        )
+        return Answers(url, tuple(servers), options.prices, code, options.allow_insecure, key_path)
     servers = choose_servers(servers)
     url = url or ask_coordinator(allow_insecure=options.allow_insecure)
     code = code or _checked_code(ask_enrollment_code())

@@ -83,9 +83,9 @@ def render(answers: Answers, *, show_code: bool = True) -> str:
 
 
 _HEADER: Final = """\
-# Settings of provider-agent, written by `provider-agent init`. `provider-agent check` verifies them;
-# `provider-agent config show` prints them all. The value of a commented key is its default, or an
-# example; docs/configuration.md describes every key.
+# Settings of provider-agent, written by `provider-agent init`. `provider-agent check` verifies
+# them; `provider-agent config show` prints them all. The value of a commented key is its default,
+# or an example; docs/configuration.md describes every key.
 """
 
 _NO_BACKEND: Final = """\

@@ -107,6 +107,8 @@ def test_identify_version_finds_vllm(response: ProbeResponse, kind: str | None) 
     ("response", "kind"),
     [
         (respond(OLLAMA_TAGS), "ollama"),
+        (respond({"models": [*OLLAMA_TAGS["models"], {"name": "acme:cloud"}]}), "ollama"),
+        (respond({"models": ["acme"]}), None),
         (respond({"models": []}), None),
         (respond({"models": [{"name": "acme"}]}), None),
         (respond(OLLAMA_TAGS, 404), None),

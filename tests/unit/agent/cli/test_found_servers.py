@@ -12,7 +12,8 @@ from click.testing import CliRunner, Result
 from provider_agent.agent.cli import found_servers
 from provider_agent.agent.cli.found_servers import ports_text
 from provider_agent.agent.cli.main import main
-from tests.kit.fakes.vllm import MODEL, FakeVllm
+from tests.kit.fakes.vllm import LORA_ADAPTER, MODEL, FakeVllm
+from tests.unit.agent.cli.calls import ECHO
 
 
 @pytest.fixture
@@ -35,6 +36,10 @@ async def call(runner: CliRunner, *arguments: str, **env: str) -> Result:
     return result
 
 
+def write_echo() -> None:
+    Path("agent.toml").write_text(ECHO, "utf-8")
+
+
 def test_ports_are_listed() -> None:
     assert ports_text((1, 2, 3)) == "the ports 1, 2 and 3"
     assert ports_text((1,)) == "the port 1"
@@ -46,7 +51,10 @@ async def test_models_lists_the_models_of_the_found_server(
     result = await call(runner, "models", "--json")
 
     assert result.exit_code == 0
-    assert json.loads(result.stdout)["models"][0]["model_id"] == MODEL
+    assert [model["model_id"] for model in json.loads(result.stdout)["models"]] == [
+        LORA_ADAPTER,
+        MODEL,
+    ]
     assert result.stderr == (
         f"there is no agent.toml; found on this machine: vLLM at {vllm.url}; "
         "`provider-agent init` writes the file\n"
@@ -79,7 +87,7 @@ async def test_configured_backends_are_used_without_a_search(
 ) -> None:
     env = {}
     if configured == "file":
-        Path("agent.toml").write_text('[[backends]]\nkind = "echo"\n', "utf-8")
+        write_echo()
     else:
         env["PROVIDER_AGENT_BACKENDS"] = '[{"kind": "echo"}]'
 

@@ -10,6 +10,7 @@ from provider_agent.agent.cli.check.servers import duplicate_servers, other_prod
 from provider_agent.agent.config import BackendConfig
 from tests.kit.fakes.llamacpp import FakeLlamaCpp
 from tests.kit.fakes.ollama import FakeOllama
+from tests.kit.fakes.server import FakeResponse, RecordedRequest
 from tests.kit.fakes.vllm import FakeVllm
 from tests.unit.agent.cli.calls import COORDINATOR, invoke
 
@@ -87,7 +88,7 @@ async def test_check_warns_of_a_working_server_of_another_kind(runner: CliRunner
     class LlamaCppWithVllmRoutes(FakeVllm):
         """A vLLM to its adapter, except that it names itself in another way."""
 
-        def respond(self, request):  # type: ignore[no-untyped-def]
+        def respond(self, request: RecordedRequest) -> FakeResponse:
             response = super().respond(request)
             response.headers["Server"] = "llama.cpp"
             return response

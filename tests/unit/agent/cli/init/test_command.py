@@ -15,11 +15,12 @@ from provider_agent.agent.identity.key import load
 from tests.kit.fakes.llamacpp import FakeLlamaCpp
 from tests.kit.fakes.ollama import FakeOllama
 from tests.kit.fakes.server import FakeServer
-from tests.kit.fakes.vllm import MODEL, FakeVllm
+from tests.kit.fakes.vllm import LORA_ADAPTER, MODEL, FakeVllm
 
 URL = "wss://coordinator.example/provider/connect"
 CODE = "SECRET-ENROLLMENT-CODE"
 KEY = "sk-SECRET"
+MODELS = f"{LORA_ADAPTER}, {MODEL}"
 
 
 @pytest.fixture
@@ -39,6 +40,23 @@ async def init(runner: CliRunner, *arguments: str, **env: str) -> Result:
     assert CODE not in result.output
     assert KEY not in result.output
     return result
+
+
+def write(name: str, text: str) -> None:
+    Path(name).write_text(text, "utf-8")
+
+
+def read(name: str) -> str:
+    return Path(name).read_text("utf-8")
+
+
+def mode_of(name: str) -> int:
+    return Path(name).stat().st_mode
+
+
+def files() -> list[str]:
+    """The files in the current directory, except those of the key."""
+    return sorted(path.name for path in Path.cwd().iterdir() if path.name != ".config")
 
 
 def loaded(path: str = "agent.toml") -> LoadedConfig:
@@ -65,7 +83,7 @@ async def test_file_has_the_found_servers_and_the_key_is_created(
         )
 
     assert result.exit_code == 0
-    assert f"found vLLM at {vllm.url}: {MODEL}, acme-8b-law\n" in result.stderr
+    assert f"found vLLM at {vllm.url}: {MODELS}\n" in result.stderr
     config = loaded().config
     assert config.coordinator.url == URL
     assert config.coordinator.enrollment_code == CODE
@@ -75,7 +93,7 @@ async def test_file_has_the_found_servers_and_the_key_is_created(
     )
     assert config.pricing.default_input_per_1m == 500_000
     assert config.pricing.models == {MODEL: Price(500_000, 2_000_000)}
-    assert Path("agent.toml").stat().st_mode & 0o777 == 0o600
+    assert mode_of("agent.toml") & 0o777 == 0o600
     key = load(config.identity.key_path)
     assert result.stdout.splitlines() == [
         "settings     agent.toml (2 servers)",
@@ -88,9 +106,7 @@ async def test_file_has_the_found_servers_and_the_key_is_created(
     ]
 
 
-async def test_address_and_key_path_come_from_variables(
-    runner: CliRunner, vllm: FakeVllm
-) -> None:
+async def test_address_and_key_path_come_from_variables(runner: CliRunner, vllm: FakeVllm) -> None:
     result = await init(
         runner,
         *port_of(vllm),
@@ -104,7 +120,7 @@ async def test_address_and_key_path_come_from_variables(
     config = loaded("my settings/a.toml").config
     # `run` may start in another directory.
     assert config.identity.key_path == Path.cwd() / "keys" / "agent.key"
-    assert load(config.identity.key_path)
+    assert len(load(config.identity.key_path).public_key) == 32
 
 
 async def test_file_named_by_the_variable_is_written(runner: CliRunner, vllm: FakeVllm) -> None:
@@ -128,13 +144,13 @@ async def test_server_that_requires_a_key_gets_the_name_of_its_variable(
         result = await init(runner, *arguments, VLLM_API_KEY=KEY)
 
     found, locked = result.stderr.splitlines()
-    assert found.endswith(f"{MODEL}, acme-8b-law")
+    assert found.endswith(f"{MODELS}")
     assert locked.endswith("it requires a key: put it into the variable LLAMACPP_API_KEY")
     assert "export LLAMACPP_API_KEY=…\n" in result.stdout
     assert "VLLM_API_KEY" not in result.stdout
     keys = [backend.api_key_env for backend in loaded().config.backends]
     assert keys == ["VLLM_API_KEY", "LLAMACPP_API_KEY"]
-    assert KEY not in Path("agent.toml").read_text("utf-8")
+    assert KEY not in read("agent.toml")
 
 
 async def test_file_without_servers_is_written_with_advice(
@@ -153,7 +169,7 @@ async def test_dry_run_prints_the_file_and_writes_nothing(
     runner: CliRunner, vllm: FakeVllm
 ) -> None:
     # The file exists, which is no reason to refuse.
-    Path("agent.toml").write_text("mine", "utf-8")
+    write("agent.toml", "mine")
     result = await init(
         runner,
         *port_of(vllm),
@@ -163,14 +179,14 @@ async def test_dry_run_prints_the_file_and_writes_nothing(
         PROVIDER_AGENT_COORDINATOR_ENROLLMENT_CODE=CODE,
     )
 
-    assert [path.name for path in Path.cwd().iterdir()] == ["agent.toml"]
-    assert Path("agent.toml").read_text("utf-8") == "mine"
-    Path("printed.toml").write_text(result.stdout, "utf-8")
+    assert files() == ["agent.toml"]
+    assert read("agent.toml") == "mine"
+    write("printed.toml", result.stdout)
     assert loaded("printed.toml").config.backends == (BackendConfig(kind="vllm", url=vllm.url),)
 
 
 async def test_existing_file_is_replaced_only_with_force(runner: CliRunner, vllm: FakeVllm) -> None:
-    Path("agent.toml").write_text("mine", "utf-8")
+    write("agent.toml", "mine")
     arguments = (*port_of(vllm), "--coordinator-url", URL)
 
     refused = await init(runner, *arguments)
@@ -180,8 +196,8 @@ async def test_existing_file_is_replaced_only_with_force(runner: CliRunner, vllm
         "Error: agent.toml: the file exists; edit it, or replace it with --force\n"
     )
     assert vllm.requests == []
-    assert [path.name for path in Path.cwd().iterdir()] == ["agent.toml"]
-    assert Path("agent.toml").read_text("utf-8") == "mine"
+    assert files() == ["agent.toml"]
+    assert read("agent.toml") == "mine"
 
     assert (await init(runner, *arguments, "--force")).exit_code == 0
     assert loaded().config.coordinator.url == URL
@@ -229,7 +245,7 @@ async def test_refusal_is_one_message_and_exit_code_2(
 
     assert result.exit_code == 2
     assert message in result.stderr.splitlines()[-1]
-    assert not Path("agent.toml").exists()
+    assert not files()
     assert result.stdout == ""
 
 

@@ -12,6 +12,7 @@ from provider_agent.agent.config import BackendConfig, LoadedConfig, Price, load
 
 URL = "wss://coordinator.example/provider/connect"
 VLLM = FoundServer("vllm", "http://127.0.0.1:8000")
+CODE = 'c"o\\de'
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
 
 
@@ -26,7 +27,7 @@ def test_every_answer_is_in_the_loaded_file(tmp_path: Path) -> None:
     prices = Prices(Price(500_000, 1_500_000), {"acme:8b": Price(0, 1)})
     locked = OfferedServer(FoundServer("llamacpp", "http://127.0.0.1:8080"), (), "LLAMACPP_API_KEY")
     answers = Answers(
-        "ws://10.0.0.1/", (OfferedServer(VLLM, ("a",)), locked), prices, "c\"o\\de", True, "/k/i.key"
+        "ws://10.0.0.1/", (OfferedServer(VLLM, ("a",)), locked), prices, 'c"o\\de', True, "/k/i.key"
     )
 
     loaded = load(render(answers), tmp_path)
@@ -34,13 +35,11 @@ def test_every_answer_is_in_the_loaded_file(tmp_path: Path) -> None:
     config = loaded.config
     assert config.coordinator.url == "ws://10.0.0.1/"
     assert config.coordinator.allow_insecure
-    assert config.coordinator.enrollment_code == 'c"o\\de'
+    assert config.coordinator.enrollment_code == CODE
     assert config.identity.key_path == Path("/k/i.key")
     assert config.backends == (
         BackendConfig(kind="vllm", url="http://127.0.0.1:8000"),
-        BackendConfig(
-            kind="llamacpp", url="http://127.0.0.1:8080", api_key_env="LLAMACPP_API_KEY"
-        ),
+        BackendConfig(kind="llamacpp", url="http://127.0.0.1:8080", api_key_env="LLAMACPP_API_KEY"),
     )
     assert config.pricing.default_input_per_1m == 500_000
     assert config.pricing.default_output_per_1m == 1_500_000
@@ -69,7 +68,16 @@ def test_file_without_servers_and_prices_is_valid_and_has_examples(tmp_path: Pat
 
 def test_every_commented_setting_is_valid_when_it_is_uncommented(tmp_path: Path) -> None:
     lines = render(Answers(URL)).splitlines()
-    settings = ("# [[", "# kind", "# url", "# api_key_env", "# models", "# max_", "# drain", "# key_")
+    settings = (
+        "# [[",
+        "# kind",
+        "# url",
+        "# api_key_env",
+        "# models",
+        "# max_",
+        "# drain",
+        "# key_",
+    )
     starts = (*settings, "# default_", "# enrollment_code", "# prometheus", "# log_level")
     text = "\n".join(line[2:] if line.startswith(starts) else line for line in lines)
 

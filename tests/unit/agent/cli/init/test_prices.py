@@ -29,16 +29,14 @@ def test_a_text_that_is_no_price_is_refused_with_an_example(text: str) -> None:
 
 
 def test_a_price_in_millionths_is_refused() -> None:
-    with pytest.raises(InvalidPrice, match="500000 dollars .* too much; .* not millionths"):
+    with pytest.raises(InvalidPrice, match=r"500000 dollars .* too much; .* not millionths"):
         parse_dollars("500000")
 
 
 def test_prices_of_all_models_and_of_one() -> None:
     prices = combine(["0.5", "acme/a=b=1"], ["acme/a=b=2", "1.5"])
 
-    assert prices == Prices(
-        Price(500_000, 1_500_000), {"acme/a=b": Price(1_000_000, 2_000_000)}
-    )
+    assert prices == Prices(Price(500_000, 1_500_000), {"acme/a=b": Price(1_000_000, 2_000_000)})
 
 
 def test_one_price_of_a_model_is_completed_by_the_price_of_all_models() -> None:

@@ -12,6 +12,10 @@ def target(tmp_path: Path) -> Path:
     return tmp_path / "agent.toml"
 
 
+def names_in(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
 def test_file_and_new_directories_are_private(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b" / "agent.toml"
 
@@ -20,7 +24,7 @@ def test_file_and_new_directories_are_private(tmp_path: Path) -> None:
     assert path.read_text("utf-8") == "größe"
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.parent.stat().st_mode & 0o777 == 0o700
-    assert os.listdir(path.parent) == ["agent.toml"]
+    assert names_in(path.parent) == ["agent.toml"]
 
 
 def test_existing_file_is_kept(target: Path) -> None:
@@ -30,7 +34,7 @@ def test_existing_file_is_kept(target: Path) -> None:
         write_private_file(target, "new", replace=False)
 
     assert target.read_text("utf-8") == "mine"
-    assert os.listdir(target.parent) == ["agent.toml"]
+    assert names_in(target.parent) == ["agent.toml"]
 
 
 def test_replaced_file_is_private_even_if_the_old_one_was_not(target: Path) -> None:
@@ -70,7 +74,7 @@ def test_file_system_without_hard_links(
         write_private_file(target, "new", replace=False)
 
     assert target.read_text("utf-8") == ("mine" if exists else "new")
-    assert os.listdir(target.parent) == ["agent.toml"]
+    assert names_in(target.parent) == ["agent.toml"]
 
 
 def test_failure_leaves_no_draft(target: Path) -> None:
@@ -79,4 +83,4 @@ def test_failure_leaves_no_draft(target: Path) -> None:
     with pytest.raises(IsADirectoryError):
         write_private_file(target, "new", replace=True)
 
-    assert os.listdir(target.parent) == ["agent.toml"]
+    assert names_in(target.parent) == ["agent.toml"]
