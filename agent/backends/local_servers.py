@@ -161,7 +161,9 @@ def identify_props(response: ProbeResponse) -> str | None:
 
 def identify_tags(response: ProbeResponse) -> str | None:
     """`/api/tags`: Ollama's own list of models. `/api/version` would match other programs too."""
-    named = _all_have(response.body.get("models"), "name", "digest")
+    models = response.body.get("models")
+    # Models that run on another machine may have no digest.
+    named = isinstance(models, list) and any(_all_have([one], "name", "digest") for one in models)
     return "ollama" if response.status == 200 and named else None
 
 
