@@ -13,7 +13,7 @@ _NO_HARD_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP,
 def write_private_file(path: Path, content: str, *, replace: bool) -> None:
     """Write `content` to `path` with mode 0600, atomically and durably.
 
-    Missing directories are created for the owner alone.
+    Missing directories are created.
 
     Args:
         path: the file; of a symbolic link, the link's target is replaced.
@@ -26,9 +26,7 @@ def write_private_file(path: Path, content: str, *, replace: bool) -> None:
     """
     if replace:
         path = path.resolve()
-    missing = [path.parent, *path.parent.parents]
-    for parent in reversed([directory for directory in missing if not directory.exists()]):
-        parent.mkdir(mode=0o700, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

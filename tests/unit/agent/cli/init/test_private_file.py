@@ -16,14 +16,13 @@ def names_in(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()]
 
 
-def test_file_and_new_directories_are_private(tmp_path: Path) -> None:
+def test_file_is_private_and_its_directories_are_created(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b" / "agent.toml"
 
     write_private_file(path, "größe", replace=False)
 
     assert path.read_text("utf-8") == "größe"
     assert path.stat().st_mode & 0o777 == 0o600
-    assert path.parent.stat().st_mode & 0o777 == 0o700
     assert names_in(path.parent) == ["agent.toml"]
 
 
