@@ -8,10 +8,11 @@ from typing import Final
 import click
 
 from provider_agent.agent.cli.service.host import SERVICE, Host, ServiceError
+from provider_agent.agent.cli.service.identity_key import KeyChoice
 from provider_agent.agent.cli.service.launchd import Launchd
 from provider_agent.agent.cli.service.manager import Plan, ServiceManager
 from provider_agent.agent.cli.service.service_config import read_service_config
-from provider_agent.agent.cli.service.steps import StepFailed
+from provider_agent.agent.cli.service.steps import Run, StepFailed
 from provider_agent.agent.cli.service.systemd import Systemd
 from provider_agent.agent.cli.settings import SetupError
 from provider_agent.agent.config import ConfigError
@@ -47,18 +48,37 @@ def service() -> None:
     "the file that `run` would read]",
 )
 @click.option("--no-start", is_flag=True, help="Enable the service, but do not start it.")
+@click.option(
+    "--key",
+    "key_path",
+    type=click.Path(path_type=Path),
+    help="Copy this identity key, so that the system service stays the same agent.",
+)
+@click.option("--new-key", is_flag=True, help="Let the service create its own key.")
 @_user_option
 @_print_option
-def install(config_path: Path | None, no_start: bool, user: bool, only_print: bool) -> None:
+def install(
+    config_path: Path | None,
+    no_start: bool,
+    key_path: Path | None,
+    new_key: bool,
+    user: bool,
+    only_print: bool,
+) -> None:
     """Write the unit or property list, enable the service and start it.
 
     Reads agent.toml for the time that a drain may take, and for the credentials that the service
     needs. Run it again after a change of limits.drain_timeout_s or of a credential's name.
     """
+    if user and (key_path or new_key):
+        raise click.UsageError("--user uses your own identity key; omit --key and --new-key")
+    if key_path and new_key:
+        raise click.UsageError("--key and --new-key exclude each other")
 
     def plan(host: Host, manager: ServiceManager) -> Plan:
         found = read_service_config(host, config_path, user=user)
-        return manager.install(found, start=not no_start)
+        key = KeyChoice(key_path, new_key)
+        return manager.install(found, key, start=not no_start)
 
     _carry_out(plan, user=user, only_print=only_print, installed=False)
 
@@ -147,8 +167,10 @@ def _carry_out(
         if only_print:
             click.echo(step.describe())
             continue
+        if isinstance(step, Run):  # announced before, because a stop waits for the running jobs
+            click.echo(f"run {step.describe()}", nl=False)
         try:
-            click.echo(step.perform(host))
+            done = step.perform(host)
         except StepFailed as error:
             option = " --user" if user else ""
             advice = f"its message is above, and `{SERVICE} service logs{option}` may say more"
@@ -158,6 +180,8 @@ def _carry_out(
             raise click.ClickException(f"{place}: {error.strerror}") from error
         except LookupError as error:
             raise click.ClickException(f"the owner was not changed: {error}") from error
+        if done:
+            click.echo(done)
     for note in todo.notes:
         click.echo(f"# {note}" if only_print else note)
 

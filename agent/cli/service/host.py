@@ -27,7 +27,7 @@ class Host(Struct, frozen=True, kw_only=True):
         platform: `sys.platform`.
         uid: the effective user id; 0 is root.
         user: the name of that user.
-        home: the home directory.
+        home: the home directory; with sudo that of the user who used it.
         environ: the environment of the command.
         command: the installed `provider-agent`.
         interpreter: the Python that executes it, without symbolic links.
@@ -67,11 +67,13 @@ class Host(Struct, frozen=True, kw_only=True):
                 return False
             return True
 
+        login = os.environ.get("SUDO_USER", "")
+        home = Path(pwd.getpwnam(login).pw_dir) if has_user(login) else Path.home()
         return cls(
             platform=sys.platform,
             uid=uid,
             user=pwd.getpwuid(uid).pw_name if has_user(uid) else str(uid),
-            home=Path.home(),
+            home=home,
             environ=os.environ,
             command=_own_command(),
             interpreter=Path(sys.executable).resolve(),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from provider_agent.agent.cli.service.host import SERVICE, Host, ServiceError
+from provider_agent.agent.cli.service.identity_key import KeyChoice, key_steps
 from provider_agent.agent.cli.service.manager import Plan
 from provider_agent.agent.cli.service.property_list import SERVICE_USER, property_list
 from provider_agent.agent.cli.service.service_config import (
@@ -25,6 +26,7 @@ from provider_agent.agent.cli.service.steps import (
     Step,
     WriteFile,
 )
+from provider_agent.agent.config.files import config_home
 
 STATE: Final = Path("/Library/Application Support/provider-agent")
 LOGS: Final = Path("/Library/Logs/provider-agent")
@@ -75,7 +77,7 @@ class Launchd:
                 f"use `sudo {self._host.command} service …`, or --user for a service of your own",
             )
 
-    def install(self, found: ServiceConfig, *, start: bool) -> Plan:
+    def install(self, found: ServiceConfig, key: KeyChoice, *, start: bool) -> Plan:
         """Return how to create the service's user and folders, and to load the property list.
 
         Raises:
@@ -97,7 +99,8 @@ class Launchd:
         steps: list[Step] = []
         if not self._user:
             check_folders(host, found.path)
-            steps += self._owned_by_service(found)
+            copies = key_steps(host, found, STATE / "identity.key", key)
+            steps += (*self._owned_by_service(found), *copies)
         text = property_list(settings, self._log, None if self._user else STATE)
         steps.append(WriteFile(self.file, text))
         if host.on_disk(self.file).exists():
@@ -119,20 +122,8 @@ class Launchd:
                 raise ServiceError(
                     "no user id from 200 to 400 is free for the service's user", "use --user"
                 )
-            name = ("-fullName", SERVICE)
-            steps.append(
-                Run(
-                    (
-                        "sysadminctl",
-                        "-addUser",
-                        SERVICE_USER,
-                        *name,
-                        "-UID",
-                        str(free),
-                        "-roleAccount",
-                    )
-                )
-            )
+            account = ("-fullName", SERVICE, "-UID", str(free), "-roleAccount")
+            steps.append(Run(("sysadminctl", "-addUser", SERVICE_USER, *account)))
         steps += [MakeFolder(STATE, 0o700, SERVICE_USER), MakeFolder(LOGS, 0o755, SERVICE_USER)]
         if not self._host.on_disk(found.path).stat().st_mode & 0o004:
             steps.append(ChangeOwner(found.path, SERVICE_USER))
@@ -151,8 +142,12 @@ class Launchd:
     def _kept(self) -> tuple[str, str]:
         job = plistlib.loads(self._host.on_disk(self.file).read_bytes())
         config = job.get("ProgramArguments", ["", str(SYSTEM_CONFIG)])[-1]
-        key = self._host.home / ".config/provider-agent/identity.key" if self._user else None
-        return str(config), str(key or STATE / "identity.key")
+        folder = (
+            config_home({"HOME": str(self._host.home), **self._host.environ})
+            if self._user
+            else STATE
+        )
+        return str(config), str(folder / "identity.key")
 
     def start(self) -> Plan:
         """Return how to start the service, loaded or not."""

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from provider_agent.agent.cli.service.identity_key import KeyChoice
 from provider_agent.agent.cli.service.service_config import ServiceConfig
 from provider_agent.agent.cli.service.steps import Step
 
@@ -44,8 +45,8 @@ class ServiceManager(Protocol):
             ServiceError: it may not.
         """
 
-    def install(self, found: ServiceConfig, *, start: bool) -> Plan:
-        """Return how to install the service for a configuration.
+    def install(self, found: ServiceConfig, key: KeyChoice, *, start: bool) -> Plan:
+        """Return how to install the service for a configuration, with an identity key.
 
         Raises:
             ServiceError: the service could not run with it.

@@ -49,4 +49,6 @@ def property_list(settings: UnitSettings, log: Path, state: Path | None) -> str:
             "HOME": str(state),
             "PROVIDER_AGENT_IDENTITY_KEY_PATH": str(state / "identity.key"),
         }
+    elif settings.config_home is not None:
+        job["EnvironmentVariables"] = {"XDG_CONFIG_HOME": str(settings.config_home)}
     return plistlib.dumps(job, sort_keys=False).decode()

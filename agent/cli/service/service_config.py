@@ -34,12 +34,17 @@ class ServiceConfig(Struct, frozen=True):
         config: its settings.
         variables: the variables in `agent.env`.
         code_in_file: whether `agent.toml` itself contains the enrollment code.
+        key_path: the identity key that `agent.toml` itself names; None: none.
+        config_home: the user's own `$XDG_CONFIG_HOME`, by which the agent finds its key; None: the
+            default.
     """
 
     path: Path
     config: Config
     variables: frozenset[str]
     code_in_file: bool
+    key_path: Path | None
+    config_home: Path | None
 
     @property
     def key_variables(self) -> tuple[str, ...]:
@@ -65,6 +70,7 @@ class ServiceConfig(Struct, frozen=True):
             config=self.path,
             drain_timeout_s=self.config.limits.drain_timeout_s,
             credentials=self.credentials,
+            config_home=self.config_home,
         )
 
 
@@ -90,15 +96,24 @@ def read_service_config(host: Host, path: Path | None, *, user: bool) -> Service
         )
     found = named.absolute()
     variables = _read_env_file(host, found.with_name(ENV_FILE))
+    named_home = host.environ.get("XDG_CONFIG_HOME", "")
+    own = named_home if user and named_home.startswith("/") else ""
     environ = {
         "HOME": str(host.home if user else "/"),
+        "XDG_CONFIG_HOME": own,
         "CREDENTIALS_DIRECTORY": str(_CREDENTIALS),
         **variables,
     }
     loaded = load_config(host.on_disk(found), environ, {}, KnownKinds())
-    origin = loaded.origins["coordinator.enrollment_code"]
-    code_in_file = origin == str(host.on_disk(found))
-    return ServiceConfig(found, loaded.config, frozenset(variables), code_in_file)
+    in_file = {key for key, origin in loaded.origins.items() if origin == str(host.on_disk(found))}
+    return ServiceConfig(
+        path=found,
+        config=loaded.config,
+        variables=frozenset(variables),
+        code_in_file="coordinator.enrollment_code" in in_file,
+        key_path=loaded.config.identity.key_path if "identity.key_path" in in_file else None,
+        config_home=Path(own) if own else None,
+    )
 
 
 def check_paths(host: Host, settings: UnitSettings) -> None:
@@ -112,7 +127,9 @@ def check_paths(host: Host, settings: UnitSettings) -> None:
             f"the command {settings.command} does not exist",
             "install provider-agent, for example in a virtual environment at /opt/provider-agent",
         )
-    for path in (settings.command, settings.config, *(one for _, one in settings.credentials)):
+    sources = (source for _, source in settings.credentials)
+    home = settings.config_home or settings.config.parent
+    for path in (settings.command, settings.config, home, *sources):
         if not _PLAIN_PATH.fullmatch(str(path)):
             raise ServiceError(
                 f"{path} contains a space or a special character, which a unit cannot hold",

@@ -6,6 +6,7 @@ A command computes all its steps before the first one, so that `--print` can sho
 import os
 import shlex
 from pathlib import Path
+from typing import Protocol
 
 from msgspec import Struct
 
@@ -137,7 +138,7 @@ class Run(Struct, frozen=True):
         return f"{shlex.join(self.arguments)}\n"
 
     def perform(self, host: Host) -> str:
-        """Run the command.
+        """Run the command; its own output says what it did.
 
         Raises:
             StepFailed: its exit code is not accepted.
@@ -146,7 +147,20 @@ class Run(Struct, frozen=True):
         code = host.run(self.arguments)
         if code not in self.accepted:
             raise StepFailed(f"`{shlex.join(self.arguments)}` failed with exit code {code}")
-        return f"ran {shlex.join(self.arguments)}"
+        return ""
 
 
-Step = WriteFile | MakeFolder | ChangeOwner | RemoveFile | Run
+class Step(Protocol):
+    """One step of a command."""
+
+    def describe(self) -> str:
+        """Return what the step does, for `--print`; it shows no secret."""
+
+    def perform(self, host: Host) -> str:
+        """Do it, and return one line that says so, or nothing.
+
+        Raises:
+            StepFailed: a command failed.
+            OSError: a file or command cannot be used.
+            LookupError: there is no such user.
+        """

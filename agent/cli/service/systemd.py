@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from provider_agent.agent.cli.service.host import SERVICE, Host, ServiceError
+from provider_agent.agent.cli.service.identity_key import KeyChoice, key_steps
 from provider_agent.agent.cli.service.manager import Plan
 from provider_agent.agent.cli.service.service_config import (
     SYSTEM_CONFIG,
@@ -17,15 +18,18 @@ from provider_agent.agent.cli.service.service_config import (
     check_readable,
     check_visible,
 )
-from provider_agent.agent.cli.service.steps import RemoveFile, Run, WriteFile
+from provider_agent.agent.cli.service.steps import RemoveFile, Run, Step, WriteFile
 from provider_agent.agent.cli.service.unit import (
     ENV_FILE,
     STATE_FOLDER,
     system_unit,
     user_unit,
 )
+from provider_agent.agent.config.files import config_home
 
 UNIT: Final = f"{SERVICE}.service"
+
+_KEY: Final = STATE_FOLDER / "identity.key"
 
 _ENV_TEXT: Final = """\
 # Environment variables of the service, one NAME=value per line, such as API keys.
@@ -88,7 +92,7 @@ class Systemd:
                 f"use `sudo {self._host.command} service …`, or --user for a service of your own",
             )
 
-    def install(self, found: ServiceConfig, *, start: bool) -> Plan:
+    def install(self, found: ServiceConfig, key: KeyChoice, *, start: bool) -> Plan:
         """Return how to write the unit, and to enable and start it.
 
         Raises:
@@ -97,15 +101,18 @@ class Systemd:
         host, settings = self._host, found.settings(self._host)
         check_paths(host, settings)
         check_credentials(host, settings)
+        steps: list[Step] = []
         if not self._user:
             check_visible(host, settings)
             check_readable(host, found)
+            steps += key_steps(host, found, _KEY, key)
         text = user_unit(settings) if self._user else system_unit(settings)
         installed = host.on_disk(self.file)
         replaced = installed.is_file() and installed.read_text(encoding="utf-8") != text
         enable = ("enable", "--now", UNIT) if start else ("enable", UNIT)
         return Plan(
             (
+                *steps,
                 WriteFile(self.file, text),
                 WriteFile(settings.env_file, _ENV_TEXT, mode=0o600, keep=True),
                 self._run("daemon-reload"),
@@ -135,9 +142,11 @@ class Systemd:
     def uninstall(self) -> Plan:
         """Return how to stop the service, remove its unit, and what stays."""
         config = _config_of(self._host.on_disk(self.file).read_text(encoding="utf-8"))
-        key = STATE_FOLDER / "identity.key"
-        if self._user:
-            key = self._host.home / ".config/provider-agent/identity.key"
+        key = (
+            config_home({"HOME": str(self._host.home), **self._host.environ}) / "identity.key"
+            if self._user
+            else _KEY
+        )
         return Plan(
             (
                 self._run("disable", "--now", UNIT),

@@ -27,12 +27,14 @@ class UnitSettings(Struct, frozen=True, kw_only=True):
         config: the `agent.toml`.
         drain_timeout_s: `limits.drain_timeout_s`.
         credentials: the name and the source file of each credential.
+        config_home: `$XDG_CONFIG_HOME` of a user's service, if it is not the default.
     """
 
     command: Path = Path("/opt/provider-agent/bin/provider-agent")
     config: Path = Path("/etc/provider-agent/agent.toml")
     drain_timeout_s: float = 300.0
     credentials: tuple[tuple[str, Path], ...] = ()
+    config_home: Path | None = None
 
     @property
     def env_file(self) -> Path:
@@ -57,7 +59,9 @@ def user_unit(settings: UnitSettings) -> str:
     capabilities are absent: a user instance can set them up only with unprivileged user namespaces,
     which some distributions turn off (systemd.exec(5)).
     """
-    return _USER_HEAD + _service(settings, "") + _USER_SANDBOX + _install("default")
+    home = settings.config_home
+    key = "" if home is None else f"Environment=XDG_CONFIG_HOME={home}\n"
+    return _USER_HEAD + _service(settings, key) + _USER_SANDBOX + _install("default")
 
 
 def _service(settings: UnitSettings, key: str) -> str:

@@ -154,6 +154,17 @@ def test_a_user_service_runs_as_the_user_with_the_user_s_key(laptop: Machine) ->
     assert job["StandardErrorPath"] == "/home/ada/Library/Logs/provider-agent.log"
 
 
+def test_a_key_is_copied_after_its_folder_was_created(machine: Machine) -> None:
+    machine.write("/home/ada/identity.key", "key", 0o600)
+
+    printed = machine.invoke("install", "--key", "/home/ada/identity.key", "--print").output
+    result = machine.invoke("install", "--key", "/home/ada/identity.key")
+
+    assert result.exit_code == 0, result.output
+    assert machine.read(f"{STATE}/identity.key") == "key"
+    assert printed.index(f"# create the folder {STATE}") < printed.index("# copy /home/ada")
+
+
 def test_a_second_installation_does_not_interrupt_the_agent(machine: Machine) -> None:
     machine.invoke("install")
     machine.users.add("_provideragent")
