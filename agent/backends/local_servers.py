@@ -115,9 +115,20 @@ async def identify_server(url: str, *, timeout_s: float) -> FoundServer | None:
             for path, identify in PROBES:
                 if product is None:
                     product = identify(await _get(client, path))
+            if product is None and await _is_empty_ollama(client):
+                product = "ollama"
     except (TimeoutError, BackendError):
         return None
     return None if product is None else FoundServer(product, url)
+
+
+async def _is_empty_ollama(client: HttpClient) -> bool:
+    """Whether the server is an Ollama without models; each response alone is no evidence."""
+    tags = await _get(client, "/api/tags")
+    if tags.status != 200 or tags.body != {"models": []}:
+        return False
+    version = await _get(client, "/api/version")
+    return version.status == 200 and isinstance(version.body.get("version"), str)
 
 
 async def _get(client: HttpClient, path: str) -> ProbeResponse:

@@ -10,7 +10,7 @@ from msgspec import Struct
 from provider_agent.agent.backends.local_servers import FoundServer
 from provider_agent.agent.cli.init.prices import MILLIONTHS, Prices
 from provider_agent.agent.cli.terminal import visible
-from provider_agent.agent.config import Price
+from provider_agent.agent.config import LimitsConfig, ObservabilityConfig, Price
 
 MAX_NAMED_MODELS: Final = 5
 """Models in one comment or line of output; `provider-agent models` lists all."""
@@ -82,6 +82,11 @@ def render(answers: Answers, *, show_code: bool = True) -> str:
     return "\n".join(sections)
 
 
+def _string(text: str) -> str:
+    """Return a TOML string. Unlike JSON, TOML does not allow DEL in it."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
 _HEADER: Final = """\
 # Settings of provider-agent, written by `provider-agent init`. `provider-agent check` verifies
 # them; `provider-agent config show` prints them all. The value of a commented key is its default,
@@ -100,14 +105,15 @@ _NO_BACKEND: Final = """\
 # models = ["acme/*"]
 """
 
-_REST: Final = """\
+_LIMITS: Final = LimitsConfig()
+_REST: Final = f"""\
 [limits]
-# max_concurrent = 8                  # jobs at once, on all servers together
+# max_concurrent = {_LIMITS.max_concurrent}  # jobs at once, on all servers together
 # max_tokens_per_minute = 200_000
-# drain_timeout_s = 300               # how long a stopping agent waits for its jobs
+# drain_timeout_s = {_LIMITS.drain_timeout_s:.0f}  # how long a stopping agent waits for its jobs
 
 [observability]
-# prometheus_addr = "127.0.0.1:9090"  # status and metrics; "" turns them off
+# prometheus_addr = {_string(ObservabilityConfig().prometheus_addr)}  # status; "" turns it off
 # log_level = "info"
 """
 
@@ -173,11 +179,6 @@ def dollars(price: int) -> str:
     """Return millionths of a US dollar as text, such as "$0.50"."""
     amount = Decimal(price) / MILLIONTHS
     return f"${amount:.2f}" if price % (MILLIONTHS // 100) == 0 else f"${amount.normalize():f}"
-
-
-def _string(text: str) -> str:
-    """Return a TOML string. Unlike JSON, TOML does not allow DEL in it."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _text(lines: Iterable[str]) -> str:

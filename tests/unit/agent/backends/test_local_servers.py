@@ -155,6 +155,12 @@ def test_identify_lmstudio_models_checks_the_field_names_of_models(
             id="ollama",
         ),
         pytest.param(
+            {"/api/tags": {"models": []}, "/api/version": {"version": "0.30.1"}},
+            404,
+            "ollama",
+            id="ollama without models",
+        ),
+        pytest.param(
             {"/api/v1/models": {"models": [LMSTUDIO_MODEL]}},
             UNKNOWN_ROUTE,
             "lmstudio",
@@ -182,7 +188,16 @@ async def test_a_server_is_identified_by_its_responses(
 
 @pytest.mark.parametrize(
     "otherwise",
-    [404, 500, 302, 401, UNKNOWN_ROUTE, {"data": [], "models": {}}, {"version": "1.0"}],
+    [
+        404,
+        500,
+        302,
+        401,
+        UNKNOWN_ROUTE,
+        {"data": [], "models": {}},
+        {"models": []},
+        {"version": "1.0"},
+    ],
 )
 async def test_another_program_on_the_port_is_ignored(otherwise: JsonObject | int) -> None:
     async with serve({}, otherwise=otherwise) as port:

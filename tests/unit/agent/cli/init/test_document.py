@@ -8,7 +8,14 @@ from provider_agent.adapters.registry import BUILT_IN_KINDS
 from provider_agent.agent.backends.local_servers import PRODUCTS, FoundServer
 from provider_agent.agent.cli.init.document import Answers, OfferedServer, dollars, render
 from provider_agent.agent.cli.init.prices import Prices
-from provider_agent.agent.config import BackendConfig, LoadedConfig, Price, load_config
+from provider_agent.agent.config import (
+    BackendConfig,
+    LimitsConfig,
+    LoadedConfig,
+    ObservabilityConfig,
+    Price,
+    load_config,
+)
 
 URL = "wss://coordinator.example/provider/connect"
 VLLM = FoundServer("vllm", "http://127.0.0.1:8000")
@@ -84,7 +91,8 @@ def test_every_commented_setting_is_valid_when_it_is_uncommented(tmp_path: Path)
     loaded = load(text, tmp_path)
 
     assert [one.kind for one in loaded.config.backends] == ["vllm", "openrouter"]
-    assert loaded.config.limits.max_concurrent == 8
+    assert loaded.config.limits.drain_timeout_s == LimitsConfig().drain_timeout_s
+    assert loaded.config.observability == ObservabilityConfig()
     assert loaded.config.pricing.default_output_per_1m == 500_000
 
 
