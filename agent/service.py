@@ -24,12 +24,13 @@ from provider_agent.agent.identity.key import Identity
 from provider_agent.agent.jobs.drain import drain, stop_immediately, stop_jobs
 from provider_agent.agent.jobs.outbox import Outbox
 from provider_agent.agent.jobs.receipt_issuer import ReceiptIssuer
-from provider_agent.agent.jobs.running import Jobs
+from provider_agent.agent.jobs.running import JobRecord, Jobs
 from provider_agent.agent.jobs.slow_consumers import SlowConsumers
 from provider_agent.agent.link.advertiser import Advertiser
 from provider_agent.agent.link.state import LinkState
 from provider_agent.agent.link.uplink import Uplink
 from provider_agent.agent.reload.effects import Reload, decide_reload
+from provider_agent.agent.telemetry.ledger import Ledger
 from provider_agent.agent.telemetry.metrics import Metrics
 from provider_agent.agent.telemetry.reports import Reports, count_job
 from provider_agent.agent.telemetry.rolling_stats import RollingStats
@@ -88,7 +89,9 @@ class Service:
         self._clock = clock
         self.outbox = Outbox()
         self.metrics = Metrics(clock)
-        stats = RollingStats(clock)
+        self._stats = stats = RollingStats(clock)
+        ledger_path = config.observability.ledger_path
+        self._ledger = None if ledger_path is None else Ledger(ledger_path)
         self._discovery = Discovery(
             backends,
             self._models_changed,
@@ -102,7 +105,7 @@ class Service:
             self._discovery,
             self.outbox,
             config.limits.max_concurrent,
-            on_end=lambda record: count_job(record, stats, self.metrics),
+            on_end=self._job_ended,
             clock=clock,
             tokens_per_minute=config.limits.max_tokens_per_minute,
             receipts=self._receipts,
@@ -200,9 +203,12 @@ class Service:
 
         Raises:
             StatusServerError: the status server cannot listen on its address.
+            LedgerError: the ledger cannot be written.
         """
-        status_server = self._status_server()
+        status_server, ledger = self._status_server(), self._ledger
         try:
+            if ledger is not None:
+                ledger.open()
             if status_server is not None:
                 status_server.listen()
             async with asyncio.TaskGroup() as group:
@@ -215,6 +221,8 @@ class Service:
                 if status_server is not None:
                     serving = self._serve_status(status_server)
                     tasks.append(group.create_task(serving, name="status server"))
+                if ledger is not None:
+                    tasks.append(group.create_task(ledger.run(), name="ledger"))
                 group.create_task(self._stop_on_request(tasks), name="stop")
         finally:
             self.uplink.state = LinkState.STOPPED
@@ -224,6 +232,8 @@ class Service:
             await self._discovery.close()
             if status_server is not None:
                 await status_server.stop()
+            if ledger is not None:
+                ledger.close()
         return self._exit_code
 
     def _status_server(self) -> StatusServer | None:
@@ -311,6 +321,11 @@ class Service:
         self._new_link.set()
         self.advertiser.send()
         self._send_draining()
+
+    def _job_ended(self, record: JobRecord) -> None:
+        count_job(record, self._stats, self.metrics)
+        if self._ledger is not None:
+            self._ledger.add(record)
 
     def _models_changed(self) -> None:
         self.advertiser.schedule()

@@ -114,6 +114,7 @@ class _Start(NamedTuple):
 def _serve(start: _Start) -> int:
     from provider_agent.agent.identity.key import IdentityError, load_or_create
     from provider_agent.agent.identity.key_lock import hold_key_lock
+    from provider_agent.agent.telemetry.ledger import LedgerError
     from provider_agent.agent.telemetry.status_server import StatusServerError
 
     key_path = start.loaded.config.identity.key_path
@@ -121,7 +122,7 @@ def _serve(start: _Start) -> int:
         identity = load_or_create(key_path)
         with hold_key_lock(key_path), asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(_main(start, identity))
-    except (ConfigError, IdentityError, StatusServerError) as error:
+    except (ConfigError, IdentityError, LedgerError, StatusServerError) as error:
         raise SetupError(str(error)) from error
 
 

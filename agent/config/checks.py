@@ -54,7 +54,7 @@ def validate(
         identity=identity,
         coordinator=_coordinator(config.coordinator, origins, environ),
         backends=_backends(config.backends, origins["backends"], environ, known_kinds),
-        observability=_observability(config.observability, origins),
+        observability=_observability(config.observability, origins, environ),
     )
 
 
@@ -108,7 +108,10 @@ def _expanded(path: Path | None, environ: Mapping[str, str]) -> Path | None:
     return None if path is None else expand(str(path), environ)
 
 
-def _observability(section: ObservabilityConfig, origins: Mapping[str, str]) -> ObservabilityConfig:
+def _observability(
+    section: ObservabilityConfig, origins: Mapping[str, str], environ: Mapping[str, str]
+) -> ObservabilityConfig:
+    section = replace(section, ledger_path=_expanded(section.ledger_path, environ))
     address = section.prometheus_addr.strip()
     if address in ("", "off"):
         return replace(section, prometheus_addr="")

@@ -189,11 +189,13 @@ class ObservabilityConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         prometheus_addr: `host:port` of the status server; "" turns it off.
         log_level: lowest level that is logged.
         log_format: "text" for human-readable lines, "json" for one object per line.
+        ledger_path: the file of ended jobs, for accounting; None: no ledger.
     """
 
     prometheus_addr: str = "127.0.0.1:9090"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
+    ledger_path: Path | None = None
 
 
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

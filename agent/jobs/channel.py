@@ -33,6 +33,7 @@ class JobChannel:
         report: the report of the job's end, set when the job ends. If unsent bytes are dropped
             later, the new end repeats this report with the new length and outcome.
         on_started: called once, when the response starts; None: nothing is called.
+        sha256: the hash of the response, set by `finish`; None if the stream is not hashed.
         issue_receipt: returns the receipt of an end, given the hash of the response; called if the
             stream is hashed.
     """
@@ -50,6 +51,7 @@ class JobChannel:
         "outcome",
         "report",
         "request",
+        "sha256",
         "stream",
     )
 
@@ -64,6 +66,7 @@ class JobChannel:
         self.request = request
         self.outcome = ResponseOutcome()
         self.report = JobReport(stream.job_id)
+        self.sha256: bytes | None = None
         self.on_started: Callable[[], None] | None = None
         self.issue_receipt: Callable[[bytes, Usage], Receipt] | None = None
         self._mark_ready = mark_ready
@@ -177,7 +180,7 @@ class JobChannel:
 
         A second end is ignored, unless `drop_unsent` or `withdraw` has removed the first.
         """
-        sha256 = self.stream.sha256()
+        sha256 = self.sha256 = self.stream.sha256()
         if sha256 is not None and self.issue_receipt is not None:
             end = replace(end, receipt=self.issue_receipt(sha256, end.usage))
         self.stream.finish(end)

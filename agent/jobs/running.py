@@ -65,6 +65,7 @@ class JobRecord(Struct, frozen=True):
         streamed: whether the response is an event stream.
         failover_causes: the error code of each failed attempt that another attempt followed.
         refusal: why the job was refused; None if it was not.
+        sha256: the hash of the response; None if it is not hashed.
     """
 
     wire_format: str
@@ -76,6 +77,7 @@ class JobRecord(Struct, frozen=True):
     streamed: bool = False
     failover_causes: tuple[ErrorCode, ...] = ()
     refusal: RefusalReason | None = None
+    sha256: bytes | None = None
 
 
 class Jobs:
@@ -356,6 +358,8 @@ class Jobs:
         log_message: str = "",
     ) -> None:
         channel.finish(record.end)
+        if channel.sha256 is not None:
+            record = replace(record, sha256=channel.sha256)
         self.completed += isinstance(record.end, JobResult)
         try:
             self._on_end(record)

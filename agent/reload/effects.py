@@ -50,6 +50,7 @@ EFFECTS: Final[dict[str, ReloadEffect]] = {
     "observability.log_level": ReloadEffect.NOW,
     # Log collectors expect one format per run.
     "observability.log_format": ReloadEffect.RESTART,
+    "observability.ledger_path": ReloadEffect.RESTART,
 }
 """The effect of every configuration key."""
 

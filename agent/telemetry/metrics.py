@@ -17,7 +17,7 @@ from provider_agent.agent.jobs.running import JobRecord
 from provider_agent.agent.link.backoff import DisconnectCause
 from provider_agent.agent.telemetry.job_totals import JobTotals
 from provider_agent.agent.telemetry.loop_lag import LoopLag
-from provider_agent.protocol.errors import REGISTRY, ErrorCode, Fault
+from provider_agent.protocol.errors import REGISTRY, ErrorCode
 from provider_agent.protocol.formats import WireFormat
 
 OK: Final = "ok"
@@ -41,10 +41,16 @@ MILLION: Final = 1_000_000
 
 _FORMATS: Final = frozenset(WireFormat)
 
+_NO_FAILOVER: Final = {
+    ErrorCode.DRAINING,
+    ErrorCode.FORMAT_NOT_SUPPORTED,
+    ErrorCode.INTERNAL,
+    ErrorCode.OUT_OF_CAPACITY,
+}
+"""Retryable codes with which no attempt fails: the agent itself ends a job with them."""
+
 _FAILOVER_CODES: Final = [
-    code
-    for code, entry in REGISTRY.items()
-    if entry.retryable and entry.fault is Fault.PROVIDER and code is not ErrorCode.DRAINING
+    code for code, entry in REGISTRY.items() if entry.retryable and code not in _NO_FAILOVER
 ]
 
 JobKey = tuple[str, str, str, str, str]

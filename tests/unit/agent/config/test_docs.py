@@ -41,6 +41,7 @@ SAMPLES = {
     "observability.prometheus_addr": "127.0.0.1:1",
     "observability.log_level": "debug",
     "observability.log_format": "json",
+    "observability.ledger_path": "/ledger.jsonl",
     "backends": '[{"kind": "echo"}]',
 }
 

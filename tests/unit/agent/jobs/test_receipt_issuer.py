@@ -29,6 +29,7 @@ async def test_ends_have_no_receipt_unless_it_was_negotiated() -> None:
     run.answer(b"x")
 
     assert (await harness.end(job)).receipt is None
+    assert [one.sha256 for one in harness.records] == [None]
 
 
 async def test_signed_receipt_covers_response_and_usage() -> None:
@@ -42,6 +43,7 @@ async def test_signed_receipt_covers_response_and_usage() -> None:
 
     assert receipt is not None
     assert receipt.sha256 == hashlib.sha256(b"one two").digest()
+    assert [one.sha256 for one in harness.records] == [receipt.sha256]
     assert receipt.signature is not None
     content = ReceiptContent(job.job_id, job.model_id, receipt.sha256, 3, 4)
     assert content.is_signed_by(KEY.public_key().public_bytes_raw(), receipt.signature)

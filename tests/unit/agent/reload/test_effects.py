@@ -42,6 +42,7 @@ RESTART: dict[str, object] = {
     "identity.key_path": Path("other"),
     "observability.prometheus_addr": "127.0.0.1:1",
     "observability.log_format": "json",
+    "observability.ledger_path": Path("ledger"),
 }
 
 

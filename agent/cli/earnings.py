@@ -1,0 +1,120 @@
+"""`provider-agent earnings`: the ledger of ended jobs, summed by day and model."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Final
+
+import click
+import msgspec
+from rich.table import Column, Table
+
+from provider_agent.agent.cli.settings import with_local_config
+from provider_agent.agent.cli.terminal import console, visible
+from provider_agent.agent.config import LoadedConfig
+from provider_agent.agent.telemetry.ledger import OK, LedgerEntry, read_ledger
+
+_MILLION: Final = 1_000_000
+
+
+class EarningsRow(msgspec.Struct):
+    """The jobs of one model that ended on one day.
+
+    Attributes:
+        day: the date in UTC.
+        model: the model.
+        jobs: the number of jobs that succeeded.
+        failed: the number of the others.
+        input_tokens: of the jobs that succeeded, as far as the servers reported them.
+        output_tokens: the same for output.
+        earned_millionths: tokens times price of these jobs, in millionths of a US dollar.
+    """
+
+    day: str
+    model: str
+    jobs: int = 0
+    failed: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    earned_millionths: float = 0.0
+
+
+@click.command(short_help="Sum up the earnings by day and model.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@with_local_config
+def earnings(loaded: LoadedConfig, as_json: bool) -> None:
+    """Sum up the ledger of ended jobs by day (UTC) and model.
+
+    Earnings are tokens times the offered price of the jobs that succeeded. They are the agent's
+    claim: the coordinator may count differently. The ledger must be on: set [observability]
+    ledger_path.
+    """
+    path = loaded.config.observability.ledger_path
+    if path is None:
+        raise click.ClickException(
+            "there is no ledger; set [observability] ledger_path, for example to "
+            '"/var/lib/provider-agent/ledger.jsonl", and restart the agent'
+        )
+    try:
+        rows, unreadable = sum_up(read_ledger(path))
+    except OSError as error:
+        raise click.ClickException(
+            f"the ledger {path} cannot be read: {error.strerror}; has the agent run with it?"
+        ) from error
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(rows)).decode())
+    else:
+        console().print(_table(rows))
+    if unreadable:
+        click.echo(f"{unreadable} unreadable lines of {path} were skipped", err=True)
+
+
+def sum_up(entries: Iterable[LedgerEntry | None]) -> tuple[list[EarningsRow], int]:
+    """Return a row for each day and model, in this order, and the number of unreadable lines."""
+    rows: dict[tuple[str, str], EarningsRow] = {}
+    earned: dict[tuple[str, str], int] = {}
+    unreadable = 0
+    for entry in entries:
+        if entry is None:
+            unreadable += 1
+            continue
+        key = (f"{datetime.fromtimestamp(entry.ended_at, UTC):%Y-%m-%d}", entry.model)
+        row = rows.setdefault(key, EarningsRow(*key))
+        if entry.code != OK:
+            row.failed += 1
+            continue
+        row.jobs += 1
+        row.input_tokens += entry.input_tokens or 0
+        row.output_tokens += entry.output_tokens or 0
+        earned[key] = earned.get(key, 0) + _earned(entry)
+    for key, amount in earned.items():
+        rows[key].earned_millionths = amount / _MILLION
+    return [row for _, row in sorted(rows.items())], unreadable
+
+
+def _earned(entry: LedgerEntry) -> int:
+    """Return millionths of a millionth of a US dollar: a whole number, so that sums are exact."""
+    return (entry.input_tokens or 0) * (entry.input_price_per_1m or 0) + (
+        entry.output_tokens or 0
+    ) * (entry.output_price_per_1m or 0)
+
+
+def _table(rows: list[EarningsRow]) -> Table:
+    numbers = [Column(name, justify="right") for name in ("jobs", "failed", "input", "output")]
+    total = sum(row.earned_millionths for row in rows)
+    table = Table(
+        Column("day", footer="total"),
+        Column("model", overflow="fold"),
+        *numbers,
+        Column("earned", justify="right", footer=_dollars(total)),
+        show_footer=True,
+    )
+    for row in rows:
+        counts = (row.jobs, row.failed, row.input_tokens, row.output_tokens)
+        table.add_row(
+            row.day, visible(row.model), *map(str, counts), _dollars(row.earned_millionths)
+        )
+    return table
+
+
+def _dollars(millionths: float) -> str:
+    return f"${millionths / _MILLION:.6f}"

@@ -1,0 +1,232 @@
+"""An append-only file of ended jobs, for accounting: one line of JSON per job, without content.
+
+A full file becomes `<path>.1`, the one before it `<path>.2`, and so on; the oldest is deleted.
+"""
+
+import asyncio
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from provider_agent.advised_error import AdvisedError
+from provider_agent.agent.jobs.running import JobRecord
+from provider_agent.event_log import EventLogger
+from provider_agent.protocol.frames import JobError
+from provider_agent.protocol.limits import MIB
+
+log = EventLogger(__name__)
+
+MAX_FILE_BYTES: Final = 16 * MIB
+"""About forty thousand jobs."""
+
+KEPT_FILES: Final = 12
+"""The number of full files that are kept, so that the ledger needs at most 208 MiB."""
+
+PAUSE_S: Final = 1.0
+"""The pause after each write: further jobs share the next one. A power loss costs their lines."""
+
+MAX_WAITING: Final = 20_000
+"""The most jobs that wait to be written, in about 10 MB; if the disk takes no more, further ones
+are lost and counted."""
+
+_BATCH: Final = 100
+"""The most jobs per write."""
+
+OK: Final = "ok"
+"""The `code` of a job that succeeded."""
+
+
+class LedgerError(AdvisedError):
+    """The ledger cannot be written; `problem` names the file and the reason."""
+
+
+class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One ended job. Refused jobs have no entry: they have no tokens.
+
+    Attributes:
+        id: the job's id, in hex.
+        ended_at: Unix time in seconds.
+        model: the model.
+        backend: the id of the backend of the last attempt.
+        format: the job's wire format.
+        code: `OK`, or the error code.
+        bytes: the length of the response.
+        duration_ms: from the job's arrival to its end.
+        first_byte_ms: from its arrival to the first byte; None without one.
+        input_tokens: as the server reported them; None if unknown.
+        output_tokens: the same for output.
+        input_price_per_1m: the offered price in millionths of a US dollar per million tokens; None:
+            no price.
+        output_price_per_1m: the same for output.
+        sha256: the hash of the response's bytes, in hex; None if the coordinator asked for no
+            receipts.
+    """
+
+    id: str
+    ended_at: float
+    model: str
+    backend: str
+    format: str
+    code: str
+    bytes: int
+    duration_ms: int
+    first_byte_ms: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    input_price_per_1m: int | None = None
+    output_price_per_1m: int | None = None
+    sha256: str | None = None
+
+
+class Ledger:
+    """Writes the ledger in a thread, so that a slow disk delays no job.
+
+    Args:
+        path: the file.
+        clock: Unix time in seconds.
+
+    Attributes:
+        lost: the number of jobs that could not be written.
+    """
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+        self.lost = 0
+        self._path = path
+        self._clock = clock
+        self._waiting: deque[LedgerEntry] = deque()
+        self._added = asyncio.Event()
+        self._lock = threading.Lock()
+        """Held while a thread, or `close`, writes."""
+
+    def __repr__(self) -> str:
+        return f"<Ledger {self._path} waiting={len(self._waiting)} lost={self.lost}>"
+
+    def open(self) -> None:
+        """Create the file if it does not exist, readable only for its owner.
+
+        Raises:
+            LedgerError: the file cannot be written.
+        """
+        try:
+            os.close(self._descriptor())
+        except OSError as error:
+            raise LedgerError(
+                f"the ledger {self._path} cannot be written: {_reason(error)}",
+                "correct observability.ledger_path, or create its folder for the agent's user",
+            ) from error
+
+    def add(self, record: JobRecord) -> None:
+        """Add an ended job, unless it was refused; `run` or `close` writes it."""
+        if not record.attempts:
+            return
+        if len(self._waiting) >= MAX_WAITING:
+            self.lost += 1
+            return
+        self._waiting.append(_entry(record, self._clock()))
+        self._added.set()
+
+    async def run(self) -> None:
+        """Write jobs as they end. When cancelled, `close` writes the rest."""
+        while True:
+            await self._added.wait()
+            self._added.clear()
+            await asyncio.to_thread(self._write_waiting)
+            await asyncio.sleep(PAUSE_S)
+
+    def close(self) -> None:
+        """Write what waits."""
+        self._write_waiting()
+        if missing := self.lost + len(self._waiting):
+            log.error("jobs missing in the ledger", count=missing)
+
+    def _write_waiting(self) -> None:
+        """Write all waiting jobs; keep them if that fails, until the next job ends."""
+        with self._lock:
+            while self._waiting:
+                entries = [self._waiting[at] for at in range(min(len(self._waiting), _BATCH))]
+                try:
+                    self._write(b"".join(msgspec.json.encode(one) + b"\n" for one in entries))
+                except OSError as error:
+                    log.warning("ledger not written", path=str(self._path), reason=_reason(error))
+                    return
+                for _ in entries:
+                    self._waiting.popleft()
+
+    def _write(self, data: bytes) -> None:
+        descriptor = self._descriptor()
+        try:
+            if os.fstat(descriptor).st_size + len(data) > MAX_FILE_BYTES:
+                self._rotate()
+                os.close(descriptor)
+                descriptor = self._descriptor()
+            start = os.fstat(descriptor).st_size
+            try:
+                while data:
+                    data = data[os.write(descriptor, data) :]
+            except OSError:
+                os.ftruncate(descriptor, start)  # the same entries are written again later
+                raise
+        finally:
+            os.close(descriptor)
+
+    def _descriptor(self) -> int:
+        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def _rotate(self) -> None:
+        for number in range(KEPT_FILES, 0, -1):
+            older = _numbered(self._path, number - 1)
+            if older.exists():
+                older.replace(_numbered(self._path, number))
+
+
+def read_ledger(path: Path) -> Iterator[LedgerEntry | None]:
+    """Yield all entries, the oldest first; None for a line that is none, as after a power loss.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    decoder = msgspec.json.Decoder(LedgerEntry)
+    for number in range(KEPT_FILES, -1, -1):
+        file = _numbered(path, number)
+        if number and not file.exists():
+            continue
+        with file.open("rb") as lines:
+            for line in lines:
+                try:
+                    yield decoder.decode(line)
+                except (msgspec.DecodeError, msgspec.ValidationError):
+                    yield None
+
+
+def _entry(record: JobRecord, now: float) -> LedgerEntry:
+    end = record.end
+    return LedgerEntry(
+        id=end.job_id.hex(),
+        ended_at=round(now, 3),
+        model=record.model_id,
+        backend=end.backend_id,
+        format=record.wire_format,
+        code=end.code if isinstance(end, JobError) else OK,
+        bytes=end.total_bytes,
+        duration_ms=end.duration_ms,
+        first_byte_ms=end.first_byte_ms,
+        input_tokens=end.usage.input_tokens,
+        output_tokens=end.usage.output_tokens,
+        input_price_per_1m=end.input_price_per_1m,
+        output_price_per_1m=end.output_price_per_1m,
+        sha256=None if record.sha256 is None else record.sha256.hex(),
+    )
+
+
+def _numbered(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.name}.{number}") if number else path
+
+
+def _reason(error: OSError) -> str:
+    return os.strerror(error.errno or 0)
