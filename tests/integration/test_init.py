@@ -1,5 +1,6 @@
 """`init` in a terminal; the file that it writes is the configuration of `check` and `run`."""
 
+import asyncio
 import signal
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -11,7 +12,7 @@ from provider_agent.agent.config import Price, load_config
 from provider_agent.coordinator.access import SecretSet
 from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings
-from tests.kit.cli_process import run_command, start_command
+from tests.kit.cli_process import COMMAND, kept_variables, run_command, start_command
 from tests.kit.fakes.llamacpp import MODEL as LLAMACPP_MODEL
 from tests.kit.fakes.llamacpp import FakeLlamaCpp
 from tests.kit.fakes.server import FakeServer
@@ -90,6 +91,23 @@ async def test_yes_asks_nothing_in_a_terminal(tmp_path: Path) -> None:
 
     assert "?" not in terminal.screen
     assert (tmp_path / "agent.toml").exists()
+
+
+async def test_closed_standard_input_is_no_terminal(tmp_path: Path, unused_tcp_port: int) -> None:
+    command = f'exec "$0" init --port {unused_tcp_port} --dry-run <&-'
+    process = await asyncio.create_subprocess_exec(
+        "sh",
+        "-c",
+        command,
+        COMMAND,
+        cwd=tmp_path,
+        env={**kept_variables(), "HOME": str(tmp_path)},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, errors = await process.communicate()
+
+    assert process.returncode == 2
+    assert b"Error: the coordinator's address is missing; add --coordinator-url" in errors
 
 
 @pytest.mark.parametrize("key", ["\x03", "\x04"], ids=["Ctrl-C", "Ctrl-D"])

@@ -114,7 +114,8 @@ def init(
     path = config_path or expand(os.environ.get(CONFIG_VARIABLE) or "agent.toml", os.environ)
     if os.path.lexists(path) and not (force or dry_run):
         raise _exists(path)
-    asks = not yes and sys.stdin.isatty()
+    # Standard input is None if the caller has closed it.
+    asks = not yes and sys.stdin is not None and sys.stdin.isatty()
     try:
         prices = combine(input_prices, output_prices)
     except InvalidPrice as error:
