@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from provider_agent.agent.cli.service.host import Host, ServiceError
 from provider_agent.agent.cli.service.service_config import ServiceConfig
+from provider_agent.agent.config.files import config_home
 
 
 class KeyChoice(Struct, frozen=True):
@@ -83,7 +84,9 @@ def key_steps(
         return (CopyKey(source, target),)
     if exists or choice.new:
         return ()
-    for key in (found.key_path, host.home / ".config/provider-agent/identity.key"):
+    own = host.home / ".config/provider-agent/identity.key"
+    # With sudo, HOME is usually that of root: `sudo provider-agent init` writes the key there.
+    for key in (found.key_path, own, config_home(host.environ) / "identity.key"):
         if key is not None and host.on_disk(key).is_file():
             raise ServiceError(
                 f"the service would not use the identity key {key}, but create another one",

@@ -92,7 +92,7 @@ def read_service_config(host: Host, path: Path | None, *, user: bool) -> Service
         place = named or "~/.config/provider-agent/agent.toml"
         raise ServiceError(
             f"there is no configuration: {place} does not exist",
-            "create it from agent.example.toml, or name another file with --config",
+            f"copy your agent.toml there, or write one: provider-agent init --config {place}",
         )
     found = named.absolute()
     variables = _read_env_file(host, found.with_name(ENV_FILE))

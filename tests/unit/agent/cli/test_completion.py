@@ -167,3 +167,26 @@ def test_the_shell_itself_accepts_the_script(
     runner.invoke(main, ["completion", shell, "--install"])
 
     subprocess.run([shell, check, tmp_path / PLACES[shell]], check=True)
+
+
+def test_a_real_fish_completes_a_command_with_its_summary(
+    program: Path, runner: CliRunner, tmp_path: Path
+) -> None:
+    fish = shutil.which("fish")
+    if fish is None:
+        pytest.skip("fish is not installed")
+    runner.invoke(main, ["completion", "fish", "--install"])
+
+    code = f"""source {tmp_path / PLACES["fish"]}
+    complete -C "provider-agent uninst"
+    complete -C "provider-agent service uninst"
+    """
+    done = subprocess.run(
+        [fish, "--no-config", "-c", code],
+        env={**environment(program), "HOME": str(tmp_path), "XDG_CONFIG_HOME": ""},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert done.stdout == "uninstall\tStop the service and remove its unit.\n"

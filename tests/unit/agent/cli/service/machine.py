@@ -34,7 +34,7 @@ class Machine:
         self.root = root
         self.platform = platform
         self.uid = uid
-        self.environ = {"XDG_RUNTIME_DIR": "/run/user/1000"}
+        self.environ = {"HOME": "/home/ada", "XDG_RUNTIME_DIR": "/run/user/1000"}
         self.command = Path("/opt/provider-agent/bin/provider-agent")
         self.interpreter = Path("/usr/bin/python3")
         self.commands: list[tuple[str, ...]] = []

@@ -180,6 +180,16 @@ def test_install_does_not_silently_replace_the_identity_of_an_agent_run_by_hand(
     assert machine.commands == []
 
 
+def test_the_key_of_root_is_not_silently_replaced_either(machine: Machine) -> None:
+    machine.environ["HOME"] = "/root"
+    machine.write("/root/.config/provider-agent/identity.key", PEM, 0o600)
+
+    result = machine.invoke("install")
+
+    assert result.exit_code == 2
+    assert "add `--key /root/.config/provider-agent/identity.key`" in result.output
+
+
 def test_a_key_that_the_configuration_names_is_not_silently_replaced(machine: Machine) -> None:
     key = "/etc/provider-agent/identity.key"
     machine.write(key, PEM, 0o600)
@@ -469,7 +479,11 @@ def on_windows(machine: Machine) -> None:
         (without_systemd, "systemd does not manage this machine", "supervisor run `provider-agent"),
         (without_systemctl, "the command systemctl is missing", "install the package systemd"),
         (without_root, "a system service needs root", "use `sudo /opt/provider-agent/bin/provider"),
-        (without_config, "/etc/provider-agent/agent.toml does not exist", "agent.example.toml"),
+        (
+            without_config,
+            "/etc/provider-agent/agent.toml does not exist",
+            "agent init --config /etc",
+        ),
         (with_invalid_config, "limits.drain_timeout_s", ""),
         (without_command, "the command /opt/other/provider-agent does not exist", "install provi"),
         (with_command_in_a_home_folder, "its sandbox hides /home", "/opt/provider-agent"),
