@@ -28,6 +28,19 @@ _EXIT_CODES: Final = (
     ("130", "interrupted; of run: stopped by a second signal"),
 )
 
+_ESCAPES: Final = str.maketrans(
+    {
+        "\\": r"\e",
+        "-": r"\-",
+        "'": r"\(aq",
+        '"': r"\(dq",
+        "`": r"\(ga",
+        "^": r"\(ha",
+        "~": r"\(ti",
+    }
+)
+"""groff_char(7): ASCII characters that stand for typographic ones, such as a hyphen, in a text."""
+
 
 @click.command(short_help="Print the manual page.")
 @click.pass_context
@@ -115,6 +128,6 @@ def _list(entries: "Iterator[tuple[str, str]] | tuple[tuple[str, str], ...]") ->
 
 
 def _escaped(text: str) -> str:
-    """Escape what roff would interpret: backslashes, hyphens, and control characters of a line."""
-    escaped = text.replace("\\", "\\e").replace("-", "\\-")
-    return f"\\&{escaped}" if escaped.startswith((".", "'")) else escaped
+    """Escape what roff would interpret or replace: without it, `~/` would not be a tilde."""
+    escaped = text.translate(_ESCAPES)
+    return f"\\&{escaped}" if escaped.startswith(".") else escaped

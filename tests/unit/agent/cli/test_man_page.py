@@ -112,3 +112,10 @@ def test_text_that_roff_would_interpret_is_escaped(tmp_path: Path) -> None:
     assert ".TH is no macro here, and \\fB no font." in page
     assert "'quoted' words start this line - and --this-option stays whole." in page
     assert re.search(r"\n +\.first line\n +second line\n", page), page
+
+
+def test_characters_that_are_copied_to_a_shell_stay_ascii(source: str) -> None:
+    """groff 1.23 prints a plain ' ` ^ ~ - as a typographic quote, accent or hyphen."""
+    lines = [line for line in source.splitlines() if not re.match(r"\.(TH|SH) ", line)]
+
+    assert [line for line in lines if re.search(r"['`^~]|(?<!\\)-", line)] == []
