@@ -1,7 +1,7 @@
 """Lets the output of many jobs accumulate, so that more of it shares each wake-up.
 
 The cost of relaying is mostly that of wake-ups: a poll, a read for each server, and one write. So
-under load the thread of the event loop sleeps for a moment after a message. A timer would not help:
+under load the thread of the event loop sleeps for a moment after sending. A timer would not help:
 the loop would still wake up for each read (ADR 19).
 """
 
@@ -12,16 +12,17 @@ from typing import Final
 from provider_agent.protocol.limits import KIB
 
 MIN_FRAMES_PER_REST: Final = 1.0
-"""The rate from which the loop rests. At this rate, twice as much output shares a wake-up. A few
-streams are slower, and are not delayed."""
+"""The loop rests if it sends at least this many frames in the time of a rest: twice as much output
+then shares a wake-up. A few streams send less, and are not delayed."""
 
 RATE_WINDOW_S: Final = 0.02
 """The time over which the rate is measured."""
 
 MAX_WORK_RESTS: Final = 2.0
 MAX_BYTES: Final = 32 * KIB
-"""If the work since the last message took longer than this many rests, or if the message is larger,
-enough output accumulates without a rest; so it does if nothing arrived for a while."""
+"""Enough output accumulates without a rest if the work since the last one, or since the last
+message, took longer than this many rests, or if this turn of the event loop has sent more bytes. A
+pause without work counts as work."""
 
 AFTER_REQUEST_S: Final = 0.01
 """There is no rest for this long after a part of a request has arrived: its job needs several turns
@@ -29,7 +30,7 @@ of the event loop until the server has received it."""
 
 
 class Coalescing:
-    """Decides after each message whether the event loop rests.
+    """Decides whether the event loop rests after it has sent messages.
 
     Args:
         rest_s: how long it rests; 0: never.
@@ -48,7 +49,7 @@ class Coalescing:
         self._sleep = sleep
         self._starting_until = 0.0
         self._continued_at = 0.0
-        """The time of the end of the last message or rest."""
+        """The time at which the last messages or the last rest ended."""
         self._is_busy = False
         self._frames = 0
         """The frames that were sent since `_frames_since`."""
@@ -59,11 +60,11 @@ class Coalescing:
         self._starting_until = self._clock() + AFTER_REQUEST_S
 
     def is_due(self, frames: int, size: int) -> bool:
-        """Whether the event loop should rest after a message; called for each message.
+        """Whether the event loop should rest now; each call also measures the rate.
 
         Args:
-            frames: the number of frames in the message.
-            size: the size of the message, in bytes.
+            frames: the number of frames that this turn of the event loop has sent.
+            size: the size of their messages, in bytes.
         """
         now = self._clock()
         work_s = now - self._continued_at
