@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from provider_agent.adapters.responses.validator import StreamValidator
+from provider_agent.adapters.responses.stream_validator import StreamValidator
 from provider_agent.agent.cli.demo.llamacpp_process import LlamaCppProcess
 from provider_agent.agent.cli.demo.response_recorder import ResponseRecorder
 from provider_agent.agent.config import BackendConfig

@@ -1,7 +1,7 @@
 """Sample streams of each format, with the usage or error code that validation must return."""
 
 from provider_agent.adapters.base import Usage
-from provider_agent.adapters.responses.validator import TAIL_BYTES
+from provider_agent.adapters.responses.stream_validator import TAIL_BYTES
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.formats import Operation
 from tests.kit.fakes import FakeLmStudio, FakeOpenRouter, FakeVenice, FakeVllm

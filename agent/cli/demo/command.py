@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from provider_agent.adapters.base import Usage
-from provider_agent.adapters.responses.validator import StreamValidator
+from provider_agent.adapters.responses.stream_validator import StreamValidator
 from provider_agent.agent.cli.demo.chain import Chain, running_chain
 from provider_agent.agent.cli.one_job import chat_request
 from provider_agent.agent.cli.response_text import ResponseText

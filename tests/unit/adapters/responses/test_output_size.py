@@ -2,12 +2,9 @@ import msgspec
 import pytest
 
 from provider_agent.adapters.base import Usage
+from provider_agent.adapters.responses.body_validator import LONG_BODY_BYTES, BodyValidator
 from provider_agent.adapters.responses.output_size import least_tokens_in_body
-from provider_agent.adapters.responses.validator import (
-    LONG_BODY_BYTES,
-    BodyValidator,
-    StreamValidator,
-)
+from provider_agent.adapters.responses.stream_validator import StreamValidator
 from provider_agent.protocol.formats import Operation
 from tests.kit.fakes.frames import (
     DONE,

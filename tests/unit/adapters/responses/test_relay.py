@@ -14,7 +14,7 @@ from provider_agent.adapters.base import (
 )
 from provider_agent.adapters.http.reader_flow_control import ReaderFlowControl
 from provider_agent.adapters.responses.gate import MAX_HELD_BYTES
-from provider_agent.adapters.responses.validator import StreamValidator
+from provider_agent.adapters.responses.stream_validator import StreamValidator
 from provider_agent.adapters.servers.openai_compatible import OpenAICompatibleBackend
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.formats import Operation
