@@ -71,8 +71,7 @@ def check_structure(request: bytes) -> int:
     fields = values = brackets = 0
     shapes = []
     last = b""
-    is_small = len(request) <= _SLICE_BYTES
-    for outside in (_outside(request, 0)[0],) if is_small else _outside_of_strings(request):
+    for outside in _outside_of_strings(request):
         recent = last + outside
         if _may_have_large_number(recent) and any(
             isinf(float(number)) for number in _LARGE_NUMBER.findall(recent)
@@ -149,6 +148,9 @@ def nesting_exceeds(brackets: bytes, levels: int) -> bool:
 
 def _outside_of_strings(request: bytes) -> Iterator[bytes]:
     """Yield the parts of a JSON text that are outside of strings, joined for several slices."""
+    if len(request) <= _SLICE_BYTES:
+        yield _outside(request, 0)[0]
+        return
     found: list[bytes] = []
     in_string = begin = scanned = 0
     while begin < len(request):

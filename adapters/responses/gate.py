@@ -25,7 +25,6 @@ MAX_HELD_BYTES: Final = 64 * 1024
 RESPONSES_HELD_BYTES: Final = 2 * 1024 * 1024
 """The same for Responses, which begins with two events that repeat the instructions and tools."""
 
-
 _LF, _CR = b"\n\r"
 
 

@@ -47,7 +47,6 @@ _PEM: Final = re.compile(
 )
 _USERINFO: Final = re.compile(r"(?P<name>://)[^\s/@:\"']{0,256}:[^\s/@\"']{1,256}@")
 
-
 _WORDS: Final = (
     *("-----begin", "@", "bearer", "basic"),
     *("key", "authorization", "token", "secret", "password"),

@@ -12,7 +12,6 @@ from msgspec.structs import replace
 
 from provider_agent.adapters.base import (
     BackendError,
-    ErrorInStream,
     InvalidResponse,
     JobSink,
     ResponseOutcome,
@@ -26,19 +25,12 @@ from provider_agent.adapters.http.client import (
     ResponseSource,
 )
 from provider_agent.adapters.responses.error_body import ErrorBody, ErrorResponse
-from provider_agent.adapters.responses.events import ResponseFailure
 from provider_agent.adapters.responses.gate import GateState, ResponseGate, gate_for
-from provider_agent.adapters.responses.redaction import redact_bytes
-from provider_agent.adapters.responses.status_codes import retry_advice, server_message
+from provider_agent.adapters.responses.reported_errors import response_error
 from provider_agent.adapters.responses.timeouts import JobTimeouts
-from provider_agent.adapters.responses.validator import (
-    ResponseValidator,
-    ValidationResult,
-    validator_for,
-)
-from provider_agent.protocol.errors import Fault, entry_for
+from provider_agent.adapters.responses.validation_result import ValidationResult
+from provider_agent.adapters.responses.validator import ResponseValidator, validator_for
 from provider_agent.protocol.formats import Operation
-from provider_agent.protocol.limits import MAX_ERROR_BODY_BYTES
 
 _DEFAULT_TYPE: Final = "application/octet-stream"
 
@@ -75,6 +67,13 @@ class Relay:
         "_validator",
     )
 
+    _head: ResponseHead
+    _source: ResponseSource
+    # Set if the response has a success status:
+    _validator: ResponseValidator
+    _validate: Callable[[bytes], None]
+    """`receive_data` of the validator."""
+
     def __init__(
         self,
         operation: Operation,
@@ -90,13 +89,9 @@ class Relay:
         self._sink = sink
         self._timeouts = timeouts
         self._now = asyncio.get_running_loop().time
-        self._head: ResponseHead | None = None
-        self._source: ResponseSource | None = None
         self._error_body: ErrorBody | None = None
         self._gate: ResponseGate | None = None
-        self._validator: ResponseValidator | None = None
-        self._validate: Callable[[bytes], None] = _ignore
-        """`receive_data` of the validator."""
+        """Holds the start of a response until it shows output or an error."""
         self._send_chunk: Callable[[bytes], None] | None = None
         """None before the sink is started."""
         self._paused = False
@@ -147,7 +142,7 @@ class Relay:
         if read_at is None or read_at > quiet_since or read_at == self._checked_at or self._paused:
             return
         self._checked_at = read_at
-        if self._source is not None and self._terminated:
+        if self._terminated:
             self._source.stop()
 
     # --- ResponseReceiver ------------------------------------------------------------------------
@@ -187,14 +182,14 @@ class Relay:
 
     def pause_reading(self) -> None:
         """Pause the source, and the silence timeout."""
-        if not self._paused and self._source is not None:
+        if not self._paused:
             self._paused = True
             self._timeouts.pause()
             self._source.pause_reading()
 
     def resume_reading(self) -> None:
         """Resume the source, and the silence timeout."""
-        if self._paused and self._source is not None:
+        if self._paused:
             self._paused = False
             self._timeouts.resume()
             self._source.resume_reading()
@@ -205,19 +200,17 @@ class Relay:
         """Add data to the gate, until it shows output or an error."""
         if self._error_body is not None:
             self._error_body.receive_data(data)
-        elif self._gate is not None and self._validator is not None:
+        elif self._gate is not None:
             # Each read is validated now: all at once, a start of 2 MiB would block the event loop.
             self._validator.receive_data(data)
             state = self._gate.receive_data(data)
             if state is GateState.OUTPUT:
                 self._start(self._gate)
-            elif state is GateState.ERROR and self._source is not None:
+            elif state is GateState.ERROR:
                 self._source.stop()
 
     def _start(self, gate: ResponseGate) -> None:
         """Start the sink, and pass on what the gate holds."""
-        if self._head is None:
-            return
         self._gate = None
         self._timeouts.output_started()
         content_type = self._head.headers.get("Content-Type", _DEFAULT_TYPE)
@@ -232,8 +225,6 @@ class Relay:
             ErrorInStream: the response contains an error.
             InvalidResponse: it ended early, or has the wrong shape.
         """
-        if self._validator is None:
-            return
         result = self._validator.result()
         gate, failure = self._gate, result.failure
         if gate is not None:  # the response is complete without output, or begins with an error
@@ -244,7 +235,7 @@ class Relay:
                 self._sink.response_ended(ResponseOutcome(result.usage))
         self._end_response(result)
         if failure is not None:
-            raise _error_from(failure, secrets)
+            raise response_error(failure, secrets)
 
     def _end_response(self, result: ValidationResult | None = None) -> None:
         """Tell the sink the outcome, if it was started.
@@ -252,7 +243,7 @@ class Relay:
         Args:
             result: the validator's result, if it is known already.
         """
-        if self._send_chunk is None or self._validator is None:
+        if self._send_chunk is None:
             return
         outcome = self._outcome(result or self._validator.result())
         if self._unread:
@@ -269,22 +260,4 @@ class Relay:
     @property
     def _terminated(self) -> bool:
         """Whether the relayed bytes end with the final event of a successful response."""
-        return (
-            self._send_chunk is not None
-            and self._validator is not None
-            and self._validator.is_terminated()
-        )
-
-
-def _error_from(failure: ResponseFailure, secrets: Collection[str]) -> BackendError:
-    if not failure.body:
-        return InvalidResponse(failure.message)
-    body = redact_bytes(failure.body, MAX_ERROR_BODY_BYTES, secrets)
-    message = server_message(body) if entry_for(failure.code).fault is Fault.CLIENT else ""
-    error = ErrorInStream(body, failure.code, message)
-    error.retryable, error.retry_after_s = retry_advice(body)
-    return error
-
-
-def _ignore(_data: bytes) -> None:
-    """Stand in for the validator while there is none."""
+        return self._send_chunk is not None and self._validator.is_terminated()

@@ -28,8 +28,8 @@ from provider_agent.adapters.base import (
     Transport,
 )
 from provider_agent.adapters.http.client import HttpClient, HttpRequest
-from provider_agent.adapters.http.direct_client import DirectClient
 from provider_agent.adapters.http.environment_proxy import environment_proxy
+from provider_agent.adapters.http.http_client import http_client
 from provider_agent.adapters.requests import offload
 from provider_agent.adapters.requests.body import UpstreamRequest, prepare_request
 from provider_agent.adapters.requests.output_limit import one_token
@@ -38,23 +38,16 @@ from provider_agent.adapters.requests.prompt_size import least_prompt_tokens
 from provider_agent.adapters.requests.token_probe import token_probe
 from provider_agent.adapters.responses.error_body import ErrorResponse
 from provider_agent.adapters.responses.http_errors import failed_health
-from provider_agent.adapters.responses.redaction import redact_bytes
 from provider_agent.adapters.responses.relay import Relay
+from provider_agent.adapters.responses.reported_errors import status_error
 from provider_agent.adapters.responses.retry_after import retry_after_s
-from provider_agent.adapters.responses.status_codes import (
-    code_for_status,
-    retry_advice,
-    server_message,
-)
 from provider_agent.adapters.responses.stream_ends import StreamEnds
 from provider_agent.adapters.responses.timeouts import JobTimeouts
 from provider_agent.adapters.servers.api_request import send_api_request
 from provider_agent.adapters.servers.model_selection import select_models
 from provider_agent.adapters.servers.request_headers import common_headers, job_headers
 from provider_agent.adapters.servers.server_response import BodyT, ServerResponse
-from provider_agent.protocol.errors import Fault, entry_for
 from provider_agent.protocol.formats import Operation, find_operation
-from provider_agent.protocol.limits import MAX_ERROR_BODY_BYTES
 
 API_TIMEOUT_S: Final = 10.0
 """Timeout of an API request. A busy server may need seconds to respond."""
@@ -208,8 +201,7 @@ class HttpBackend(Backend):
     def prepare(self, job: Job, operation: Operation) -> UpstreamRequest:
         """Prepare a job's request for this server.
 
-        `execute` calls it in the event loop, and again in a thread if it may take long; see
-        `offload.call`.
+        If it may take long, `execute` calls it a second time, in a thread; see `offload.call`.
 
         Raises:
             BadRequest: the request is not one JSON object, or the request policy rejects it.
@@ -326,23 +318,15 @@ class HttpBackend(Backend):
             Unreachable: the URL is malformed.
         """
         if self._http_client is None:
-            self._http_client = self._new_client()
+            self._http_client = http_client(
+                self.settings.url,
+                common_headers(self.settings.api_key),
+                reuse=self.reuses_connections,
+                remote=not self.native,
+                connect_s=self.timeouts.connect_s,
+                proxy=self._proxy,
+            )
         return self._http_client
-
-    def _new_client(self) -> HttpClient:
-        url, headers = self.settings.url, common_headers(self.settings.api_key)
-        reuse, remote = self.reuses_connections, not self.native
-        connect_s = self.timeouts.connect_s
-        if self._proxy is None:
-            return DirectClient(url, headers, reuse=reuse, remote=remote, connect_s=connect_s)
-        # Imported here because aiohttp takes a third of the time and memory of all imports.
-        from provider_agent.adapters.http.aiohttp_connections import AiohttpConnections
-        from provider_agent.adapters.http.proxied_client import ProxiedClient
-
-        connections = AiohttpConnections(
-            reuse=reuse, remote=remote, connect_s=connect_s, proxy=self._proxy
-        )
-        return ProxiedClient(url, headers, connections)
 
     def status_error(self, response: ServerResponse, wait_s: float | None = None) -> BadStatus:
         """Return the error for a response without success status.
@@ -351,13 +335,4 @@ class HttpBackend(Backend):
             response: the response; secrets are removed from its body.
             wait_s: the wait that its headers ask for. A wait in its body takes precedence.
         """
-        clean = redact_bytes(response.body, MAX_ERROR_BODY_BYTES, self._secrets)
-        code = code_for_status(response.status, clean)
-        # The message of an error that the client caused helps the client. Other messages may
-        # contain details of the operator's account.
-        message = server_message(clean) if entry_for(code).fault is Fault.CLIENT else ""
-        retryable, after_s = retry_advice(clean)
-        wait_s = after_s if after_s is not None else wait_s
-        error = BadStatus(response.status, clean, code, wait_s, message)
-        error.retryable = retryable
-        return error
+        return status_error(response.status, response.body, self._secrets, wait_s)
