@@ -6,8 +6,8 @@ rejects gaps. After a lost link the sender rewinds to the offset that the receiv
 """
 
 import hashlib
-from typing import Final
 
+from provider_agent.protocol.byte_pieces import SEPARATE_PIECES, merge_small, take
 from provider_agent.protocol.exceptions import ProtocolViolation
 from provider_agent.protocol.frames import (
     AgentFrame,
@@ -18,38 +18,6 @@ from provider_agent.protocol.frames import (
     ResponseFrame,
 )
 from provider_agent.protocol.limits import CHUNK_BYTES
-
-_SEPARATE_PIECES: Final = 64
-_MERGED_BYTES: Final = 4096
-"""Bytes are held in the pieces in which they arrived. After this many, those smaller than
-`_MERGED_BYTES` are merged: otherwise the objects of a response that is written byte by byte would
-take many times the window in memory."""
-
-
-def _merge_small(pieces: list[bytes]) -> None:
-    """Merge the last pieces into one, up to the first large one."""
-    small: list[bytes] = []
-    while pieces and len(pieces[-1]) < _MERGED_BYTES:
-        small.append(pieces.pop())
-    if small:
-        small.reverse()
-        pieces.append(b"".join(small))
-
-
-def _take(pieces: list[bytes], count: int) -> list[bytes]:
-    """Remove the first `count` bytes, or all, and return them in pieces."""
-    whole = 0
-    for piece in pieces:
-        if len(piece) > count:
-            break
-        whole += 1
-        count -= len(piece)
-    taken = pieces[:whole]
-    del pieces[:whole]
-    if count and pieces:
-        taken.append(pieces[0][:count])
-        pieces[0] = pieces[0][count:]
-    return taken
 
 
 class SendStream:
@@ -170,8 +138,8 @@ class SendStream:
             return False
         unsent = self._unsent
         unsent.append(data)
-        if len(unsent) % _SEPARATE_PIECES == 0:
-            _merge_small(unsent)
+        if len(unsent) % SEPARATE_PIECES == 0:
+            merge_small(unsent)
         self.written = written = self.written + len(data)
         return written - self.acked >= self.window
 
@@ -210,9 +178,10 @@ class SendStream:
             self.written = self.sent = self._highest_sent = 0
 
     def next_chunk(self, budget: int) -> Chunk | None:
-        """Return what `next_frames` would return, if it is the one chunk of one write.
+        """Return the next frame if it is a chunk of exactly one write (the hot path).
 
-        This is the usual case (the hot path). None: nothing was done, call `next_frames`.
+        Returns:
+            The chunk, which counts as sent; None: nothing has changed, call `next_frames`.
         """
         unsent = self._unsent
         if len(unsent) != 1 or not self._started_sent or self.end is not None:
@@ -241,7 +210,7 @@ class SendStream:
 
     def _pop_unsent(self, limit: int) -> bytes:
         """Remove and return up to `limit` bytes from the front of the unsent ones."""
-        return b"".join(_take(self._unsent, limit)) if limit > 0 else b""
+        return b"".join(take(self._unsent, limit)) if limit > 0 else b""
 
     def _send(self, data: bytes) -> Chunk:
         """Return the chunk of the next bytes, which count as sent."""
@@ -249,8 +218,8 @@ class SendStream:
         self.sent = offset + len(data)
         unacked = self._unacked
         unacked.append(data)
-        if len(unacked) % _SEPARATE_PIECES == 0:
-            _merge_small(unacked)
+        if len(unacked) % SEPARATE_PIECES == 0:
+            merge_small(unacked)
         return Chunk(self.job_id, offset, data)
 
     def acknowledge(self, offset: int, *, final: bool) -> None:
@@ -278,7 +247,7 @@ class SendStream:
 
     def _drop_acknowledged(self, count: int) -> None:
         """Drop the first `count` unacknowledged bytes."""
-        dropped = _take(self._unacked, count)
+        dropped = take(self._unacked, count)
         if self._acked_hash is not None:
             for piece in dropped:
                 self._acked_hash.update(piece)
@@ -300,7 +269,7 @@ class SendStream:
 
     @property
     def tail(self) -> bytes:
-        """The last bytes sent, as far as they are not acknowledged: at least four, if there are."""
+        """The end of what was sent and is not acknowledged; four bytes or more, if possible."""
         tail = b""
         for piece in reversed(self._unacked):
             tail = piece + tail
@@ -327,7 +296,7 @@ class SendStream:
         """
         if not self.acked <= offset <= self.sent:
             raise ProtocolViolation("a resumption from an offset that is not held")
-        kept = _take(self._unacked, offset - self.acked)
+        kept = take(self._unacked, offset - self.acked)
         self._unsent[:0] = self._unacked
         self._unacked = kept
         self._highest_sent = max(self._highest_sent, self.sent)
