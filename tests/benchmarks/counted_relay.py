@@ -24,10 +24,12 @@ from provider_agent.agent.service import Service
 from provider_agent.protocol.frames import Capabilities, JobResult
 from provider_agent.protocol.job import Job
 from tests.kit.agent_config import agent_config
+from tests.kit.raw_server import LAST_CHUNK, chunked, head, whole
 from tests.kit.scripted_coordinator import AgentConnection, ScriptedCoordinator
 
-_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\n"
-_MODELS = b'{"object":"list","data":[{"id":"%b","object":"model"}]}' % MODEL.encode()
+_MODELS = whole({"object": "list", "data": [{"id": MODEL, "object": "model"}]}).data
+_REFUSAL = whole(b"", 400).data
+_STREAM_HEAD = head(Transfer_Encoding="chunked")
 _EVENT_HEAD = b'data: {"choices":[{"index":0,"delta":{"content":"'
 _EVENT_END = b'"},"finish_reason":null}]}\n\n'
 _EVENT = _EVENT_HEAD.ljust(EVENT_BYTES - len(_EVENT_END), b"x") + _EVENT_END
@@ -37,11 +39,6 @@ _TAIL = (
 )
 _PROMPT = b"the prompt of a job"
 _REQUEST = b'{"model":"bench","stream":true,"messages":[{"role":"user","content":"%b"}]}' % _PROMPT
-_REFUSAL = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"
-
-
-def _chunk(data: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 class _Server(asyncio.Protocol):
@@ -55,11 +52,9 @@ class _Server(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if data.startswith(b"GET"):
-            head = _HEAD % b"application/json" + b"Content-Length: %d\r\n\r\n" % len(_MODELS)
-            self._transport.write(head + _MODELS)
+            self._transport.write(_MODELS)
         elif _PROMPT in data:
-            head = _HEAD % b"text/event-stream" + b"Transfer-Encoding: chunked\r\n\r\n"
-            self._transport.write(head + _chunk(_EVENT))
+            self._transport.write(_STREAM_HEAD + chunked(_EVENT))
             self._streams.put_nowait(self._transport)
         elif data.endswith(b"}"):  # the agent probes the server
             self._transport.write(_REFUSAL)
@@ -90,7 +85,7 @@ class CountedRelay:
         await self._coordinator.wait_for_bytes(job_id, received)
         before = self._counter.calls
         for _ in range(reads):
-            stream.write(_chunk(_EVENT) * events)
+            stream.write(chunked(_EVENT) * events)
             received += events * EVENT_BYTES
             await self._coordinator.wait_for_bytes(job_id, received)
         calls = self._counter.calls - before
@@ -112,7 +107,7 @@ class CountedRelay:
         return job.job_id
 
     async def _end_job(self, stream: asyncio.Transport, job_id: bytes) -> None:
-        stream.write(_chunk(_TAIL) + b"0\r\n\r\n")
+        stream.write(chunked(_TAIL) + LAST_CHUNK)
         assert isinstance(await self._coordinator.end(job_id), JobResult)
 
 

@@ -115,7 +115,8 @@ class RawServer:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while True:
-                self.requests.append(await _read_body(reader))
+                _, body = await read_request(reader)
+                self.requests.append(body)
                 reply = self.replies[min(len(self.requests), len(self.replies)) - 1]
                 writer.write(reply.data)
                 await writer.drain()
@@ -151,8 +152,12 @@ class RawServer:
             writer.transport.abort()
 
 
-async def _read_body(reader: asyncio.StreamReader) -> bytes:
-    """Read the next request and return its body."""
-    headers = (await reader.readuntil(b"\r\n\r\n")).lower()
-    length = headers.partition(b"content-length:")[2].partition(b"\r\n")[0]
-    return await reader.readexactly(int(length or b"0"))
+async def read_request(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
+    """Read the next request, and return its head and its body.
+
+    Raises:
+        IncompleteReadError: the client closed the connection.
+    """
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]
+    return head, await reader.readexactly(int(length or b"0"))

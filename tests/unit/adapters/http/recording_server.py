@@ -1,6 +1,7 @@
 """A server that records requests, and both HTTP clients."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Final
@@ -9,6 +10,7 @@ from provider_agent.adapters.http.aiohttp_connections import AiohttpConnections
 from provider_agent.adapters.http.client import HttpClient, HttpRequest
 from provider_agent.adapters.http.direct_client import DirectClient
 from provider_agent.adapters.http.proxied_client import ProxiedClient
+from tests.kit.raw_server import read_request
 from tests.unit.adapters.http.recording_receiver import RecordingReceiver
 from tests.unit.adapters.http.responses import OK
 
@@ -18,29 +20,46 @@ REQUEST: Final = HttpRequest("/v1/x", {"X-One": "1"}, REQUEST_BODY)
 HELLO: Final = OK + b"Content-Length: 5\r\n\r\nhello"
 
 Read = Callable[[], Awaitable[bytes]]
-"""Reads one request, and returns its head in lower case."""
+"""Reads one request, and returns its head."""
 
 
 class RecordingServer:
     """A server whose connections are handled by `handler`.
 
+    Args:
+        handler: handles one connection; its end closes the connection.
+        host: the address to listen on.
+        context: for TLS.
+
     Attributes:
         requests: the bodies that each connection has received, in the order of the connections.
         tasks: the tasks that handle the connections.
-        url: its address.
+        port: its port.
+        url: its address, without TLS.
     """
 
-    def __init__(self, handler: Callable[[Read, asyncio.StreamWriter], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        handler: Callable[[Read, asyncio.StreamWriter], Awaitable[None]],
+        host: str = "127.0.0.1",
+        context: ssl.SSLContext | None = None,
+    ) -> None:
         self._handler = handler
+        self._host = host
+        self._context = context
         self.requests: list[list[bytes]] = []
         self.tasks: list[asyncio.Task[None]] = []
-        self.url = ""
+        self.port = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://{self._host}:{self.port}"
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Accept connections; wait on exit until all of them have ended."""
-        self._listening = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._listening.sockets[0].getsockname()[1]}"
+        self._listening = await asyncio.start_server(self._accept, self._host, 0, ssl=self._context)
+        self.port = self._listening.sockets[0].getsockname()[1]
         try:
             yield
         finally:
@@ -59,14 +78,13 @@ class RecordingServer:
         self.requests.append(received)
 
         async def read() -> bytes:
-            head = (await reader.readuntil(b"\r\n\r\n")).lower()
-            length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0])
-            received.append(await reader.readexactly(length))
+            head, body = await read_request(reader)
+            received.append(body)
             return head
 
         try:
             await self._handler(read, writer)
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, OSError):
             pass
         finally:
             writer.close()

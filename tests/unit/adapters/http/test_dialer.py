@@ -23,46 +23,31 @@ from provider_agent.adapters.http.server_address import parse_address
 from tests.kit.certificates import DAY, CertificateAuthority, server_context
 from tests.kit.loops import on_both_loops
 from tests.kit.virtual_time import in_virtual_time
-from tests.unit.adapters.http.recording_receiver import RecordingReceiver
-from tests.unit.adapters.http.responses import OK
-
-HELLO = OK + b"Content-Length: 5\r\n\r\nhello"
+from tests.unit.adapters.http.recording_server import HELLO, Read, RecordingServer, exchange
 
 
 @asynccontextmanager
 async def listening(
     host: str = "127.0.0.1", context: ssl.SSLContext | None = None
 ) -> AsyncIterator[int]:
-    """Yield the port of a server that answers one request per connection."""
-    handlers: set[asyncio.Task[None]] = set()
+    """Yield the port of a server that answers every request."""
 
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            await reader.readuntil(b"\r\n\r\n")
+    async def answer(read: Read, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await read()
             writer.write(HELLO)
-            await reader.read()
-        except (asyncio.IncompleteReadError, OSError):
-            pass
-        finally:
-            writer.close()
 
-    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        handlers.add(asyncio.create_task(answer(reader, writer)))
-
-    server = await asyncio.start_server(accept, host, 0, ssl=context)
-    async with server:
-        yield server.sockets[0].getsockname()[1]
-        await asyncio.gather(*handlers)
+    server = RecordingServer(answer, host, context)
+    async with server.running():
+        yield server.port
 
 
 async def get(url: str) -> bytes:
     client = DirectClient(url, {}, reuse=True, remote=False, connect_s=5.0)
-    receiver = RecordingReceiver()
     try:
-        await client.exchange(HttpRequest("/x", {}, b""), receiver)
+        return await exchange(client, HttpRequest("/x", {}, b""))
     finally:
         await client.close()
-    return receiver.data
 
 
 def resolve_to(monkeypatch: pytest.MonkeyPatch, *hosts: tuple[str, int]) -> list[str]:

@@ -74,7 +74,7 @@ async def test_each_request_has_its_own_connection_without_reuse() -> None:
         assert repr(client) == "<DirectClient idle=0>"
 
     assert server.requests == [[REQUEST.body]] * 2
-    assert all(b"\r\nconnection: close\r\n" in head for head in heads)
+    assert all(b"\r\nConnection: close\r\n" in head for head in heads)
 
 
 @on_both_loops
