@@ -25,13 +25,7 @@ from rich.table import Table
 
 from bench import process_usage, python_rig, relays
 from bench.document import this_machine, write_json, write_relays, write_rest
-from bench.load_generator import (
-    LoadFailed,
-    LoadGenerator,
-    compile_load,
-    compiler,
-    supports_tls,
-)
+from bench.load_generator import LoadFailed, LoadGenerator, compile_load, compiler, supports_tls
 from bench.loads import LOADS, QUICK, REST, Load
 from bench.relays import (
     AGENT,

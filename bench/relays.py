@@ -219,13 +219,7 @@ def start(relay: Relay, place: Place) -> RunningRelay:
     if relay.name == "nginx":
         return RunningRelay(place, _nginx(place))
     if relay.name == "coordinator":
-        coordinator = [
-            sys.executable,
-            "-m",
-            "provider_agent.coordinator",
-            "--port",
-            f"{place.port}",
-        ]
+        coordinator = [sys.executable, "-m", "provider_agent.coordinator", f"--port={place.port}"]
         connect_url = f"ws://127.0.0.1:{place.port}/provider/connect"
         return RunningRelay(place, coordinator, _agent(relay, place, connect_url))
     return RunningRelay(place, _agent(relay, place, dialed))

@@ -53,8 +53,9 @@ uint16_t port_of(int fd);
 /* Wait for events, at most `timeout_ms`, and call `ready` of each. */
 void poll_once(int timeout_ms);
 
-/* ---- tls.c: OpenSSL ---- */
+/* ---- tls.c: OpenSSL; without WITH_TLS, connections speak plain TCP ---- */
 
+#ifdef WITH_TLS
 void tls_init(const char *file); /* with the certificate and the key of the servers */
 /* Let the connection speak TLS, if there is a certificate. */
 void tls_start(struct conn *conn, bool is_client);
@@ -63,6 +64,14 @@ void tls_free(struct conn *conn);
 ssize_t tls_receive(struct conn *conn, char *to, size_t size);
 ssize_t tls_send(struct conn *conn, const char *data, size_t size);
 bool tls_awaits_peer(const struct conn *conn); /* during the handshake: nothing can be sent */
+#else
+#define tls_init(file) fatal("--certificate %s: compiled without OpenSSL", file)
+#define tls_start(conn, is_client) ((void)0)
+#define tls_free(conn) ((void)0)
+#define tls_receive(conn, to, size) ((ssize_t)-1)
+#define tls_send(conn, data, size) ((ssize_t)-1)
+#define tls_awaits_peer(conn) false
+#endif
 
 /* ---- text.c: requests and responses, and the check of every byte ---- */
 

@@ -1,5 +1,4 @@
-/* TLS of all connections, with --certificate. It needs OpenSSL: without its headers, the driver compiles
-   this file without WITH_TLS, and leaves out the loads with TLS. */
+/* TLS of all connections, with --certificate. */
 #include "load.h"
 
 #ifdef WITH_TLS
@@ -62,41 +61,6 @@ ssize_t tls_send(struct conn *conn, const char *data, size_t size)
 bool tls_awaits_peer(const struct conn *conn)
 {
     return SSL_in_init(conn->tls) && !SSL_want_write(conn->tls);
-}
-
-#else
-
-void tls_init(const char *file)
-{
-    fatal("--certificate %s: compiled without OpenSSL", file);
-}
-
-void tls_start(struct conn *conn, bool is_client)
-{
-    (void)conn, (void)is_client;
-}
-
-void tls_free(struct conn *conn)
-{
-    (void)conn;
-}
-
-ssize_t tls_receive(struct conn *conn, char *to, size_t size)
-{
-    (void)conn, (void)to, (void)size;
-    return -1;
-}
-
-ssize_t tls_send(struct conn *conn, const char *data, size_t size)
-{
-    (void)conn, (void)data, (void)size;
-    return -1;
-}
-
-bool tls_awaits_peer(const struct conn *conn)
-{
-    (void)conn;
-    return false;
 }
 
 #endif
