@@ -36,7 +36,6 @@ PROBE_TIMEOUT_S: Final = 1.0
 _MAX_BODY_BYTES: Final = 1024 * 1024
 """Larger than any list of models; the rest of a longer body is not read."""
 
-
 _HEADERS: Final = {"User-Agent": "provider-agent", "Accept-Encoding": "identity"}
 
 

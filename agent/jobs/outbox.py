@@ -53,7 +53,7 @@ class Outbox:
         window_bytes: the window of each new channel, until `set_window` changes it.
 
     Attributes:
-        on_ready: called when the first frame is queued; the next batch may have frames then.
+        on_ready: called when `has_frames` may have become true.
         lost_jobs: how many jobs were dropped before the coordinator had acknowledged their end.
     """
 

@@ -332,10 +332,10 @@ class Jobs:
         del self._running[job.job_id]
         if not self._running:
             self._idle.set()
-        first_byte_s = None
         self._admission.consume(execution.used_tokens)
-        if isinstance(end, JobResult):
-            first_byte_s = None if end.first_byte_ms is None else end.first_byte_ms / 1000
+        first_byte_s = None
+        if isinstance(end, JobResult) and end.first_byte_ms is not None:
+            first_byte_s = end.first_byte_ms / 1000
         started = execution.channel.stream.started
         record = JobRecord(
             job.format,

@@ -39,7 +39,7 @@ class LinkConnection(ClientConnection):
         self.send_data()
 
     def resume_writing(self) -> None:
-        """Wake up whoever waits for space in the write buffer."""
+        """Call `on_writable`: the write buffer has space again."""
         super().resume_writing()
         self.on_writable()
 
