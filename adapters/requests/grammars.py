@@ -137,7 +137,7 @@ class Schema(msgspec.Struct, frozen=True):
             checked = _check_schema(text, name, review)
             if len(_CHECKED) >= _MAX_CHECKED:
                 _CHECKED.clear()
-            if checked.sent is None or len(text) <= _MAX_SENT_BYTES:
+            if checked.sent is None or memoryview(checked.sent).nbytes <= _MAX_SENT_BYTES:
                 _CHECKED[key] = checked
         elif budget:
             try:

@@ -77,6 +77,8 @@ class LinkWriter:
 
     def _send(self) -> None:
         """Send what is ready, then rest if it is due."""
+        if self._blocked_at is not None:
+            return  # scheduled by a frame that was queued while the last messages were encoded
         self._is_busy = False
         if self._is_stopped or not self._connection.is_open:
             return

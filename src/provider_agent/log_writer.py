@@ -44,6 +44,8 @@ class ThreadedHandler(logging.Handler):
         # Reentrant: the garbage collector may run at any time, and a finalizer may log.
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
+        self._is_idle = False
+        """Whether the thread waits for a line, or is about to."""
         self._thread: threading.Thread | None = None
         self._closed = False
 
@@ -57,18 +59,20 @@ class ThreadedHandler(logging.Handler):
         except Exception:  # noqa: BLE001 - as every handler of `logging`
             self.handleError(record)
             return
+        size = len(line)
         with self._lock:
-            if self._closed or self._queued_bytes + len(line) > MAX_QUEUED_BYTES:
+            if self._closed or self._queued_bytes + size > MAX_QUEUED_BYTES:
                 self.dropped += 1
                 self._unreported += 1
                 return
-            thread_waits = not self._lines
             self._lines.append(line)
-            self._queued_bytes += len(line)
+            self._queued_bytes += size
             if self._thread is None:
                 self._thread = threading.Thread(target=self._write_lines, daemon=True, name="log")
                 self._thread.start()
-            if thread_waits:
+            # Not only for the first line: a finalizer may have queued that in the thread itself,
+            # after the thread had found the queue empty, and before it waited.
+            if self._is_idle:
                 self._changed.notify_all()
 
     def flush(self) -> None:
@@ -89,7 +93,9 @@ class ThreadedHandler(logging.Handler):
     def _write_lines(self) -> None:
         while True:
             with self._changed:
+                self._is_idle = True
                 self._changed.wait_for(lambda: self._lines or self._unreported or self._closed)
+                self._is_idle = False
                 if not (self._lines or self._unreported):
                     return
                 lines, self._lines = self._lines, deque()

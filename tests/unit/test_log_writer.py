@@ -91,6 +91,29 @@ def test_finalizer_may_log_while_a_line_is_queued(pipe: tuple[int, int]) -> None
     handler.close()
 
 
+def test_finalizer_may_log_in_the_thread_before_it_waits(pipe: tuple[int, int]) -> None:
+    # The thread then waited although a line was queued, and no later line woke it up.
+    reading, writing = pipe
+    handler = ThreadedHandler(writing)
+    waits = threading.Event()
+
+    class FirstWaitLogs(threading.Condition):
+        def wait(self, timeout: float | None = None) -> bool:
+            if threading.current_thread() is handler._thread and not waits.is_set():
+                handler.emit(logging.makeLogRecord({"msg": "unclosed socket"}))
+                waits.set()
+            return super().wait(timeout)
+
+    handler._changed = FirstWaitLogs(handler._lock)
+    handler.emit(logging.makeLogRecord({"msg": "first"}))
+    assert waits.wait(5)
+    handler.emit(logging.makeLogRecord({"msg": "last"}))
+    handler.flush()
+
+    assert os.read(reading, 65536) == b"first\nunclosed socket\nlast\n"
+    handler.close()
+
+
 @pytest.mark.parametrize("blocking", [True, False], ids=["blocking fd", "non-blocking fd"])
 def test_unread_pipe_blocks_no_caller_and_dropped_lines_are_counted(
     pipe: tuple[int, int], logger: logging.Logger, blocking: bool

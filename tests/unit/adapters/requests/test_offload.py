@@ -10,6 +10,7 @@ from provider_agent.adapters.base import BackendSettings, BadRequest, Job, Opera
 from provider_agent.adapters.requests import grammars, offload
 from provider_agent.adapters.servers.ollama import OllamaBackend
 from tests.kit.virtual_time import in_virtual_time
+from tests.unit.adapters.requests.prepared import raw_body
 
 SMALL = bytes(offload.INLINE_BYTES)
 LARGE = bytes(offload.INLINE_BYTES + 1)
@@ -110,6 +111,7 @@ def test_usual_request_is_prepared_in_the_event_loop(fields: dict[str, object]) 
     [
         {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}] * 2000}]},
         {"metadata": [0] * 2010},
+        {"messages": [{"role": "user", "content": "x" * 33_000}], "temperature": 1e-300},
         {"documents": ["x" * 33_000]},
         {"tools": [{"type": "function", "function": {"name": "f", "parameters": SCHEMA}}]},
         {"response_format": {"type": "json_schema", "json_schema": {"schema": SCHEMA}}},
@@ -150,3 +152,14 @@ def test_schema_that_was_checked_before_is_prepared_in_the_event_loop(
 
     assert not prepared_in_event_loop({"tools": [tool]})
     assert prepared_in_event_loop({"tools": [tool, tool]})
+
+
+def test_schema_whose_encoding_is_large_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The limit was that of the client's text, which may be four times shorter.
+    checked: dict[object, object] = {}
+    monkeypatch.setattr(grammars, "_CHECKED", checked)
+    schema = b'{"enum":[' + b",".join([b"1e9"] * 900) + b"]}"
+
+    raw_body("vllm", b'{"messages":[],"json_schema":' + schema + b"}")
+
+    assert not checked

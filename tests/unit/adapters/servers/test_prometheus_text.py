@@ -1,3 +1,5 @@
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,3 +53,15 @@ def test_arbitrary_text_is_parsed_or_invalid(rest: bytes) -> None:
     except InvalidResponse:
         return
     assert set(found) <= {"a"}
+
+
+def test_long_label_takes_little_memory() -> None:
+    # The pattern kept a state for each character: 8 MB took a gigabyte.
+    line = b'a:running{model_name="' + b"x" * 200_000 + b'"} 1'
+    tracemalloc.start()
+    try:
+        assert read_metrics(line, ["a:running"]) == {"a:running": [1.0]}
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 10 * len(line)
