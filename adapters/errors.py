@@ -32,6 +32,9 @@ class BackendError(Exception):
         log_message: the message without any text of the client or of the server; "" for none.
         retryable: whether another backend or provider may be tried; None: the registry's default
             for `code`.
+        details: the message for the operator, if it differs: clients may see the message, so it
+            names no host.
+        advice: what the operator can do; "" if that depends on the server.
     """
 
     code: ErrorCode = ErrorCode.BACKEND_ERROR
@@ -40,6 +43,8 @@ class BackendError(Exception):
     retry_after_s: float | None = None
     log_message: str = ""
     retryable: bool | None = None
+    details: str = ""
+    advice: str = ""
 
     @property
     def retry_here(self) -> bool:

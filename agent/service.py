@@ -100,6 +100,7 @@ class Service:
             clock=clock,
             uniform=uniform,
         )
+        self._fingerprint = identity.fingerprint
         self._receipts = ReceiptIssuer(identity.sign)
         self.jobs = Jobs(
             self._discovery,
@@ -240,7 +241,7 @@ class Service:
         address = self._config.observability.prometheus_addr
         if not address:
             return None
-        return StatusServer(address, self.status, self.metrics)
+        return StatusServer(address, self.status, self.metrics, self._fingerprint)
 
     # --- tasks ------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import io
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Final
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -41,6 +42,11 @@ class AiohttpConnections:
         self._proxy = proxy
         self._pool: aiohttp.ClientSession | None = None
         self._unpooled: aiohttp.ClientSession | None = None
+
+    @property
+    def proxy_address(self) -> str | None:
+        """The `host:port` of the proxy, without user and password; None without a proxy."""
+        return None if self._proxy is None else urlsplit(self._proxy).netloc.rpartition("@")[2]
 
     async def send(
         self,

@@ -10,8 +10,12 @@ from provider_agent.adapters.http import failures
 
 
 @contextmanager
-def map_aiohttp_errors() -> Iterator[None]:
-    """Raise a `BackendError` for each exception of aiohttp and for `OSError`, chained to it."""
+def map_aiohttp_errors(proxy: str | None = None) -> Iterator[None]:
+    """Raise a `BackendError` for each exception of aiohttp and for `OSError`, chained to it.
+
+    Args:
+        proxy: the `host:port` of the proxy that is dialed instead of the server, if any.
+    """
     try:
         yield
     except aiohttp.ConnectionTimeoutError as error:
@@ -19,7 +23,11 @@ def map_aiohttp_errors() -> Iterator[None]:
     except TimeoutError as error:
         raise failures.response_timeout() from error
     except aiohttp.ClientConnectorError as error:
-        raise failures.connect_failure(_cause(error)) from error
+        cause = _cause(error)
+        # TLS, also its certificates, is that of the server: the proxy only relays it.
+        if proxy is not None and not isinstance(cause, ssl.SSLError):
+            raise failures.proxy_failure(cause, proxy) from error
+        raise failures.connect_failure(cause, error.host) from error
     except aiohttp.InvalidURL as error:
         raise failures.invalid_url() from error
     except aiohttp.ClientPayloadError as error:
@@ -31,6 +39,7 @@ def map_aiohttp_errors() -> Iterator[None]:
 
 
 def _cause(error: aiohttp.ClientConnectorError) -> OSError:
-    if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError):
-        return ssl.SSLError()
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        cause = error.certificate_error
+        return cause if isinstance(cause, ssl.SSLError) else ssl.SSLError()
     return error.os_error

@@ -26,6 +26,10 @@ SMALL_BODY_BYTES: Final = 64 * KIB
 """A request body up to this size is copied behind its head, for one write."""
 
 
+_TLS_ALERT: Final = b"\x15"
+"""The first byte of what a TLS server may answer to plain HTTP (RFC 8446, section 5.1)."""
+
+
 class HttpConnection(asyncio.Protocol):
     """A connection that runs one exchange after the other.
 
@@ -174,7 +178,7 @@ class HttpConnection(asyncio.Protocol):
                     self.end_exchange(failures.malformed_response())
         except HttpParserError as error:
             self._quiet_bytes += len(data)
-            self._parser_failed(exchange, error)
+            self._parser_failed(exchange, error, data)
         except Exception as error:  # noqa: BLE001 - the task of the exchange raises it
             self.end_exchange(error)
 
@@ -203,10 +207,11 @@ class HttpConnection(asyncio.Protocol):
         if parser.complete and self._exchange is exchange:
             self.end_exchange(None, reusable=parser.keep_alive)
 
-    def _parser_failed(self, exchange: Exchange, error: Exception) -> None:
+    def _parser_failed(self, exchange: Exchange, error: Exception, data: bytes) -> None:
         """Pass on what precedes the malformed bytes. If that is the whole response, it is valid."""
         self._parser.keep_alive = False
-        failure: Exception = failures.malformed_response()
+        is_alert = data.startswith(_TLS_ALERT) and not self._started and not self._is_tls
+        failure: Exception = failures.tls_only() if is_alert else failures.malformed_response()
         failure.__cause__ = error
         try:
             self._advance(exchange)

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import re
 import socket
 import ssl
 from functools import cache
@@ -20,6 +21,12 @@ FALLBACK_S: Final = 0.25
 REMEMBER_S: Final = 10.0
 """How long an address that accepted a connection is used again without name resolution, which takes
 a thread. Short, because a changed name has to take effect."""
+
+SLOW_HANDSHAKE_S: Final = 0.5
+"""How long a TLS handshake may take before plain HTTP is tried. Most take below 0.1 s."""
+
+_PLAIN_REQUEST: Final = b"GET / HTTP/1.1\r\nHost: %b\r\nConnection: close\r\n\r\n"
+_PLAIN_RESPONSE: Final = re.compile(rb"HTTP/1\.\d (?!3\d\d|400|426)\d")
 
 AddressInfo = tuple[int, int, int, str, tuple[str, int] | tuple[str, int, int, int]]
 
@@ -51,12 +58,12 @@ class Dialer:
         except TimeoutError as error:
             self._remembered = None
             if error.errno is not None:  # of the kernel, which gave up first
-                raise failures.connect_failure(error) from error
+                raise failures.connect_failure(error, self._address.host) from error
             raise failures.connect_timeout() from error
         except UnicodeError as error:  # a label of the host is empty or too long
             raise failures.invalid_url() from error
         except OSError as error:
-            raise failures.connect_failure(error) from error
+            raise failures.connect_failure(error, self._address.host) from error
 
     async def _connect(self) -> socket.socket:
         loop = asyncio.get_running_loop()
@@ -94,17 +101,57 @@ class Dialer:
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            await asyncio.get_running_loop().create_connection(
-                lambda: connection,
-                sock=sock,
-                ssl=_tls_context() if self._address.is_tls else None,
-                server_hostname=self._address.host if self._address.is_tls else None,
-            )
+            await self._attach(connection, sock)
         except BaseException:
             connection.close()
             sock.close()
             raise
         return connection
+
+    async def _attach(self, connection: HttpConnection, sock: socket.socket) -> None:
+        """Attach the socket to the event loop; at an `https` URL, perform the TLS handshake."""
+        loop = asyncio.get_running_loop()
+        if not self._address.is_tls:
+            await loop.create_connection(lambda: connection, sock=sock)
+            return
+        handshake = asyncio.ensure_future(
+            loop.create_connection(
+                lambda: connection,
+                sock=sock,
+                ssl=_tls_context(),
+                server_hostname=self._address.host,
+            )
+        )
+        probe = asyncio.create_task(self._speaks_plain_http(), name="plain HTTP probe")
+        try:
+            await asyncio.wait({handshake, probe}, return_when=asyncio.FIRST_COMPLETED)
+            if not handshake.done() and probe.result():
+                raise failures.plain_http()
+            await handshake
+        finally:
+            for task in (handshake, probe):
+                task.cancel()
+            await asyncio.gather(handshake, probe, return_exceptions=True)
+
+    async def _speaks_plain_http(self) -> bool:
+        """Ask over another connection, unless the handshake completes soon.
+
+        Some servers wait for the line end of a request when they receive a handshake. A TLS server
+        answers plain HTTP with status 400 or a redirect, if at all.
+        """
+        await asyncio.sleep(SLOW_HANDSHAKE_S)
+        try:
+            reader, writer = await asyncio.open_connection(self._address.host, self._address.port)
+        except OSError:
+            return False
+        try:
+            writer.write(_PLAIN_REQUEST % self._address.authority.encode())
+            line = await reader.readline()
+        except (OSError, ValueError):
+            return False
+        finally:
+            writer.close()
+        return _PLAIN_RESPONSE.match(line) is not None
 
 
 async def _connect_to(info: AddressInfo) -> socket.socket:

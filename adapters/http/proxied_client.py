@@ -35,7 +35,7 @@ class ProxiedClient:
         self, request: HttpRequest, receiver: ResponseReceiver, *, new_connection: bool = False
     ) -> None:
         """See `HttpClient.exchange`."""
-        with map_aiohttp_errors():
+        with map_aiohttp_errors(self._connections.proxy_address):
             async with await self._connections.send(
                 request.method,
                 self._url + request.path,

@@ -155,7 +155,9 @@ class HttpBackend(Backend):
         try:
             await self.check_health()
         except BackendError as error:
-            return failed_health(error, native=self.native)
+            return failed_health(
+                error, native=self.native, has_key=self.settings.api_key is not None
+            )
         return BackendHealth(True, (self._clock() - started_at) * 1000.0)
 
     @abstractmethod

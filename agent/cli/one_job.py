@@ -19,6 +19,7 @@ from provider_agent.adapters.base import (
     Usage,
     WireFormat,
 )
+from provider_agent.adapters.responses.http_errors import describe
 from provider_agent.agent.backends.adapter_calls import AdapterDefect, call_adapter
 from provider_agent.agent.cli.response_text import ResponseText
 from provider_agent.protocol.errors import ErrorCode
@@ -149,5 +150,6 @@ def _count(tokens: int | None) -> str:
 
 def explain(error: BackendError) -> str:
     """Return an error with the beginning of the server's response, in one line."""
+    text = describe(error) if error.advice else str(error)
     body = " ".join(error.body.decode(errors="replace").split())
-    return f"{error.code}: {error}" + (f": {body[:300]}" if body else "")
+    return f"{error.code}: {text}" + (f": {body[:300]}" if body else "")

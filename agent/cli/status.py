@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from provider_agent.agent.cli.settings import run_async, with_local_config
-from provider_agent.agent.cli.status_client import NoAgent, fetch_snapshot
+from provider_agent.agent.cli.status_client import NoAgent, fetch_snapshot, fingerprint_of
 from provider_agent.agent.cli.status_text import status_parts
 from provider_agent.agent.cli.terminal import console, visible
 from provider_agent.agent.config import LoadedConfig
@@ -40,12 +40,13 @@ def status(loaded: LoadedConfig, as_json: bool, watch: bool) -> None:
     reasons. With --watch it exits with 130 after Ctrl-C.
     """
     address = loaded.config.observability.prometheus_addr
+    fingerprint = fingerprint_of(address, loaded.config.identity.key_path)
     try:
-        state = run_async(fetch_snapshot(address))
+        state = run_async(fetch_snapshot(address, fingerprint))
     except NoAgent as error:
         raise click.ClickException(str(error)) from error
     if watch:
-        run_async(_watch(lambda: fetch_snapshot(address), as_json=as_json))
+        run_async(_watch(lambda: fetch_snapshot(address, fingerprint), as_json=as_json))
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(state)).decode())
     else:

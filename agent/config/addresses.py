@@ -18,6 +18,10 @@ MAX_HOST_CHARS: Final = 253
 """The longest host name in text form: 255 bytes in DNS messages (RFC 1035, section 2.3.4)."""
 
 
+MAX_PORTS: Final = 100
+"""The most ports of one address to listen on: `status` asks at all of them."""
+
+
 def backend_url(text: str) -> str:
     """Return the base address of an inference server, without a trailing `/` or `/v1`."""
     _split(text, ("http", "https"))
@@ -48,15 +52,27 @@ def proxy_url(text: str) -> str:
     return text.strip()
 
 
-def listen_address(text: str) -> tuple[str, int]:
-    """Return host and port of a `host:port` to listen on; an IPv6 address needs brackets."""
-    host, colon, port = text.strip().rpartition(":")
-    digits = port.isascii() and port.isdigit() and len(port) <= len("65535")
-    if not colon or not host or not digits or int(port) > 65535:
-        raise ValueError('expected host:port, such as "127.0.0.1:9090", or "" to turn it off')
+def listen_address(text: str) -> tuple[str, range]:
+    """Return host and ports of a `host:port` to listen on; an IPv6 address needs brackets.
+
+    Of several ports, such as `host:8490-8499`, a server listens on the first free one.
+    """
+    host, colon, ports = text.strip().rpartition(":")
+    first, dash, last = ports.partition("-")
+    numbers = [_port(first), _port(last) if dash else _port(first)]
+    if not colon or not host or min(numbers) < 0 or not 0 <= numbers[1] - numbers[0] < MAX_PORTS:
+        raise ValueError(
+            'expected host:port or host:first-last, such as "127.0.0.1:8490", or "" to turn it off'
+        )
     if host.startswith("[") != host.endswith("]") or (":" in host and not host.startswith("[")):
-        raise ValueError('an IPv6 address needs brackets, such as "[::1]:9090"')
-    return host.strip("[]"), int(port)
+        raise ValueError('an IPv6 address needs brackets, such as "[::1]:8490"')
+    return host.strip("[]"), range(numbers[0], numbers[1] + 1)
+
+
+def _port(text: str) -> int:
+    """Return the number of a port; -1 if the text is none."""
+    is_number = text.isascii() and text.isdigit() and len(text) <= len("65535")
+    return int(text) if is_number and int(text) <= 65535 else -1
 
 
 def is_loopback(host: str) -> bool:

@@ -16,8 +16,9 @@ from provider_agent.agent.config.addresses import (
     listen_address,
     proxy_url,
 )
-from provider_agent.agent.config.errors import bad_value, did_you_mean
+from provider_agent.agent.config.errors import bad_value
 from provider_agent.agent.config.files import expand
+from provider_agent.agent.config.kind_names import unknown_kind_advice
 from provider_agent.agent.config.request_fields import check_request_fields
 from provider_agent.agent.config.schema import (
     BackendConfig,
@@ -169,7 +170,7 @@ def _backend(
 ) -> BackendConfig:
     kind = backend.kind
     if kind not in known_kinds:
-        advice = did_you_mean(kind, known_kinds)
+        advice = unknown_kind_advice(kind, known_kinds)
         raise bad_value(origin, f"{key}.kind", f'unknown kind "{kind}"', advice)
     adapter = _parse_setting(f"{key}.kind", origin, lambda: backend_class(kind))
     _check_key(backend, adapter, origin, key)

@@ -10,6 +10,7 @@ import msgspec
 
 from provider_agent.adapters.settings import TimeoutSettings
 from provider_agent.agent.config.errors import ConfigError, bad_value, did_you_mean
+from provider_agent.agent.config.prices import bad_price
 from provider_agent.agent.config.schema import BackendConfig, Name, Price
 
 T = TypeVar("T")
@@ -20,7 +21,8 @@ _BACKEND_TYPES: Final = get_type_hints(BackendConfig)
 """The type of each key of one backend, from which an error lists the choices of an enumeration. No
 other nested key is an enumeration."""
 
-_DOLLARS: Final = re.compile(r"\d{0,4}\.\d{1,6}")
+_ONE_BACKEND: Final = "write [[backends]], in two pairs of brackets, above each of them"
+_ONE_BACKEND_IN_JSON: Final = "put it into a list, in [ ]"
 _TYPE_NAMES: Final = re.compile(r"`([a-z| ]+)`")
 _NAMES: Final = {
     "int": "a whole number",
@@ -49,7 +51,8 @@ def check_known(raw: object, struct: type[msgspec.Struct], origin: str, key: str
         ConfigError: with `origin`, the dotted key and the closest known key.
     """
     if not isinstance(raw, dict):
-        raise bad_value(origin, key, f"expected a table, got {_describe(raw)}")
+        advice = f"write [{key}], in one pair of brackets" if _is_list_of_tables(raw) else ""
+        raise bad_value(origin, key, f"expected a table, got {_describe(raw)}", advice)
     known = field_names(struct)
     for name, value in raw.items():
         if name in known:
@@ -65,6 +68,10 @@ def check_known_inside(raw: object, origin: str, key: str) -> None:
     Raises:
         ConfigError: as `check_known`.
     """
+    if key == "backends" and isinstance(raw, dict):
+        in_json = origin.startswith("environment ")
+        advice = _ONE_BACKEND_IN_JSON if in_json else _ONE_BACKEND
+        raise bad_value(origin, key, "expected a list of tables, got one table", advice)
     if key == "backends" and isinstance(raw, list):
         for index, backend in enumerate(raw):
             place = f"backends[{index}]"
@@ -125,17 +132,10 @@ def convert(raw: object, target: type[T], *, origin: str, key: str, strict: bool
         place, reason = _explain(str(error), target)
         if not strict:
             reason = _without_quotes(reason)
-        advice = _price_advice(raw, place) if key.startswith("pricing.") else ""
-        raise bad_value(origin, key + place, reason, advice) from error
-
-
-def _price_advice(raw: object, place: str) -> str:
-    """Return advice for a price that is probably in dollars; "" for any other value."""
-    value = raw.get(place.removeprefix(".")) if isinstance(raw, dict) else raw
-    if not _DOLLARS.fullmatch(str(value)):
-        return ""
-    amount = f"{value} dollars are {round(float(str(value)) * 1_000_000):_}"
-    return f"{amount}: prices are whole millionths of a US dollar per million tokens"
+        if key.startswith("pricing.") and reason.startswith("expected a whole number"):
+            value = raw.get(place.removeprefix(".")) if isinstance(raw, dict) else raw
+            raise bad_price(origin, key + place, reason, value, in_quotes=strict) from error
+        raise bad_value(origin, key + place, reason) from error
 
 
 def parse_variable(text: str, origin: str, key: str) -> object:
@@ -196,6 +196,10 @@ def _choices(target: object) -> tuple[str, ...]:
 def _plain_type(match: re.Match[str]) -> str:
     names = [name for name in match[1].split(" | ") if name != "null"]
     return " or ".join(_NAMES.get(name, name) for name in names)
+
+
+def _is_list_of_tables(raw: object) -> bool:
+    return isinstance(raw, list) and bool(raw) and isinstance(raw[0], dict)
 
 
 def _describe(raw: object) -> str:

@@ -55,7 +55,16 @@ def find_file(path: Path | None, environ: Mapping[str, str]) -> Path | None:
         return path
     if named := environ.get(CONFIG_VARIABLE):
         return expand(named, environ)
-    return next((place for place in search_path(environ) if place.is_file()), None)
+    return next((place for place in search_path(environ) if _exists(place)), None)
+
+
+def _exists(place: Path) -> bool:
+    try:
+        return place.is_file()
+    except PermissionError:  # in a folder that this user must not search; `read_file` reports it
+        return True
+    except OSError:
+        return False
 
 
 def read_file(path: Path) -> dict[str, object]:
@@ -78,7 +87,7 @@ def read_file(path: Path) -> dict[str, object]:
     if len(content) > MAX_FILE_BYTES:
         raise ConfigError(f"{path}: larger than {MAX_FILE_BYTES} bytes", "name the right file")
     try:
-        return tomllib.loads(content.decode())
+        return tomllib.loads(content.decode("utf-8-sig"))  # some editors begin a file with a BOM
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{path}: line {line}: not UTF-8", "save the file as UTF-8") from error

@@ -27,6 +27,7 @@ from provider_agent.agent.config.flags import (
     variable_of,
 )
 from provider_agent.agent.config.low_prices import low_prices
+from provider_agent.agent.config.prices import to_millionths
 from provider_agent.agent.config.request_fields import request_field_warnings
 from provider_agent.agent.config.schema import (
     BackendConfig,
@@ -115,7 +116,7 @@ def load_config(
     config = validate(config, sources.origins, environ, known_kinds)
     warnings = (
         *unknown_variables(environ),
-        *low_prices(config.pricing),
+        *low_prices(config.pricing, sources.in_dollars),
         *request_field_warnings(config.backends),
     )
     return LoadedConfig(config, sources.origins, found, warnings)
@@ -152,7 +153,12 @@ def unknown_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
 
 
 class _Sources:
-    """The sources of a value (flags, environment, file), and the origin of each value."""
+    """The sources of a value (flags, environment, file), and the origin of each value.
+
+    Attributes:
+        origins: dotted key → its origin, of the keys that were read.
+        in_dollars: the dotted keys of the prices that were given with their unit.
+    """
 
     def __init__(
         self,
@@ -162,6 +168,7 @@ class _Sources:
         overrides: Mapping[str, object],
     ) -> None:
         self.origins: dict[str, str] = {}
+        self.in_dollars: set[str] = set()
         self._file = file
         self._file_name = file_name
         self._environ = environ
@@ -203,6 +210,8 @@ class _Sources:
         return backends
 
     def _convert(self, raw: object, target: type[T], origin: str, key: str) -> T:
+        if key.startswith("pricing."):
+            raw = to_millionths(raw, key, self.in_dollars)
         if key in _STRUCTURED:
             check_known_inside(raw, origin, key)
         if key == "observability.log_level" and isinstance(raw, str):

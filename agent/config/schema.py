@@ -16,6 +16,10 @@ from provider_agent.protocol.limits import MAX_INTEGER, MAX_LIVE_JOBS
 MAX_CONCURRENT: Final = MAX_LIVE_JOBS
 """Most jobs at once: the protocol's limit for one agent."""
 
+DEFAULT_STATUS_ADDRESS: Final = "127.0.0.1:8490-8499"
+"""Of the status server. IANA has assigned none of these ports, and no widespread program uses them.
+There are ten, so that several agents can run on one machine."""
+
 Count = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
 Concurrency = Annotated[int, Meta(ge=1, le=MAX_CONCURRENT)]
 Text = Annotated[str, Meta(max_length=512)]
@@ -186,13 +190,14 @@ class ObservabilityConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Status server and logs.
 
     Attributes:
-        prometheus_addr: `host:port` of the status server; "" turns it off.
+        prometheus_addr: `host:port` of the status server, or `host:first-last`, of which the first
+            free port is used; "" turns it off.
         log_level: lowest level that is logged.
         log_format: "text" for human-readable lines, "json" for one object per line.
         ledger_path: the file of ended jobs, for accounting; None: no ledger.
     """
 
-    prometheus_addr: str = "127.0.0.1:9090"
+    prometheus_addr: str = DEFAULT_STATUS_ADDRESS
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
     ledger_path: Path | None = None

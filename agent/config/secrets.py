@@ -1,5 +1,6 @@
 """Resolves the secrets of the configuration, and masks them where settings are displayed."""
 
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -49,7 +50,8 @@ def read_secret_file(path: Path, noun: str) -> tuple[str | None, str]:
             content = file.read(MAX_SECRET_BYTES + 1)
     except OSError as error:
         return None, f"cannot be read: {error.strerror}"
-    text = content.decode("latin-1").strip()
+    # Some editors begin a file with a byte order mark.
+    text = content.removeprefix(BOM_UTF8).decode("latin-1").strip()
     if not text:
         return None, "is empty"
     if len(content) > MAX_SECRET_BYTES or not (text.isascii() and text.isprintable()):

@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import stat
+from codecs import BOM_UTF8
 from pathlib import Path
 from typing import Final
 
@@ -84,9 +85,19 @@ def load_or_create(path: Path) -> Identity:
     Raises:
         IdentityError: the file is damaged or unreadable, or cannot be written.
     """
-    if not os.path.lexists(path):
+    if _is_absent(path):
         _create(path)
     return load(path)
+
+
+def _is_absent(path: Path) -> bool:
+    try:
+        os.lstat(path)
+    except PermissionError:  # in a folder that this user must not search; `load` reports it
+        return False
+    except OSError:
+        return True
+    return False
 
 
 def load(path: Path) -> Identity:
@@ -97,7 +108,7 @@ def load(path: Path) -> Identity:
     """
     try:
         with path.open("rb") as file:
-            content = file.read(MAX_FILE_BYTES + 1)
+            content = file.read(MAX_FILE_BYTES + 1).removeprefix(BOM_UTF8)
             mode = os.fstat(file.fileno()).st_mode
     except FileNotFoundError as error:
         raise IdentityError(

@@ -163,7 +163,12 @@ async def dial(settings: DialSettings, subprotocol: str) -> LinkConnection:
     except (WebSocketException, OSError, EOFError, ValueError, ImportError) as error:
         lost = progress.lost
         cause = lost if isinstance(lost, ssl.SSLError) else error
-        disconnect = explain(cause, settings.url, through_proxy=_uses_proxy(settings))
+        disconnect = explain(
+            cause,
+            settings.url,
+            proxy=_proxy_address(settings),
+            has_token=settings.token_file is not None,
+        )
         raise DialFailed(disconnect) from error
     if connection.subprotocol != subprotocol:
         await connection.close(1002, "no common subprotocol")
@@ -177,8 +182,8 @@ def _explain_timeout(settings: DialSettings, progress: _DialProgress) -> str:
     within = f"within {OPEN_TIMEOUT_S:.0f} s"
     if progress.connected:
         return f"connected, but no response to the upgrade {within}; {_CHECK_URL}"
-    if _uses_proxy(settings):
-        return f"no connection through the proxy {within}; {CHECK_PROXY}"
+    if (proxy := _proxy_address(settings)) is not None:
+        return f"no connection through the proxy {proxy} {within}; {CHECK_PROXY}"
     return f"no connection {within}"
 
 
@@ -198,10 +203,15 @@ def _proxy(settings: DialSettings) -> str | Literal[True] | None:
     return settings.proxy or True
 
 
-def _uses_proxy(settings: DialSettings) -> bool:
-    """Whether `websockets` dials a proxy, also one of the environment."""
+def _proxy_address(settings: DialSettings) -> str | None:
+    """Return the `host:port` of the proxy that `websockets` dials; None if it dials directly."""
     proxy = _proxy(settings)
-    return get_proxy(parse_uri(settings.url)) is not None if proxy is True else proxy is not None
+    if proxy is True:
+        proxy = get_proxy(parse_uri(settings.url))
+    if proxy is None:
+        return None
+    # Without `urlsplit`, which raises an exception for some malformed URLs of the environment.
+    return proxy.rpartition("://")[2].rpartition("@")[2].partition("/")[0]
 
 
 async def _tls(settings: DialSettings) -> ssl.SSLContext | None:

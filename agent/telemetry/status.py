@@ -11,6 +11,10 @@ from provider_agent.agent.telemetry.rolling_stats import StatsSnapshot
 MAX_OFFERED: Final = 200
 """The most model ids in the status: a passthrough may offer thousands."""
 
+FINGERPRINT_HEADER: Final = "Provider-Agent-Key"
+"""The header of the status server with the fingerprint of the agent's key, by which commands find
+their agent among several on one machine."""
+
 
 class BackendStatus(Struct, frozen=True, kw_only=True):
     """One backend in the status.

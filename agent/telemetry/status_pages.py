@@ -13,7 +13,11 @@ from aiohttp import web
 
 from provider_agent.agent.telemetry.metrics import Metrics
 from provider_agent.agent.telemetry.metrics_page import CONTENT_TYPE, MetricsPage
-from provider_agent.agent.telemetry.status import StatusSnapshot, readiness
+from provider_agent.agent.telemetry.status import (
+    FINGERPRINT_HEADER,
+    StatusSnapshot,
+    readiness,
+)
 from provider_agent.http_server_log import http_logger
 
 _SHUTDOWN_S: Final = 1.0
@@ -33,10 +37,14 @@ class StatusPages:
     Args:
         status: returns the current state; called once per request.
         metrics: shown by `/metrics`.
+        fingerprint: the fingerprint of the agent's key, for commands that search for the agent.
     """
 
-    def __init__(self, status: Callable[[], StatusSnapshot], metrics: Metrics) -> None:
+    def __init__(
+        self, status: Callable[[], StatusSnapshot], metrics: Metrics, fingerprint: str = ""
+    ) -> None:
         self._status = status
+        self._fingerprint = fingerprint
         self._metrics = MetricsPage(metrics, status)
 
     def new_runner(self) -> web.ServerRunner:
@@ -62,7 +70,9 @@ class StatusPages:
             raise web.HTTPNotFound
         if request.method not in ("GET", "HEAD"):
             raise web.HTTPMethodNotAllowed(request.method, ["GET", "HEAD"])
-        return route()
+        response = route()
+        response.headers[FINGERPRINT_HEADER] = self._fingerprint
+        return response
 
     def _readyz(self) -> web.Response:
         reasons = readiness(self._status())

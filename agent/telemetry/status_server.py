@@ -41,17 +41,25 @@ class StatusServer:
     """Serves `/livez`, `/readyz`, `/metrics` and `/status`. Read-only, no authentication.
 
     Args:
-        address: `host:port`; port 0 selects a free one.
+        address: `host:port`, or `host:first-last`, of which the first free port is used; port 0
+            selects any free one.
         status: returns the current state; called once per request.
         metrics: shown by `/metrics`.
+        fingerprint: the fingerprint of the agent's key, which each response carries.
     """
 
     def __init__(
-        self, address: str, status: Callable[[], StatusSnapshot], metrics: Metrics
+        self,
+        address: str,
+        status: Callable[[], StatusSnapshot],
+        metrics: Metrics,
+        fingerprint: str = "",
     ) -> None:
-        self._host, self._port = listen_address(address)
+        self._configured = address.strip()
+        self._host, self._ports = listen_address(address)
         self._status = status
         self._metrics = metrics
+        self._fingerprint = fingerprint
         self._sockets: list[socket.socket] = []
         self._runner: web.ServerRunner | None = None
 
@@ -61,24 +69,33 @@ class StatusServer:
 
     @property
     def address(self) -> str:
-        """`host:port`; the actual port once the server listens."""
-        port = self._sockets[0].getsockname()[1] if self._sockets else self._port
+        """The configured address; `host:port` with the actual port once the server listens."""
+        if not self._sockets:
+            return self._configured
+        port = self._sockets[0].getsockname()[1]
         return f"[{self._host}]:{port}" if ":" in self._host else f"{self._host}:{port}"
 
     def listen(self) -> None:
-        """Listen. Connections wait until `serve`.
+        """Listen on the first free port. Connections wait until `serve`.
 
         Raises:
             StatusServerError: the server cannot listen on the address.
         """
-        try:
-            self._sockets = _listen(self._host, self._port)
-        except OSError as error:
-            raise StatusServerError(
-                f"the status server cannot listen on {self.address}: {_reason(error)}",
-                _IN_USE_ADVICE if error.errno == errno.EADDRINUSE else _ADVICE,
-            ) from error
-        log.info("status server listening", address=self.address)
+        in_use = []
+        for port in self._ports:
+            try:
+                self._sockets = _listen(self._host, port)
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE and port != self._ports[-1]:
+                    in_use.append(port)
+                    continue
+                raise StatusServerError(
+                    f"the status server cannot listen on {self.address}: {_reason(error)}",
+                    _IN_USE_ADVICE if error.errno == errno.EADDRINUSE else _ADVICE,
+                ) from error
+            break
+        fields = {"ports_in_use": in_use} if in_use else {}
+        log.info("status server listening", address=self.address, **fields)
 
     async def wait_for_connection(self) -> None:
         """Return when a connection waits for `serve`."""
@@ -100,7 +117,7 @@ class StatusServer:
 
         from provider_agent.agent.telemetry.status_pages import StatusPages
 
-        self._runner = StatusPages(self._status, self._metrics).new_runner()
+        self._runner = StatusPages(self._status, self._metrics, self._fingerprint).new_runner()
         await self._runner.setup()
         for listening in self._sockets:
             await web.SockSite(self._runner, listening).start()

@@ -1,7 +1,9 @@
 """A status server without an agent, for commands that query the status of an agent."""
 
+import os
+import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 
 from aiohttp import web
 
@@ -23,10 +25,14 @@ READY = StatusSnapshot(
 
 @asynccontextmanager
 async def status_server(
-    state: StatusSnapshot = READY, host: str = "127.0.0.1"
+    state: StatusSnapshot = READY,
+    host: str = "127.0.0.1",
+    *,
+    ports: str = "0",
+    fingerprint: str = "",
 ) -> AsyncIterator[str]:
-    """Serve `state`, and yield the address in the form of `prometheus_addr`."""
-    server = StatusServer(f"{host}:0", lambda: state, Metrics())
+    """Serve `state` on the first free one of `ports`; yield the address."""
+    server = StatusServer(f"{host}:{ports}", lambda: state, Metrics(), fingerprint)
     server.listen()
     await server.serve()
     try:
@@ -37,7 +43,7 @@ async def status_server(
 
 @asynccontextmanager
 async def other_http_server(
-    status: int = 404, text: str = "<html>not here</html>"
+    status: int = 404, text: str = "<html>not here</html>", port: int = 0
 ) -> AsyncIterator[str]:
     """Run a server with one response for every request, and yield its address."""
 
@@ -49,7 +55,21 @@ async def other_http_server(
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        await web.TCPSite(runner, "127.0.0.1", port).start()
         yield f"127.0.0.1:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()
+
+
+def free_ports(count: int) -> range:
+    """Return consecutive ports that were free a moment ago; other processes get others."""
+    start = 20_000 + os.getpid() % 100 * 100
+    for first in range(start, start + 100 - count, count):
+        with ExitStack() as stack:
+            try:
+                for port in range(first, first + count):
+                    stack.enter_context(socket.create_server(("127.0.0.1", port)))
+            except OSError:
+                continue
+            return range(first, first + count)
+    raise AssertionError("no free ports")

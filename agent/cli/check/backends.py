@@ -55,6 +55,7 @@ async def check_backend_state(
         return [Finding("backend", backend_id, Outcome.FAILED, details, _kind_advice(other))]
     if not state.health.reachable:
         details = state.health.last_error or "unreachable"
+        details = details.removesuffix(f"; {state.health.advice}")
         return [Finding("backend", backend_id, Outcome.FAILED, details, _advice(state))]
     if not state.models:
         details = f"reachable, but has no model to offer{_withheld_suffix(state)}"
@@ -88,6 +89,8 @@ def _kind_advice(other: FoundServer) -> str:
 
 def _advice(state: BackendState) -> str:
     """Return advice for an unreachable backend."""
+    if state.health.advice:
+        return state.health.advice
     if state.health.key_refused:
         return "check `api_key_env` or `api_key_file` under [[backends]]"
     if state.health.wrong_server:

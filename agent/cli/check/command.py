@@ -106,13 +106,16 @@ def _configuration(loaded: LoadedConfig, search: str) -> Finding:
     return Finding("configuration", target, outcome, details, advice)
 
 
-def _identity(config: Config, findings: list[Finding]) -> Identity | None:
+def _identity(config: Config, findings: list[Finding]) -> Identity | str:
+    """Add the finding about the key; return the key, or why there is none."""
     path = config.identity.key_path
     try:
         identity = load(path)
     except IdentityError as error:
         findings.append(failure("identity", str(path), error, "restore it from a backup"))
-        return None
+        if isinstance(error.__cause__, FileNotFoundError):
+            return "there is no key"
+        return f"the key is not usable ({findings[-1].details})"
     findings.append(Finding("identity", str(path), Outcome.OK, identity.fingerprint))
     return identity
 

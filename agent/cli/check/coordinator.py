@@ -41,15 +41,20 @@ _DIAL_ADVICE: Final = OPERATOR_HINTS | {
 }
 
 
-async def check_coordinators(config: Config, identity: Identity | None) -> list[Finding]:
+async def check_coordinators(config: Config, identity: Identity | str) -> list[Finding]:
     """Dial each address, and perform the handshake there.
 
-    Without a key, the handshake is skipped. It is also skipped, at every address, while an agent
+    The handshake is skipped without a key. It is also skipped, at every address, while an agent
     runs with the same key: a coordinator would reject a second connection with that key, and all
     addresses may lead to the same coordinator.
+
+    Args:
+        config: the settings.
+        identity: the key, or why there is none.
     """
-    skip_reason = "there is no key" if identity is None else await _running_agent(config)
-    key = None if skip_reason else identity
+    key = identity if isinstance(identity, Identity) else None
+    skip_reason = str(identity) if key is None else await _running_agent(config, key)
+    key = None if skip_reason else key
     urls = (config.coordinator.url, *config.coordinator.fallback_urls)
     checks = [await _check_address(config, url, key, skip_reason) for url in urls]
     return [finding for findings in checks for finding in findings]
@@ -121,7 +126,7 @@ def _rejected(settings: DialSettings, disconnect: Disconnect) -> Finding:
     return _failed(settings, disconnect)
 
 
-async def _running_agent(config: Config) -> str:
+async def _running_agent(config: Config, identity: Identity) -> str:
     """Return why a running agent prevents a handshake; "" if none does."""
     if is_key_locked(config.identity.key_path):
         return "an agent runs with this key"
@@ -129,7 +134,7 @@ async def _running_agent(config: Config) -> str:
     if not address:
         return ""
     try:
-        state = await fetch_snapshot(address)
+        state = await fetch_snapshot(address, identity.fingerprint)
     except NoAgent:
         return ""
     urls = (config.coordinator.url, *config.coordinator.fallback_urls)
@@ -146,6 +151,9 @@ def _failed(settings: DialSettings, disconnect: Disconnect) -> Finding:
         advice = decision.hint
     elif disconnect.detail.startswith("[coordinator]"):  # an `UnusableFile` of this section
         advice = "correct that file, or the setting that names it"
+    elif "; check " in disconnect.detail:  # advice about the proxy or the host
+        details, _, advice = disconnect.detail.partition("; ")
+        return Finding(COMPONENT, settings.url, Outcome.FAILED, details, advice)
     else:
         proxy = "; check [coordinator] proxy" if settings.proxy else ""
         network = f"{_NETWORK_ADVICE}{proxy}"

@@ -17,25 +17,25 @@ from provider_agent.adapters.errors import BackendTimeout, Unreachable
 from provider_agent.adapters.http import dialer as dialer_module
 from provider_agent.adapters.http import failures
 from provider_agent.adapters.http.client import HttpRequest
-from provider_agent.adapters.http.dialer import REMEMBER_S, Dialer
+from provider_agent.adapters.http.dialer import REMEMBER_S, SLOW_HANDSHAKE_S, Dialer
 from provider_agent.adapters.http.direct_client import DirectClient
 from provider_agent.adapters.http.server_address import parse_address
 from tests.kit.certificates import DAY, CertificateAuthority, server_context
 from tests.kit.loops import on_both_loops
-from tests.kit.virtual_time import in_virtual_time
+from tests.kit.virtual_time import in_virtual_time, now
 from tests.unit.adapters.http.recording_server import HELLO, Read, RecordingServer, exchange
 
 
 @asynccontextmanager
 async def listening(
-    host: str = "127.0.0.1", context: ssl.SSLContext | None = None
+    host: str = "127.0.0.1", context: ssl.SSLContext | None = None, response: bytes = HELLO
 ) -> AsyncIterator[int]:
     """Yield the port of a server that answers every request."""
 
     async def answer(read: Read, writer: asyncio.StreamWriter) -> None:
         while True:
             await read()
-            writer.write(HELLO)
+            writer.write(response)
 
     server = RecordingServer(answer, host, context)
     async with server.running():
@@ -267,7 +267,7 @@ async def test_server_that_speaks_plain_http_is_described() -> None:
 
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        with pytest.raises(Unreachable, match="check the url's scheme"):
+        with pytest.raises(Unreachable, match="speaks plain HTTP, not TLS"):
             await get(f"https://127.0.0.1:{port}")
 
 
@@ -293,3 +293,28 @@ def test_tls_context_is_created_once_and_verifies() -> None:
     assert context is dialer_module._tls_context()
     assert context.check_hostname
     assert context.verify_mode is ssl.CERT_REQUIRED
+
+
+@in_virtual_time
+async def test_server_without_tls_that_waits_for_a_line_is_detected_soon() -> None:
+    # The message was that of the connect timeout, after 10 s.
+    async with listening() as port:
+        began = now()
+        with pytest.raises(Unreachable, match="speaks plain HTTP, not TLS"):
+            await get(f"https://127.0.0.1:{port}")
+        assert now() - began == pytest.approx(SLOW_HANDSHAKE_S, abs=0.1)
+
+
+@pytest.mark.parametrize("status", [b"400 Bad Request", b"301 Moved Permanently"])
+@in_virtual_time
+async def test_slow_tls_server_that_refuses_plain_http_is_waited_for(status: bytes) -> None:
+    # nginx answers so on a port for TLS.
+    async with listening(response=b"HTTP/1.1 %b\r\n\r\n" % status) as port:
+        with pytest.raises(BackendTimeout, match="connect timeout"):
+            await get(f"https://127.0.0.1:{port}")
+
+
+async def test_tls_alert_at_an_http_url_is_described() -> None:
+    async with listening(response=b"\x15\x03\x03\x00\x02\x02\x46") as port:
+        with pytest.raises(Unreachable, match="speaks TLS, not plain HTTP"):
+            await get(f"http://127.0.0.1:{port}")

@@ -38,3 +38,28 @@ def test_config_show_replaces_bytes_of_a_variable_that_are_not_utf8(
     result = invoke(runner, "config", "show", *options, config=COORDINATOR, **env)
 
     assert "M\N{REPLACEMENT CHARACTER}ller" in result.output
+
+
+def test_config_show_prints_prices_in_both_forms(runner: CliRunner) -> None:
+    prices = """[pricing]
+default_input_per_1m = "0.50 USD"
+default_output_per_1m = 750_000
+[pricing.models]
+"m.1" = { input_per_1m = "1.5 USD", output_per_1m = 5 }
+"""
+    result = invoke(runner, "config", "show", config=COORDINATOR + prices)
+
+    shown = [line for line in result.stdout.splitlines() if line.startswith("pricing.")]
+    assert shown == [
+        "pricing.default_input_per_1m = 500000 (0.50 USD per million tokens)   (agent.toml)",
+        "pricing.default_output_per_1m = 750000 (0.75 USD per million tokens)   (agent.toml)",
+        'pricing.models."m.1".input_per_1m = 1500000 (1.50 USD per million tokens)   (agent.toml)',
+        'pricing.models."m.1".output_per_1m = 5 (0.000005 USD per million tokens)   (agent.toml)',
+    ]
+
+
+def test_config_show_without_prices(runner: CliRunner) -> None:
+    result = invoke(runner, "config", "show", config=COORDINATOR)
+
+    assert "pricing.default_input_per_1m = null   (default)\n" in result.output
+    assert "pricing.models = {}   (default)\n" in result.output

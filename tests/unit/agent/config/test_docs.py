@@ -111,4 +111,4 @@ def test_example_is_valid_with_every_line_uncommented(tmp_path: Path) -> None:
     limits, observability = loaded.config.limits, loaded.config.observability
     assert (limits.max_concurrent, limits.drain_timeout_s) == (8, 300.0)
     assert limits.slow_consumer_s == 60.0
-    assert observability.prometheus_addr == "127.0.0.1:9090"
+    assert observability.prometheus_addr == "127.0.0.1:8490-8499"

@@ -19,8 +19,17 @@ def test_price_under_one_cent_is_probably_in_dollars(amount: int) -> None:
         f'pricing.models."m".input_per_1m = {amount}',
         f'pricing.models."n".output_per_1m = {amount}',
     ]
-    assert found[0].endswith(f": ${amount} is written {amount * 1_000_000:_}")
+    written = f'${amount} is written {amount * 1_000_000:_} or "{amount}.00 USD"'
+    assert found[0].endswith(f": {written}")
 
 
 def test_free_models_and_prices_of_one_cent_are_no_mistake() -> None:
     assert list(low_prices(PricingConfig(models={"m": Price(0, CENT)}))) == []
+
+
+def test_price_with_its_unit_is_no_mistake() -> None:
+    pricing = PricingConfig(models={"m": Price(1, 2)})
+
+    (found,) = low_prices(pricing, {'pricing.models."m".input_per_1m'})
+
+    assert found.startswith('pricing.models."m".output_per_1m = 2 ')

@@ -298,14 +298,17 @@ async def test_proxy_that_refuses_connections_is_named(
     monkeypatch: pytest.MonkeyPatch, from_environment: bool
 ) -> None:
     # Regression: the message was "connection refused; is the coordinator running there?".
-    proxy = "http://127.0.0.1:1"
+    proxy = "http://user:p@ss@127.0.0.1:1"
     settings = DialSettings(url="wss://c.example/")
     if from_environment:
         monkeypatch.setenv("HTTPS_PROXY", proxy)
     else:
         settings = DialSettings(url="wss://c.example/", proxy=proxy)
     disconnect = await failure(settings)
-    expected = "the connection to the proxy was refused; check [coordinator] proxy or HTTPS_PROXY"
+    expected = (
+        "the proxy 127.0.0.1:1 cannot be reached (connection refused); "
+        "check [coordinator] proxy or HTTPS_PROXY"
+    )
     assert disconnect == Disconnect(DisconnectCause.LOST, expected)
 
 
@@ -341,7 +344,7 @@ def verification_error() -> ssl.SSLCertVerificationError:
         (
             socket.gaierror(-2, "Name or service not known"),
             DisconnectCause.LOST,
-            "no such host (Name or service not known); check [coordinator] url",
+            "no such host: c.example (Name or service not known); check its spelling",
         ),
         (OSError(), DisconnectCause.LOST, "OSError"),
         (ProxyError("no"), DisconnectCause.UPGRADE_REFUSED, "HTTP proxy"),
@@ -359,11 +362,26 @@ def test_every_error_has_a_cause_and_a_detail(
 
 def test_missing_host_of_a_proxy_is_not_reported_as_that_of_the_coordinator() -> None:
     error = socket.gaierror(-2, "Name or service not known")
-    disconnect = explain(error, "wss://c.example/x", through_proxy=True)
-    assert disconnect.detail.endswith("; check [coordinator] proxy or HTTPS_PROXY")
+    disconnect = explain(error, "wss://c.example/x", proxy="p.example:3128")
+    assert disconnect.detail == (
+        "the proxy p.example:3128 cannot be reached (Name or service not known); "
+        "check [coordinator] proxy or HTTPS_PROXY"
+    )
+
+
+def test_proxy_that_resets_the_connection_was_reached() -> None:
+    error = ConnectionResetError(104, "Connection reset by peer")
+    disconnect = explain(error, "wss://c.example/x", proxy="p.example:3128")
+    assert disconnect.detail.startswith("the connection through the proxy p.example:3128 was lost")
+
+
+@pytest.mark.parametrize(("scheme", "asks"), [("ws", True), ("wss", False)])
+def test_closed_connection_without_tls_may_need_tls(scheme: str, asks: bool) -> None:
+    detail = explain(EOFError(), f"{scheme}://c.example/x").detail
+    assert ("should the url begin with wss://?" in detail) is asks
 
 
 def test_proxy_that_closes_the_connection_is_not_reported_as_the_coordinator() -> None:
     error = ProxyError("no valid response")
     error.__cause__ = EOFError()
-    assert "HTTP proxy" in explain(error, "wss://c.example/x", through_proxy=True).detail
+    assert "HTTP proxy" in explain(error, "wss://c.example/x", proxy="p.example:3128").detail

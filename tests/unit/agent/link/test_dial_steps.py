@@ -22,7 +22,7 @@ UPGRADE = (
     "check that [coordinator] url is the address of a coordinator"
 )
 TLS = "the TLS handshake took longer than 10 s; should the url begin with ws://?"
-PROXY = "no connection through the proxy within 15 s; check [coordinator] proxy or HTTPS_PROXY"
+PROXY = "no connection through the proxy {} within 15 s; check [coordinator] proxy or HTTPS_PROXY"
 
 
 @asynccontextmanager
@@ -95,7 +95,7 @@ async def test_proxy_times_out(answer: bytes, scheme: str) -> None:
         address = f"http://127.0.0.1:{proxy.port}"
         settings = DialSettings(url=f"{scheme}://{HOST}/", proxy=address)
         reason, after_s = await time_to_failure(settings)
-    assert reason == PROXY
+    assert reason == PROXY.format(f"127.0.0.1:{proxy.port}")
     assert after_s == pytest.approx(OPEN_TIMEOUT_S)
 
 

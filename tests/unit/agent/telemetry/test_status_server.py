@@ -13,6 +13,7 @@ from provider_agent.agent.telemetry.metrics import Metrics
 from provider_agent.agent.telemetry.status import BackendStatus, StatusSnapshot
 from provider_agent.agent.telemetry.status_pages import KEEP_ALIVE_S, MAX_CONNECTIONS
 from provider_agent.agent.telemetry.status_server import StatusServer, StatusServerError
+from tests.kit.cli_agent import free_ports
 from tests.kit.loops import on_both_loops
 from tests.kit.virtual_time import in_virtual_time, now
 
@@ -219,3 +220,30 @@ async def test_stop_is_idempotent_and_frees_the_address(
     second = StatusServer(address, agent.status, Metrics())
     second.listen()
     await second.stop()
+
+
+async def test_next_free_port_of_a_range_is_used_and_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ports = free_ports(3)
+    address = f"127.0.0.1:{ports[0]}-{ports[-1]}"
+    server = StatusServer(address, FakeAgent().status, Metrics())
+    assert server.address == address
+    with socket.create_server(("127.0.0.1", ports[0])), caplog.at_level(logging.INFO):
+        server.listen()
+    assert server.address == f"127.0.0.1:{ports[1]}"
+    (record,) = caplog.records
+    assert vars(record)["fields"] == {"address": server.address, "ports_in_use": [ports[0]]}
+    await server.stop()
+
+
+async def test_range_without_a_free_port_is_an_error() -> None:
+    ports = free_ports(2)
+    server = StatusServer(f"127.0.0.1:{ports[0]}-{ports[1]}", FakeAgent().status, Metrics())
+    with (
+        socket.create_server(("127.0.0.1", ports[0])),
+        socket.create_server(("127.0.0.1", ports[1])),
+        pytest.raises(StatusServerError) as caught,
+    ):
+        server.listen()
+    assert f"cannot listen on 127.0.0.1:{ports[0]}-{ports[1]}: " in str(caught.value)

@@ -31,12 +31,12 @@ async def coordinator() -> AsyncIterator[ScriptedCoordinator]:
 NO_AGENT = "127.0.0.1:1"
 
 
-async def check_coordinator(config: Config, identity: Identity | None) -> Finding:
+async def check_coordinator(config: Config, identity: Identity | str) -> Finding:
     (finding,) = await check_coordinators(config, identity)
     return finding
 
 
-async def check_without_handshake(config: Config, identity: Identity | None) -> str:
+async def check_without_handshake(config: Config, identity: Identity | str) -> str:
     """Return why the handshake was skipped; the coordinator is reachable."""
     reachable, skipped = await check_coordinators(config, identity)
     assert reachable.outcome is Outcome.OK
@@ -80,7 +80,7 @@ async def test_hello_has_the_agents_key_and_enrollment_code(
 
 
 async def test_handshake_is_skipped_without_a_key(coordinator: ScriptedCoordinator) -> None:
-    details = await check_without_handshake(config_for(coordinator), None)
+    details = await check_without_handshake(config_for(coordinator), "there is no key")
 
     assert details == "handshake skipped: there is no key"
     assert coordinator.connections[0].frames == []
@@ -169,7 +169,6 @@ async def test_handshake_is_performed_if_the_running_agent_has_no_session_at_the
 async def test_other_program_on_the_status_address_does_not_prevent_the_handshake(
     coordinator: ScriptedCoordinator, identity: Identity
 ) -> None:
-    """The other program may be Prometheus, whose default port is also 9090."""
     async with other_http_server() as address:
         config = config_for(coordinator, prometheus_addr=address)
 
@@ -295,7 +294,8 @@ async def test_advice_names_the_configured_proxy(identity: Identity) -> None:
     finding = await check_coordinator(agent_config("", coordinator=section), identity)
 
     assert finding.outcome is Outcome.FAILED
-    assert finding.what_to_do.endswith("check [coordinator] proxy")
+    assert finding.details == "the proxy 127.0.0.1:1 cannot be reached (connection refused)"
+    assert finding.what_to_do == "check [coordinator] proxy or HTTPS_PROXY"
     assert "SECRET" not in str(finding)
 
 

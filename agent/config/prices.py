@@ -1,0 +1,70 @@
+"""Prices in `agent.toml`: whole millionths of a US dollar, or dollars as text with their unit.
+
+The unit is required: a bare `5` could mean five dollars or five millionths.
+"""
+
+import re
+from typing import Final
+
+from provider_agent.agent.config.errors import ConfigError, bad_value
+
+MILLION: Final = 1_000_000
+
+_AMOUNT: Final = re.compile(r"(?P<whole>\d{1,12})(\.(?P<rest>\d{1,6}))? ?USD", re.ASCII)
+_NUMBER: Final = re.compile(r"\d{0,4}\.\d{1,6}", re.ASCII)
+_EXPECTED: Final = "a whole number of millionths of a US dollar, or dollars with their unit"
+
+
+def to_millionths(raw: object, key: str, in_dollars: set[str]) -> object:
+    """Replace each text such as `0.50 USD` by millionths of a dollar; keep all other values.
+
+    Args:
+        raw: the value of `key`: one price, or the table of all models.
+        key: the dotted key.
+        in_dollars: receives the keys of the replaced prices.
+    """
+    if key != "pricing.models" or not isinstance(raw, dict):
+        return _amount(raw, key, in_dollars)
+    return {name: _entry(entry, f'{key}."{name}"', in_dollars) for name, entry in raw.items()}
+
+
+def _entry(raw: object, key: str, in_dollars: set[str]) -> object:
+    if not isinstance(raw, dict):
+        return raw
+    return {name: _amount(value, f"{key}.{name}", in_dollars) for name, value in raw.items()}
+
+
+def _amount(raw: object, key: str, in_dollars: set[str]) -> object:
+    match = _AMOUNT.fullmatch(raw.strip()) if isinstance(raw, str) else None
+    if match is None:
+        return raw
+    in_dollars.add(key)
+    return int(match["whole"]) * MILLION + int((match["rest"] or "").ljust(6, "0"))
+
+
+def dollars(millionths: int) -> str:
+    """Return the amount as `config show` prints it, and as the file accepts it: `0.50 USD`."""
+    whole, rest = divmod(millionths, MILLION)
+    return f"{whole}.{f'{rest:06}'.rstrip('0').ljust(2, '0')} USD"
+
+
+def bad_price(origin: str, key: str, reason: str, value: object, *, in_quotes: bool) -> ConfigError:
+    """Return the error for a value that is not a price.
+
+    Args:
+        origin: the origin of the value.
+        key: the dotted key of the price.
+        reason: why its conversion to an integer failed.
+        value: the value, which the error shows only if it looks like an amount of dollars: in a
+            variable, it may be a secret.
+        in_quotes: whether text is in quotes at this origin, as in a file.
+    """
+    amount, subject = 500_000, "half a dollar"
+    if _NUMBER.fullmatch(str(value)):
+        whole, _, rest = str(value).partition(".")
+        amount = int(whole or 0) * MILLION + int(rest.ljust(6, "0"))
+        subject = f"{value} dollars"
+    quote = '"' if in_quotes else ""
+    forms = f"{amount:_} or {quote}{dollars(amount)}{quote}"
+    reason = reason.replace("expected a whole number, got", f"expected {_EXPECTED}, got")
+    return bad_value(origin, key, reason, f"{subject} per million tokens is {forms}")
