@@ -72,9 +72,9 @@ def plain_http() -> Unreachable:
 
 def tls_only() -> InvalidResponse:
     """A server answered with TLS at an `http` URL."""
-    return Unreachable(
-        "the server speaks TLS, not plain HTTP", advice="begin the url with https://"
-    )
+    error = InvalidResponse("the server speaks TLS, not plain HTTP")
+    error.advice = "begin the url with https://"
+    return error
 
 
 def _tls_failure(error: ssl.SSLError) -> Unreachable:

@@ -13,7 +13,7 @@ from pathlib import Path
 import aiohappyeyeballs
 import pytest
 
-from provider_agent.adapters.errors import BackendTimeout, Unreachable
+from provider_agent.adapters.errors import BackendTimeout, InvalidResponse, Unreachable
 from provider_agent.adapters.http import dialer as dialer_module
 from provider_agent.adapters.http import failures
 from provider_agent.adapters.http.client import HttpRequest
@@ -316,5 +316,5 @@ async def test_slow_tls_server_that_refuses_plain_http_is_waited_for(status: byt
 
 async def test_tls_alert_at_an_http_url_is_described() -> None:
     async with listening(response=b"\x15\x03\x03\x00\x02\x02\x46") as port:
-        with pytest.raises(Unreachable, match="speaks TLS, not plain HTTP"):
+        with pytest.raises(InvalidResponse, match="speaks TLS, not plain HTTP"):
             await get(f"http://127.0.0.1:{port}")

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from provider_agent.agent.cli.main import main
+from provider_agent.agent.service import Service
 from tests.kit.mistakes import COORDINATOR, ECHO, IN_THE_SETTINGS, IN_THE_WORLD, KEY, Mistake
 from tests.kit.wrong_servers import WRONG_SERVERS, closed_port, wrong_server
 
@@ -29,11 +30,20 @@ def make(mistake: Mistake, ports: dict[str, int] | None = None) -> None:
 
 
 def invoke(runner: CliRunner, mistake: Mistake, *arguments: str) -> Result:
-    env = {"HTTPS_PROXY": None, "https_proxy": None, **mistake.env}
+    env = {
+        "HTTPS_PROXY": None,
+        "https_proxy": None,
+        "PROVIDER_AGENT_OBSERVABILITY_PROMETHEUS_ADDR": None,
+        **mistake.env,
+    }
     result = runner.invoke(main, arguments, env=env)
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     assert "SECRET" not in result.output
     return result
+
+
+async def serve_nothing(_service: Service) -> int:
+    return 0
 
 
 def texts_of(result: Result) -> list[tuple[str, str]]:
@@ -44,8 +54,9 @@ def texts_of(result: Result) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("mistake", IN_THE_SETTINGS, ids=named)
 def test_mistake_in_the_settings_is_one_line_and_exits_with_2(
-    mistake: Mistake, runner: CliRunner
+    mistake: Mistake, runner: CliRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(Service, "run", serve_nothing)  # a mistake without an error would run
     make(mistake)
 
     started = invoke(runner, mistake, "run")
@@ -126,10 +137,10 @@ def test_key_file_that_cannot_be_read_is_not_reported_as_missing(runner: CliRunn
 
 ON_THE_COMMAND_LINE = [
     (("runn",), "No such command 'runn'"),
-    (("run", "--confg", "x"), "No such option: --confg"),
+    (("run", "--confg", "x"), "--confg"),
     (("run", "--max-concurrent", "many"), "'many' is not a valid integer"),
     (("run", "-c", "missing.toml"), "missing.toml: no such file; copy agent.example.toml there"),
-    (("check", "-c", "."), ".: cannot be read: Is a directory"),
+    (("check", "-c", "."), "cannot be read: Is a directory"),
     (("status",), "the status server is off; set [observability] prometheus_addr"),
     (("health",), "the status server is off; set [observability] prometheus_addr"),
 ]
