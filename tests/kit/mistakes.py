@@ -61,7 +61,12 @@ def setting(section: str, text: str) -> str:
 
 IN_THE_SETTINGS = (
     # --- the file ---
-    Mistake("no coordinator", "[operator]\n", "coordinator.url: missing", "PROVIDER_AGENT_COORDINATOR_URL"),
+    Mistake(
+        "no coordinator",
+        "[operator]\n",
+        "coordinator.url: missing",
+        "PROVIDER_AGENT_COORDINATOR_URL",
+    ),
     Mistake("missing bracket", "[coordinator\n", "line 1, column 13: not valid TOML"),
     Mistake("no quotes", "[coordinator]\nurl = wss://c/\n", "line 2, column 7: not valid TOML"),
     Mistake("UTF-16", "[coordinator]".encode("utf-16"), "line 1: not UTF-8", "save the file as"),
