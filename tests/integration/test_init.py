@@ -50,10 +50,10 @@ async def test_answers_in_a_terminal_become_the_file(tmp_path: Path) -> None:
         await terminal.answer("Input price of all models (Enter for no price): ", "0.50")
         await terminal.answer("Output price of all models: ", "$1.50")
         await terminal.answer("The same for each of the 2 models? [Y/n]: ", "n")
-        await terminal.answer(f"Input price of {LORA_ADAPTER} [$0.50]: ", "1")
-        await terminal.answer(f"Output price of {LORA_ADAPTER} [$1.50]: ", "2")
-        await terminal.answer(f"Input price of {MODEL} [$0.50]: ", "")
-        await terminal.answer(f"Output price of {MODEL} [$1.50]: ", "")
+        await terminal.answer(f"Input price of {LORA_ADAPTER} [0.50 USD]: ", "1")
+        await terminal.answer(f"Output price of {LORA_ADAPTER} [1.50 USD]: ", "2")
+        await terminal.answer(f"Input price of {MODEL} [0.50 USD]: ", "")
+        await terminal.answer(f"Output price of {MODEL} [1.50 USD]: ", "")
         assert await terminal.wait() == 0
 
     assert CODE not in terminal.screen

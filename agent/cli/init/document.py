@@ -2,15 +2,15 @@
 
 import json
 from collections.abc import Iterable
-from decimal import Decimal
 from typing import Final
 
 from msgspec import Struct
 
 from provider_agent.agent.backends.local_servers import FoundServer
-from provider_agent.agent.cli.init.prices import MILLIONTHS, Prices
+from provider_agent.agent.cli.init.prices import Prices
 from provider_agent.agent.cli.terminal import visible
 from provider_agent.agent.config import LimitsConfig, ObservabilityConfig, Price
+from provider_agent.agent.config.prices import dollars
 
 MAX_NAMED_MODELS: Final = 5
 """Models in one comment or line of output; `provider-agent models` lists all."""
@@ -153,16 +153,15 @@ def _backend(offered: OfferedServer) -> str:
 
 def _pricing(answers: Answers) -> str:
     lines = [
-        "# Millionths of a US dollar per million tokens: 500_000 is half a dollar.",
+        "# Per million tokens.",
         "[pricing]",
     ]
     default = answers.prices.default
     for name in ("input_per_1m", "output_per_1m"):
         if default is None:
-            lines.append(f"# default_{name} = 500_000")
+            lines.append(f'# default_{name} = "0.50 USD"')
         else:
-            price = getattr(default, name)
-            lines.append(f"default_{name} = {price:_}  # {dollars(price)}")
+            lines.append(f"default_{name} = {_price(getattr(default, name))}")
     if answers.prices.by_model:
         lines += ["", "[pricing.models]"]
         lines += [_model_price(*item) for item in answers.prices.by_model.items()]
@@ -170,15 +169,13 @@ def _pricing(answers: Answers) -> str:
 
 
 def _model_price(model: str, price: Price) -> str:
-    pair = f"input_per_1m = {price.input_per_1m:_}, output_per_1m = {price.output_per_1m:_}"
-    comment = f"{dollars(price.input_per_1m)} and {dollars(price.output_per_1m)}"
-    return f"{_string(model)} = {{ {pair} }}  # {comment}"
+    pair = f"input_per_1m = {_price(price.input_per_1m)}"
+    pair += f", output_per_1m = {_price(price.output_per_1m)}"
+    return f"{_string(model)} = {{ {pair} }}"
 
 
-def dollars(price: int) -> str:
-    """Return millionths of a US dollar as text, such as "$0.50"."""
-    amount = Decimal(price) / MILLIONTHS
-    return f"${amount:.2f}" if price % (MILLIONTHS // 100) == 0 else f"${amount.normalize():f}"
+def _price(millionths: int) -> str:
+    return _string(dollars(millionths))
 
 
 def _text(lines: Iterable[str]) -> str:

@@ -6,11 +6,12 @@ from typing import Final, TypeVar
 
 import click
 
-from provider_agent.agent.cli.init.document import OfferedServer, dollars
+from provider_agent.agent.cli.init.document import OfferedServer
 from provider_agent.agent.cli.init.prices import Prices, parse_dollars
 from provider_agent.agent.cli.terminal import visible
 from provider_agent.agent.config import Price
 from provider_agent.agent.config.addresses import coordinator_url
+from provider_agent.agent.config.prices import dollars
 
 T = TypeVar("T")
 

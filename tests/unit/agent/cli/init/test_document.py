@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from provider_agent.adapters.registry import BUILT_IN_KINDS
 from provider_agent.agent.backends.local_servers import PRODUCTS, FoundServer
-from provider_agent.agent.cli.init.document import Answers, OfferedServer, dollars, render
+from provider_agent.agent.cli.init.document import Answers, OfferedServer, render
 from provider_agent.agent.cli.init.prices import Prices
 from provider_agent.agent.config import (
     BackendConfig,
@@ -123,11 +123,3 @@ def test_comment_of_a_server_names_up_to_five_models() -> None:
     assert OfferedServer(VLLM, tuple("abcde")).summary == "a, b, c, d, e"
     assert OfferedServer(VLLM, tuple("abcdefg")).summary == "a, b, c, d, e and 2 more"
     assert OfferedServer(VLLM).summary == "it has no model to offer"
-
-
-@pytest.mark.parametrize(
-    ("price", "text"),
-    [(0, "$0.00"), (500_000, "$0.50"), (1, "$0.000001"), (2_505_000, "$2.505")],
-)
-def test_dollars_have_no_fewer_digits_than_the_price(price: int, text: str) -> None:
-    assert dollars(price) == text
