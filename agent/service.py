@@ -254,7 +254,7 @@ class Service:
         self._stop_requested.set()  # not `stop`, which counts as the second signal while draining
 
     async def _serve_status(self, server: StatusServer) -> None:
-        """Serve the status when it is asked for, and the link is up or had time to get up.
+        """Serve the status from the first connection on, but let the first link open before.
 
         Serving imports aiohttp: a fifth of the agent's memory, which many agents never need.
         """

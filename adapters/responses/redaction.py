@@ -53,12 +53,12 @@ _WORDS: Final = (
     *("sk-", "sk_", "pk-", "pk_", "rk-", "rk_", "hf_", "gsk_", "xai_", "ghp_"),
     *("user-", "user_", "org-", "org_", "acct-", "acct_", "eyj"),
 )
-"""In lower case, every text that a pattern above matches has one of these. To search for each of
-them is much cheaper than six substitutions, or than one search for a pattern of all."""
+"""Every text that a pattern above matches contains one of these in lower case. Searching for each
+is much cheaper than six substitutions, or than one search for a combined pattern."""
 
 
 def is_clean(text: str, secrets: Collection[str]) -> bool:
-    """Whether `redact` certainly leaves every part of a text as it is.
+    """Whether `redact` would certainly change no part of a text.
 
     Args:
         text: any content.

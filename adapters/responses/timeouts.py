@@ -27,7 +27,7 @@ class JobTimeouts:
         timeouts: the duration of each timeout.
 
     Attributes:
-        last_read_at: the loop time of the last read; to set it restarts the silence timeout.
+        last_read_at: the loop time of the last read; set it to restart the silence timeout.
 
     Raises:
         BackendTimeout: on exit, if a timeout expired; the message names it.

@@ -25,6 +25,9 @@ from tests.kit.loops import on_both_loops
 from tests.kit.virtual_time import in_virtual_time, now
 from tests.unit.adapters.http.recording_server import HELLO, Read, RecordingServer, exchange
 
+handshake_fails = pytest.mark.filterwarnings("ignore::ResourceWarning")
+"""The server may not have closed the socket of the failed handshake when the event loop ends."""
+
 
 @asynccontextmanager
 async def listening(
@@ -224,7 +227,7 @@ async def test_response_over_tls_arrives(authority: CertificateAuthority) -> Non
         assert await get(f"https://127.0.0.1:{port}") == b"hello"
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@handshake_fails
 async def test_server_name_is_sent_and_checked(
     authority: CertificateAuthority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,7 +243,7 @@ async def test_server_name_is_sent_and_checked(
     assert names[0] == "backend.example"
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@handshake_fails
 @on_both_loops
 async def test_expired_certificate_is_refused(authority: CertificateAuthority) -> None:
     context = server_context(authority.issue("127.0.0.1", valid_for=-DAY))
@@ -249,7 +252,7 @@ async def test_expired_certificate_is_refused(authority: CertificateAuthority) -
             await get(f"https://127.0.0.1:{port}")
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@handshake_fails
 @on_both_loops
 async def test_unknown_authority_is_refused(tmp_path: Path) -> None:
     context = server_context(CertificateAuthority(tmp_path).issue("127.0.0.1"))
