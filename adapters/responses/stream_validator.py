@@ -110,7 +110,9 @@ class StreamValidator:
         tail = self._tail
         tail.append(data)
         tail_size = self._tail_size + size
-        while tail_size - len(tail[0]) >= TAIL_BYTES:
+        # The last line does not count, because it will be shortened if it becomes a long one.
+        most = TAIL_BYTES if self._outline is not None else TAIL_BYTES + self._line_bytes
+        while tail_size - len(tail[0]) >= most:
             dropped = len(tail.popleft())
             tail_size -= dropped
             self._dropped_bytes += dropped

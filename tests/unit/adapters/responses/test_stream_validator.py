@@ -133,6 +133,23 @@ def test_stream_result_does_not_depend_on_chunk_boundaries(
     assert validator.result() == validate_stream(frames, operation)
 
 
+@pytest.mark.parametrize("size", [1, 100, 1000, 2 * TAIL_BYTES])
+def test_long_line_replaces_no_events_before_it(size: int) -> None:
+    # What arrived of the line until it was shortened had replaced half of the tail.
+    usage = {"prompt_tokens": 9, "completion_tokens": 2}
+    before = [chat_chunk("m", {"content": "a"}, usage=usage)]
+    while len(b"".join(before)) < TAIL_BYTES * 3 // 4:
+        before.append(chat_chunk("m", {"content": "b"}))
+    long = chat_chunk("m", {"content": "c" * 2 * LONG_LINE_BYTES}, "stop")
+    data = b"".join([*before, long, DONE])
+    validator = StreamValidator(OPENAI)
+
+    for at in range(0, len(data), size):
+        validator.receive_data(data[at : at + size])
+
+    assert validator.result().usage == Usage(9, 2)
+
+
 # Streams so short that added noise does not push their last events out of the tail.
 SHORT_STREAMS = [stream for stream in STREAMS if len(b"".join(stream[1])) < HEAD_BYTES]
 NOISE = st.sampled_from([b": keep-alive\n\n", b"\n", b"id: 7\n\n", b"data: \xff?\n\n", b"\x00\n"])
