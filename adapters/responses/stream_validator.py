@@ -201,7 +201,7 @@ class StreamValidator:
         """Return what the last events show, if earlier ones cannot change it."""
         # `"index":1` may be a second choice. Choices are counted, so all known events are needed.
         several = self._operation in (Operation.CHAT, Operation.COMPLETIONS) and (
-            tail.find(b'"index":1') >= 0
+            tail.find(b'"index":1') >= 0 or tail.find(b'"index": 1') >= 0
         )
         if len(tail) <= LAST_BYTES or several or has_error_word(tail):
             return None

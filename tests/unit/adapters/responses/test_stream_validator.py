@@ -10,6 +10,7 @@ from provider_agent.adapters.responses.event_parser import ServerSentEvent, pars
 from provider_agent.adapters.responses.events import ResponseFailure
 from provider_agent.adapters.responses.stream_validator import (
     HEAD_BYTES,
+    LAST_BYTES,
     LONG_LINE_BYTES,
     TAIL_BYTES,
     StreamValidator,
@@ -45,6 +46,7 @@ from tests.kit.sample_streams import (
     STREAMS,
     UNKNOWN_USAGE,
     responses_frames,
+    two_choices,
 )
 
 
@@ -148,6 +150,19 @@ def test_long_line_replaces_no_events_before_it(size: int) -> None:
         validator.receive_data(data[at : at + size])
 
     assert validator.result().usage == Usage(9, 2)
+
+
+@pytest.mark.parametrize("colon", [b":", b": "], ids=["compact", "with spaces"])
+def test_choice_that_ended_long_before_the_stream_is_counted(colon: bytes) -> None:
+    # With spaces, the usage of one choice passed for that of the whole stream.
+    frames = [two_choices(None, "stop")]
+    while len(b"".join(frames)) < 2 * LAST_BYTES:
+        frames.append(chat_chunk("m", {"content": "b"}))
+    usage = {"prompt_tokens": 9, "completion_tokens": 2}
+    frames += [chat_chunk("m", {}, "stop", usage=usage), DONE]
+    data = b"".join(frames).replace(b'"index":', b'"index"' + colon)
+
+    assert validate_stream([data]).least_output_tokens > 2
 
 
 # Streams so short that added noise does not push their last events out of the tail.
