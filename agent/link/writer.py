@@ -106,7 +106,8 @@ class LinkWriter:
                 self._progress.begin(self._blocked_at)
                 return
             self._size.adapt(0.0)
-            if not self._outbox.has_frames:
+            # asyncio logs a warning for each further write after the connection was lost.
+            if not self._outbox.has_frames or self._connection.transport.is_closing():
                 break
         if self._outbox.has_frames:
             self._schedule()

@@ -7,8 +7,11 @@ from provider_agent.agent.link.coalescing import Coalescing
 from provider_agent.agent.link.link_connection import LinkConnection
 from provider_agent.agent.link.message_encoder import MessageEncoder
 from provider_agent.agent.link.writer import LinkWriter
+from provider_agent.protocol.codec import VERSION_1
 from provider_agent.protocol.frames import AgentFrame, Draining, Heartbeat, ResponseFrame
+from provider_agent.protocol.limits import MIB
 from provider_agent.websocket.write_progress import WRITE_STALL_S, WriteProgress
+from tests.kit.job_channels import open_started
 from tests.kit.virtual_time import in_virtual_time, now
 
 HEARTBEAT = Heartbeat(1, 0, 8, None, None, None, None)
@@ -31,6 +34,21 @@ class FullConnection:
     def resume(self) -> None:
         self.paused = False
         self.on_writable()
+
+
+class LostConnection(FullConnection):
+    """A connection that is lost during the first write; the loop reports that in its next turn."""
+
+    @property
+    def transport(self) -> "LostConnection":
+        return self
+
+    def is_closing(self) -> bool:
+        return bool(self.messages)
+
+    def write_message(self, message: bytes) -> None:
+        self.messages.append(message)
+        asyncio.get_running_loop().call_soon(setattr, self, "is_open", False)
 
 
 def ignore(_frame: ResponseFrame) -> None:
@@ -67,4 +85,24 @@ async def test_frame_that_is_queued_during_the_encoding_waits_for_space() -> Non
     connection.resume()
     await asyncio.sleep(2 * WRITE_STALL_S)
     assert not progress.stalled(0, now())
+    writer.stop()
+
+
+@in_virtual_time
+async def test_nothing_is_written_after_the_connection_was_lost() -> None:
+    # asyncio logged "socket.send() raised exception." up to eleven times.
+    connection, outbox = LostConnection(), Outbox(MIB)
+    channel, _ = open_started(outbox, b"j" * 16)
+    channel.send_chunk(bytes(MIB))
+    writer = LinkWriter(
+        cast("LinkConnection", connection),
+        outbox,
+        MessageEncoder(VERSION_1.encode, MIB, ignore),
+        Coalescing(0.0),
+        WriteProgress(),
+    )
+    writer.start()
+    await asyncio.sleep(1)
+
+    assert len(connection.messages) == 1
     writer.stop()
