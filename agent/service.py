@@ -20,6 +20,7 @@ from provider_agent.agent.backends.discovery import Discovery
 from provider_agent.agent.backends.offer_groups import ServedModel
 from provider_agent.agent.backends.offer_warnings import OfferWarningLog, offer_warnings
 from provider_agent.agent.config import Config
+from provider_agent.agent.free_memory import FreeMemory
 from provider_agent.agent.identity.key import Identity
 from provider_agent.agent.jobs.drain import drain, stop_immediately, stop_jobs
 from provider_agent.agent.jobs.outbox import Outbox
@@ -121,6 +122,7 @@ class Service:
         self._heartbeat_s = 0.0
         self._new_link = asyncio.Event()
         self._drain_ends_at: float | None = None
+        self._free_memory = FreeMemory()
         self._stop_requested = asyncio.Event()
         self._force_requested = asyncio.Event()
         self._exit_code = EXIT_OK
@@ -286,6 +288,8 @@ class Service:
             try:
                 for stream in self._slow_consumers.stalled(streams, active_at, limit_s):
                     self.jobs.end_stalled(stream)
+                if not streams:
+                    self._free_memory.return_if_large()
             except Exception:
                 log.exception("check for slow consumers failed")
             await asyncio.sleep(limit_s / SLOW_CONSUMER_CHECKS)

@@ -72,7 +72,7 @@ async def measure(load: Load, relay: str) -> Measured:
     assert server.stdout is not None
     server_url = f"http://127.0.0.1:{int(await server.stdout.readline())}"
     with tempfile.TemporaryDirectory() as folder:
-        agent = await _start(relay, connect_url, server_url, Path(folder), load.streams)
+        agent = await start(relay, connect_url, server_url, Path(folder), load.streams)
         try:
             await asyncio.wait_for(rig.offered.wait(), START_S)
             before = _cpu_s(agent)
@@ -90,9 +90,10 @@ async def measure(load: Load, relay: str) -> Measured:
     return Measured(used / (load.streams * load.events) * 1e6, rig.received)
 
 
-async def _start(
+async def start(
     relay: str, connect_url: str, server_url: str, folder: Path, streams: int
 ) -> Process:
+    """Start a relay that dials `connect_url` and sends up to `streams` jobs to one server."""
     if relay == "obvious":
         arguments = ["-m", "bench.obvious_relay", connect_url, server_url]
     else:

@@ -67,8 +67,10 @@ class Server(asyncio.Protocol):
         if len(rest) < length:
             return
         self._received = rest[length:]
-        if head.startswith(b"POST"):
+        if head.startswith(b"POST /v1/chat/completions"):
             self._task = asyncio.create_task(self._stream())
+        elif head.startswith(b"POST"):
+            self._transport.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
         else:
             answer = (
                 b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"

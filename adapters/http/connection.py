@@ -28,6 +28,8 @@ SMALL_BODY_BYTES: Final = 64 * KIB
 
 _TLS_ALERT: Final = b"\x15"
 """The first byte of what a TLS server may answer to plain HTTP (RFC 8446, section 5.1)."""
+_FEW_BYTES: Final = 16 * KIB
+_LAST_CHUNK: Final = b"0\r\n\r\n"
 
 
 class HttpConnection(asyncio.Protocol):
@@ -254,7 +256,11 @@ class HttpConnection(asyncio.Protocol):
 
     def _receive_unread(self, receiver: ResponseReceiver) -> None:
         with suppress(OSError, HttpParserError):
-            self._parser.feed(self._sock.recv(UNREAD_BYTES))
+            data = self._sock.recv(UNREAD_BYTES)
+            # To parse much that does not contain the end takes milliseconds, for each of the jobs
+            # of a lost link.
+            if len(data) <= _FEW_BYTES or data.endswith(_LAST_CHUNK) or not self._parser.is_chunked:
+                self._parser.feed(data)
         if self._pieces:
             receiver.unread_received(b"".join(self._pieces))
             self._pieces.clear()

@@ -116,6 +116,13 @@ class ResponseParser:
             raise failures.malformed_response()
 
     @property
+    def is_chunked(self) -> bool:
+        """Whether the body ends with an empty chunk."""
+        return self.head is not None and self.head.headers.get(
+            "Transfer-Encoding", ""
+        ).lower().endswith("chunked")
+
+    @property
     def ends_with_connection(self) -> bool:
         """Whether the body has no length, and ends with the connection (RFC 9112, section 6.3)."""
         if self.head is None:

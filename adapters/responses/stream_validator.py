@@ -107,6 +107,10 @@ class StreamValidator:
             self._line_bytes = line_bytes + size if end < 0 else size - end - 1
         elif line_bytes:
             self._line_bytes = 0
+        if size > TAIL_BYTES:  # a copy of the end, so that the whole read is not kept
+            self._dropped_bytes += size - TAIL_BYTES
+            data = data[-TAIL_BYTES:]
+            size = TAIL_BYTES
         tail = self._tail
         tail.append(data)
         tail_size = self._tail_size + size

@@ -288,6 +288,8 @@ class JobExecution:
 
     def _abandon(self) -> None:
         """End the job although its adapter ignores its cancellation, and may run forever."""
+        if self._task is None or self._task.done():
+            return  # the event loop was blocked: the timer ran before the callback of the task
         log.error("adapter ignored cancellation", **self._attempts.log_fields())
         self._finish(self._stopped_end())
 

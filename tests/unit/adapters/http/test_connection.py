@@ -225,6 +225,20 @@ async def test_cancelled_response_that_was_paused_delivers_its_unread_bytes(wire
     assert wire.transport.aborted
 
 
+@pytest.mark.parametrize(("end", "is_read"), [(b"", False), (b"0\r\n\r\n", True)])
+async def test_much_unread_data_is_parsed_only_if_it_has_the_end(
+    wire: Wire, end: bytes, is_read: bool
+) -> None:
+    receiver = RecordingReceiver(pause_at=1)
+    exchange = wire.request(receiver)
+    wire.receive(CHUNKED + chunked(b"ab"))
+    wire.server.send(chunked(bytes(20_000)) + end)
+
+    wire.connection.cancel(exchange)
+
+    assert bool(receiver.unread) is is_read
+
+
 async def test_cancelled_response_that_was_not_paused_delivers_nothing_more(wire: Wire) -> None:
     receiver = RecordingReceiver()
     exchange = wire.request(receiver)

@@ -210,10 +210,10 @@ def test_memory_is_bounded_for_any_chunk_sizes(operation: Operation, sizes: list
     validator = StreamValidator(operation)
     block = bytes(max(sizes, default=0))
     recent_bytes = stream_validator._RECENT_READS * stream_validator._SMALL_READ_BYTES
-    piece_bytes = len(block) + recent_bytes  # a read, and the small ones before it
 
     for size in sizes:
         validator.receive_data(block[:size])
+        piece_bytes = min(len(block) + recent_bytes, TAIL_BYTES)
         assert sum(map(len, validator._tail)) < TAIL_BYTES + LONG_LINE_BYTES + piece_bytes
         assert sum(map(len, validator._recent)) <= recent_bytes
         assert len(validator._head) <= HEAD_BYTES

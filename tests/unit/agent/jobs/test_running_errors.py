@@ -24,7 +24,7 @@ from provider_agent.protocol.limits import MAX_ERROR_BODY_BYTES, MAX_TEXT_CHARS
 from tests.kit.jobs import new_job, submit_job
 from tests.kit.jobs_harness import JobsHarness, start_job
 from tests.kit.scripted_backend import ScriptedBackend
-from tests.kit.virtual_time import in_virtual_time, now
+from tests.kit.virtual_time import VirtualTimeLoop, in_virtual_time, now
 
 
 class CustomError(BackendError):
@@ -190,6 +190,24 @@ async def test_job_ends_although_its_adapter_ignores_the_cancellation(
     run.send(b"too late")
     backend.hold_cancel.set()
     await asyncio.sleep(1)
+
+
+@in_virtual_time
+async def test_cancelled_job_has_ended_although_the_event_loop_was_blocked_meanwhile(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    backend = ScriptedBackend()
+    harness = JobsHarness(backend)
+    job = new_job(deadline_ms=30_000)
+    submit_job(harness.jobs, job)
+    run = await backend.next_run()
+    run.start()
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualTimeLoop)
+    harness.jobs.cancel(job.job_id, "the client disconnected")
+    loop.call_soon(loop.jump, 2 * CANCEL_S)  # after the task, and before its callback
+    assert (await harness.error(job)).code == "cancelled"
+    assert "adapter ignored cancellation" not in caplog.messages
 
 
 async def test_result_without_a_response_fails_the_job() -> None:
