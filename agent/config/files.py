@@ -79,7 +79,7 @@ def read_file(path: Path) -> dict[str, object]:
     except FileNotFoundError as error:
         raise ConfigError(
             f"{path}: no such file",
-            "copy agent.example.toml there, or name another file with --config",
+            "write it with `provider-agent init --config PATH`, or name another file",
         ) from error
     except OSError as error:
         advice = "fix its path or permissions, or name another file with --config"

@@ -139,7 +139,10 @@ ON_THE_COMMAND_LINE = [
     (("runn",), "No such command 'runn'"),
     (("run", "--confg", "x"), "--confg"),
     (("run", "--max-concurrent", "many"), "'many' is not a valid integer"),
-    (("run", "-c", "missing.toml"), "missing.toml: no such file; copy agent.example.toml there"),
+    (
+        ("run", "-c", "missing.toml"),
+        "missing.toml: no such file; write it with `provider-agent init",
+    ),
     (("check", "-c", "."), "cannot be read: Is a directory"),
     (("status",), "the status server is off; set [observability] prometheus_addr"),
     (("health",), "the status server is off; set [observability] prometheus_addr"),

@@ -75,7 +75,7 @@ def test_error_about_an_invalid_file_contains_path_and_reason(
 
 
 def test_error_about_an_unreadable_file_contains_the_reason(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no such file; copy agent\.example\.toml"):
+    with pytest.raises(ConfigError, match="no such file; write it with `provider-agent init"):
         read_file(tmp_path / "none.toml")
     with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
         read_file(tmp_path)
