@@ -18,4 +18,4 @@ async def test_demo_reports_a_local_server_that_requires_a_key(
 
     assert usable == [FoundServer("llamacpp", unlocked.url)]
     (reason,) = reasons
-    assert reason.startswith(f"(llamacpp at {locked.url} is not used: the server refused the key")
+    assert reason.startswith(f"(llamacpp at {locked.url} is not used: the server requires a key")
