@@ -90,8 +90,13 @@ class _LazyGroup(click.Group):
             ctx.obj = ctx.with_resource(EarlySignals())
         return super().resolve_command(ctx, args)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
+            from difflib import get_close_matches  # rarely needed
+
+            close = get_close_matches(cmd_name, _COMMANDS, 1)
+            if close and not ctx.resilient_parsing:
+                ctx.fail(f"No such command {cmd_name!r}. Did you mean {close[0]!r}?")
             return None
         command = _COMMANDS[cmd_name]
         found: click.Command = getattr(import_module(command.module), command.name)

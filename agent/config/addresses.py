@@ -40,7 +40,7 @@ def coordinator_url(text: str, *, allow_insecure: bool) -> str:
     if parts.scheme == "ws" and not allow_insecure and not is_loopback(parts.hostname or ""):
         raise InvalidValue(
             "ws:// would send prompts unencrypted",
-            "use wss://, or set coordinator.allow_insecure (`run --allow-insecure`) "
+            "use wss://, or set coordinator.allow_insecure (option --allow-insecure) "
             "in a private network",
         )
     return text.strip()

@@ -126,6 +126,7 @@ def init(
     try:
         answers = _answers(options)
     except click.Abort:
+        click.echo("\nNothing was written.", err=True, nl=False)
         raise KeyboardInterrupt from None
     if dry_run:
         click.echo(render(answers, show_code=False), nl=False)
@@ -193,7 +194,7 @@ def _find(ports: tuple[int, ...]) -> list[OfferedServer]:
     if not servers:
         click.echo(
             f"no inference server answers on {ports_text(ports)} of this machine; start one and "
-            "run `provider-agent init` again, or add [[backends]] to the file",
+            "run `provider-agent init --force` again, or add [[backends]] to the file",
             err=True,
         )
     return servers
@@ -224,7 +225,10 @@ def _write(path: Path, answers: Answers, *, force: bool) -> None:
     click.echo("\nIf the coordinator has an allow-list, give its operator the public key. Next:")
     found = find_file(None, os.environ)
     option = "" if found == path else f" --config {shlex.quote(str(path))}"
-    click.echo(f"  provider-agent check{option}")
+    if answers.servers:
+        click.echo(f"  provider-agent check{option}")
+    else:
+        click.echo(f"  provider-agent init --force{option}   # when an inference server runs")
 
 
 def _exists(path: Path) -> SetupError:

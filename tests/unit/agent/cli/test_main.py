@@ -55,6 +55,7 @@ def test_unknown_command_exits_with_2(runner: CliRunner) -> None:
 
     assert result.exit_code == 2
     assert "No such command 'nonsense'" in result.output
+    assert "Did you mean" not in result.output
 
 
 def test_ctrl_c_exits_with_130_without_a_message(

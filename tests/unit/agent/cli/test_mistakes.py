@@ -136,7 +136,7 @@ def test_key_file_that_cannot_be_read_is_not_reported_as_missing(runner: CliRunn
 
 
 ON_THE_COMMAND_LINE = [
-    (("runn",), "No such command 'runn'"),
+    (("runn",), "No such command 'runn'. Did you mean 'run'?"),
     (("run", "--confg", "x"), "--confg"),
     (("run", "--max-concurrent", "many"), "'many' is not a valid integer"),
     (

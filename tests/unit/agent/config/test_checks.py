@@ -115,7 +115,7 @@ def test_encrypted_or_loopback_coordinator_url_is_accepted(tmp_path: Path, url: 
     ("url", "message"),
     [
         ("ws://c.example/x", "coordinator.url: ws:// would send prompts unencrypted"),
-        ("ws://c.example/x", "set coordinator.allow_insecure (`run --allow-insecure`)"),
+        ("ws://c.example/x", "set coordinator.allow_insecure (option --allow-insecure)"),
         ("ws://localhost.example/x", "unencrypted"),
         ("https://c.example/x", "begins with wss:// or ws://"),
         ("wss://", "contains a host"),
