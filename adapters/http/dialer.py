@@ -12,7 +12,7 @@ from typing import Final
 import aiohappyeyeballs
 
 from provider_agent.adapters.http import failures
-from provider_agent.adapters.http.connection import HttpConnection
+from provider_agent.adapters.http.connection import READ_BYTES, HttpConnection
 from provider_agent.adapters.http.server_address import ServerAddress
 
 FALLBACK_S: Final = 0.25
@@ -42,6 +42,7 @@ class Dialer:
     def __init__(self, address: ServerAddress, connect_s: float) -> None:
         self._address = address
         self._connect_s = connect_s
+        self._buffer = memoryview(bytearray(READ_BYTES))
         self._remembered: AddressInfo | None = None
         self._remembered_until = 0.0
 
@@ -97,7 +98,7 @@ class Dialer:
             return await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)  # type: ignore[return-value]
 
     async def _open(self, sock: socket.socket) -> HttpConnection:
-        connection = HttpConnection(sock, is_tls=self._address.is_tls)
+        connection = HttpConnection(self._buffer, sock, is_tls=self._address.is_tls)
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -118,20 +118,20 @@ class ResponseParser:
     @property
     def is_chunked(self) -> bool:
         """Whether the body ends with an empty chunk."""
-        return self.head is not None and self.head.headers.get(
-            "Transfer-Encoding", ""
-        ).lower().endswith("chunked")
+        codings = self._codings()
+        return bool(codings) and codings[-1].rpartition(",")[2].strip().lower() == "chunked"
 
     @property
     def ends_with_connection(self) -> bool:
         """Whether the body has no length, and ends with the connection (RFC 9112, section 6.3)."""
-        if self.head is None:
+        if self.head is None or self.is_chunked:
             return False
-        headers = [(name.lower(), value) for name, value in self.head.headers.items()]
-        codings = [value for name, value in headers if name == "transfer-encoding"]
-        if codings:
-            return codings[-1].rpartition(",")[2].strip().lower() != "chunked"
-        return "content-length" not in self.head.headers
+        return bool(self._codings()) or "content-length" not in self.head.headers
+
+    def _codings(self) -> list[str]:
+        """Return the values of all headers `Transfer-Encoding`."""
+        headers = [] if self.head is None else self.head.headers.items()
+        return [value for name, value in headers if name.lower() == "transfer-encoding"]
 
 
 def _ignore(_data: bytes | memoryview) -> None:

@@ -107,15 +107,15 @@ class StreamValidator:
             self._line_bytes = line_bytes + size if end < 0 else size - end - 1
         elif line_bytes:
             self._line_bytes = 0
-        if size > TAIL_BYTES:  # a copy of the end, so that the whole read is not kept
-            self._dropped_bytes += size - TAIL_BYTES
-            data = data[-TAIL_BYTES:]
-            size = TAIL_BYTES
+        # The last line does not count, because it will be shortened if it becomes a long one.
+        most = TAIL_BYTES if self._outline is not None else TAIL_BYTES + self._line_bytes
+        if size > most:  # a copy of the end, so that the whole read is not kept
+            self._dropped_bytes += size - most
+            data = data[-most:]
+            size = most
         tail = self._tail
         tail.append(data)
         tail_size = self._tail_size + size
-        # The last line does not count, because it will be shortened if it becomes a long one.
-        most = TAIL_BYTES if self._outline is not None else TAIL_BYTES + self._line_bytes
         while tail_size - len(tail[0]) >= most:
             dropped = len(tail.popleft())
             tail_size -= dropped
@@ -134,18 +134,28 @@ class StreamValidator:
     def _shorten(self, data: bytes) -> bytes:
         """Leave the big values of long lines out."""
         kept = []
-        for line in data.splitlines(keepends=True):
-            text = line.rstrip(b"\r\n")
+        at = 0
+        while at < len(data):
+            if not self._line_bytes:  # whole short lines at once: a read may have thousands
+                end = _end_of_lines(data, at, at + LONG_LINE_BYTES + 1)
+                if end > at:
+                    kept.append(data[at:end])
+                    at = end
+                    continue
+            end = _end_of_line(data, at)
+            text = data[at:end]
             length = self._line_bytes + len(text)
             if self._outline is None and length > LONG_LINE_BYTES:
                 self._outline = JsonOutline()
                 kept.append(self._outline.receive_data(self._take_last_line()))
             kept.append(text if self._outline is None else self._outline.receive_data(text))
             self._line_bytes = length
-            if len(text) < len(line):
-                kept.append(line[len(text) :])
+            at = end
+            if end < len(data):
+                kept.append(data[end : end + 1])
                 self._line_bytes = 0
                 self._outline = None
+                at += 1
         return b"".join(kept)
 
     def _take_last_line(self) -> bytes:
@@ -227,3 +237,16 @@ class StreamValidator:
                 start.pop("output", None)  # a placeholder: no output exists yet
                 return merge_usage(start, *reports)
         return merge_usage(*reports)
+
+
+def _end_of_lines(data: bytes, start: int, stop: int) -> int:
+    """Return where the last complete line between `start` and `stop` ends; 0: there is none."""
+    return max(data.rfind(b"\n", start, stop), data.rfind(b"\r", start, stop)) + 1
+
+
+def _end_of_line(data: bytes, start: int) -> int:
+    """Return where the text of a line ends: before its CR or LF, or at the end of `data`."""
+    feed = data.find(b"\n", start)
+    end = feed if feed >= 0 else len(data)
+    carriage_return = data.find(b"\r", start, end)
+    return carriage_return if carriage_return >= 0 else end

@@ -4,7 +4,7 @@ import asyncio
 import socket
 from typing import Self
 
-from provider_agent.adapters.http.connection import HttpConnection
+from provider_agent.adapters.http.connection import READ_BYTES, HttpConnection
 from provider_agent.adapters.http.exchange import Exchange
 from tests.unit.adapters.http.recording_receiver import RecordingReceiver
 
@@ -62,7 +62,7 @@ class Wire:
         sock.setblocking(False)
         self._sock = sock
         self.transport = FakeTransport()
-        self.connection = HttpConnection(sock, is_tls=False)
+        self.connection = HttpConnection(memoryview(bytearray(READ_BYTES)), sock, is_tls=False)
         self.connection.connection_made(self.transport)
 
     def __enter__(self) -> Self:
@@ -82,9 +82,16 @@ class Wire:
         return exchange
 
     def receive(self, data: bytes) -> None:
-        """Deliver one read; like a closed transport, drop it after the connection was closed."""
-        if not self.transport.aborted:
-            self.connection.data_received(data)
+        """Deliver bytes, in reads as large as the buffer allows; like a closed transport, drop
+        them after the connection was closed."""
+        for at in range(0, len(data), READ_BYTES):
+            if self.transport.aborted:
+                return
+            piece = data[at : at + READ_BYTES]
+            buffer = self.connection.get_buffer(-1)
+            buffer[: len(piece)] = piece
+            self.connection.buffer_updated(len(piece))
+            buffer[: len(piece)] = b"\xaa" * len(piece)  # as another connection would
 
     def lose(self, error: Exception | None) -> None:
         """Deliver the end of file, or an error, and close the transport."""

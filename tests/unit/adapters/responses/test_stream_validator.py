@@ -1,4 +1,5 @@
 import re
+import sys
 
 import pytest
 from hypothesis import example, given
@@ -163,6 +164,42 @@ def test_choice_that_ended_long_before_the_stream_is_counted(colon: bytes) -> No
     data = b"".join(frames).replace(b'"index":', b'"index"' + colon)
 
     assert validate_stream([data]).least_output_tokens > 2
+
+
+def test_long_line_that_begins_at_the_end_of_a_large_read_replaces_no_events() -> None:
+    usage = {"prompt_tokens": 9, "completion_tokens": 2}
+    delta = chat_chunk("m", {"content": "b"})
+    before = [delta] * (2 * TAIL_BYTES // len(delta))
+    before += [chat_chunk("m", {"content": "a"}, usage=usage)]
+    before += [delta] * (TAIL_BYTES * 3 // 4 // len(delta))
+    long = chat_chunk("m", {"content": "c" * 2 * LONG_LINE_BYTES}, "stop")
+    split = LONG_LINE_BYTES * 7 // 8
+    validator = StreamValidator(OPENAI)
+
+    validator.receive_data(b"".join(before) + long[:split])
+    validator.receive_data(long[split:] + DONE)
+
+    assert validator.result().usage == Usage(9, 2)
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r", b"\r\n"])
+def test_many_short_lines_behind_a_long_one_are_not_handled_one_by_one(line_end: bytes) -> None:
+    # Each of the 50,000 lines cost two microseconds, and the event loop waited meanwhile.
+    validator = StreamValidator(OPENAI)
+    calls = 0
+
+    def count(_frame: object, event: str, _argument: object) -> None:
+        nonlocal calls
+        calls += "call" in event
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        validator.receive_data(b"data: " + b"x" * 2 * LONG_LINE_BYTES + line_end * 50_000)
+    finally:
+        sys.setprofile(before)
+
+    assert calls < 1000
 
 
 # Streams so short that added noise does not push their last events out of the tail.
