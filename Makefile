@@ -31,7 +31,7 @@ help:
 	@echo "make fuzz         random hostile input, for minutes      (FUZZ_EXAMPLES=100000)"
 	@echo "make soak         random faults under load, 5 minutes   (ARGS='--minutes 600')"
 	@echo "make test-vllm    conformance tests over a real vLLM     (first time: 4 minutes, 2.5 GB)"
-	@echo "make bench        cost of relaying, 20 minutes; pauses by hostile requests (ARGS=--quick)"
+	@echo "make bench        cost of relaying, 20 minutes; pauses by hostile requests; memory (ARGS=--quick)"
 	@echo "make lock         pin the requirements again             (upgrade: ARGS=--upgrade)"
 	@echo "make man          the manual page, as build/man/man1/provider-agent.1"
 	@echo "make clean        remove $(VENV), $(VENV)-lock, $(VENV)-vllm, $(VENV)-3.*, build, dist and all caches"
@@ -76,6 +76,7 @@ check: $(DEV)
 bench: $(DEV) $(PYTHONS:%=$(VENV)-%/.installed)
 	@$(BIN)/python -m bench.relay $(ARGS) $(if $(PYTHONS),--pythons $(PYTHONS:%=$(VENV)-%/bin/python))
 	@$(BIN)/python -m bench.hostile_requests
+	@$(BIN)/python -m bench.stopped_consumers
 
 format: $(DEV)
 	@$(BIN)/ruff check --fix .

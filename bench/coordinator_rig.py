@@ -26,7 +26,7 @@ from provider_agent.protocol.limits import (
 from provider_agent.protocol.receipts import FEATURE
 
 _STAMP = re.compile(rb'"t":(\d+)')
-_REQUEST = b'{"model":"bench","stream":true,"stream_options":{"include_usage":true},"messages":[]}'
+REQUEST = b'{"model":"bench","stream":true,"stream_options":{"include_usage":true},"messages":[]}'
 
 
 class Received(Struct):
@@ -59,6 +59,7 @@ class CoordinatorRig:
         go: set by the caller to start the jobs.
         done: set when every job has ended, or one has failed.
         failure: the error of a failed job; "" if none has failed.
+        authority: `host:port` of the rig, once it listens.
     """
 
     def __init__(self, streams: int, *, receipts: bool = False) -> None:
@@ -82,8 +83,8 @@ class CoordinatorRig:
             max_size=MAX_MESSAGE_TO_COORDINATOR_BYTES,
         )
         port = next(iter(self._server.sockets)).getsockname()[1]
-        self._authority = f"127.0.0.1:{port}"
-        return f"ws://{self._authority}/"
+        self.authority = f"127.0.0.1:{port}"
+        return f"ws://{self.authority}/"
 
     async def stop(self) -> None:
         """Close all connections and stop listening."""
@@ -92,17 +93,18 @@ class CoordinatorRig:
             await self._server.wait_closed()
 
     async def _serve(self, socket: ServerConnection) -> None:
-        with suppress(ConnectionClosed):  # `relay.py` terminates the relay after its load
-            await self._run_protocol(socket)
+        with suppress(ConnectionClosed):  # the relay is terminated after its load
+            await self.run_protocol(socket)
 
-    async def _run_protocol(self, socket: ServerConnection) -> None:
+    async def run_protocol(self, socket: ServerConnection) -> None:
+        """Receive and send frames until the connection ends."""
         protocol = CoordinatorProtocol(
             nonce=os.urandom(32),
             name="bench",
-            authorities=[self._authority],
+            authorities=[self.authority],
             features=[FEATURE] if self._receipts else [],
         )
-        await self._flush(socket, protocol)
+        await self.flush(socket, protocol)
         open_jobs = self._streams
         starter: asyncio.Task[None] | None = None
         async for message in socket:
@@ -123,7 +125,7 @@ class CoordinatorRig:
                     case Capabilities() as offered if offered.models and starter is None:
                         self.offered.set()
                         starter = asyncio.create_task(self._start_jobs(socket, protocol))
-            await self._flush(socket, protocol)
+            await self.flush(socket, protocol)
             if not open_jobs and not self.done.is_set():
                 self.received.seconds = time.monotonic() - self._began
                 self.done.set()
@@ -136,14 +138,15 @@ class CoordinatorRig:
                 uuid.uuid4().bytes,
                 MODEL,
                 "openai",
-                _REQUEST,
+                REQUEST,
                 MAX_DEADLINE_MS,
                 sign_receipt=self._receipts,
             )
             protocol.start_job(job)
-        await self._flush(socket, protocol)
+        await self.flush(socket, protocol)
 
-    async def _flush(self, socket: ServerConnection, protocol: CoordinatorProtocol) -> None:
+    async def flush(self, socket: ServerConnection, protocol: CoordinatorProtocol) -> None:
+        """Send what the protocol has to send."""
         while frames := protocol.next_frames(BATCH_BYTES):
             await socket.send(VERSION_1.encode(frames))
 

@@ -2,18 +2,17 @@
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Final
 
 import click
 import msgspec
 from rich.table import Column, Table
 
 from provider_agent.agent.cli.settings import with_local_config
-from provider_agent.agent.cli.terminal import console, visible
+from provider_agent.agent.cli.terminal import console, dollar_text, visible
 from provider_agent.agent.config import LoadedConfig
-from provider_agent.agent.telemetry.ledger import OK, LedgerEntry, read_ledger
-
-_MILLION: Final = 1_000_000
+from provider_agent.agent.telemetry.job_totals import tokens_times_price
+from provider_agent.agent.telemetry.ledger import LedgerEntry, read_ledger
+from provider_agent.agent.telemetry.metrics import MILLION, OK
 
 
 class EarningsRow(msgspec.Struct):
@@ -87,15 +86,18 @@ def sum_up(entries: Iterable[LedgerEntry | None]) -> tuple[list[EarningsRow], in
         row.output_tokens += entry.output_tokens or 0
         earned[key] = earned.get(key, 0) + _earned(entry)
     for key, amount in earned.items():
-        rows[key].earned_millionths = amount / _MILLION
+        rows[key].earned_millionths = amount / MILLION
     return [row for _, row in sorted(rows.items())], unreadable
 
 
 def _earned(entry: LedgerEntry) -> int:
-    """Return millionths of a millionth of a US dollar: a whole number, so that sums are exact."""
-    return (entry.input_tokens or 0) * (entry.input_price_per_1m or 0) + (
-        entry.output_tokens or 0
-    ) * (entry.output_price_per_1m or 0)
+    return (
+        tokens_times_price(
+            (entry.input_tokens, entry.input_price_per_1m),
+            (entry.output_tokens, entry.output_price_per_1m),
+        )
+        or 0
+    )
 
 
 def _table(rows: list[EarningsRow]) -> Table:
@@ -105,16 +107,12 @@ def _table(rows: list[EarningsRow]) -> Table:
         Column("day", footer="total"),
         Column("model", overflow="fold"),
         *numbers,
-        Column("earned", justify="right", footer=_dollars(total)),
+        Column("earned", justify="right", footer=dollar_text(total)),
         show_footer=True,
     )
     for row in rows:
         counts = (row.jobs, row.failed, row.input_tokens, row.output_tokens)
         table.add_row(
-            row.day, visible(row.model), *map(str, counts), _dollars(row.earned_millionths)
+            row.day, visible(row.model), *map(str, counts), dollar_text(row.earned_millionths)
         )
     return table
-
-
-def _dollars(millionths: float) -> str:
-    return f"${millionths / _MILLION:.6f}"

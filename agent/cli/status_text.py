@@ -7,8 +7,8 @@ from typing import Final
 from rich.table import Column, Table
 
 from provider_agent.agent.backends.routing import RefusalReason
-from provider_agent.agent.cli.terminal import visible
-from provider_agent.agent.telemetry.metrics import MILLION, OK
+from provider_agent.agent.cli.terminal import dollar_text, visible
+from provider_agent.agent.telemetry.metrics import OK
 from provider_agent.agent.telemetry.rolling_stats import StatsSnapshot
 from provider_agent.agent.telemetry.status import StatusSnapshot, readiness
 
@@ -63,7 +63,7 @@ def _facts(state: StatusSnapshot) -> Table:
         facts.add_row("last disconnect", visible(state.last_disconnect))
     facts.add_row("offered models", _routing(state))
     if (routable := _routable(state)) is not None:
-        facts.add_row("models with jobs", _names(routable))
+        facts.add_row("can receive jobs", _names(routable))
     facts.add_row("last job", _ago(state.last_job_age_s))
     queued = sum(backend.queued for backend in state.backends)
     waiting = f", {queued} of them wait for their first byte" if queued else ""
@@ -85,10 +85,11 @@ def _totals(state: StatusSnapshot) -> Iterator[tuple[str, str]]:
     if totals.refusals:
         yield "refused jobs", f"{sum(totals.refusals.values())}: {_counts(totals.refusals)}"
     if totals.earned:
-        yield "earned", f"{_dollars(sum(totals.earned.values()))}, not confirmed by the coordinator"
+        total = dollar_text(sum(totals.earned.values()))
+        yield "earned", f"{total}, not confirmed by the coordinator"
         best = sorted(totals.earned.items(), key=lambda one: -one[1])
         for model_id, amount in best[:_LISTED]:
-            yield "", f"{_dollars(amount)} {visible(model_id)}"
+            yield "", f"{dollar_text(amount)} {visible(model_id)}"
 
 
 def _backends(state: StatusSnapshot) -> Table:
@@ -148,10 +149,6 @@ def _names(names: Iterable[str]) -> str:
     found = [visible(name) for name in names]
     more = f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
     return (", ".join(found[:_LISTED]) or "none") + more
-
-
-def _dollars(millionths: int) -> str:
-    return f"${millionths / MILLION:.6f}"
 
 
 def _duration(seconds: float) -> str:

@@ -2,6 +2,8 @@
 
 from rich.console import Console
 
+from provider_agent.agent.config.prices import MILLION
+
 PIPE_WIDTH = 200
 """A pipe has no width; rich's default of eighty columns would break lines."""
 
@@ -27,3 +29,8 @@ def visible(text: str, *, keep: str = "") -> str:
     return "".join(
         char if char.isprintable() or char in keep else "\N{REPLACEMENT CHARACTER}" for char in text
     )
+
+
+def dollar_text(millionths: float) -> str:
+    """Return an amount of earnings, which may be less than a cent: `$0.000123`."""
+    return f"${millionths / MILLION:.6f}"

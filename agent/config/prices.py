@@ -9,6 +9,7 @@ from typing import Final
 from provider_agent.agent.config.errors import ConfigError, bad_value
 
 MILLION: Final = 1_000_000
+"""Millionths of a dollar in one dollar."""
 
 _AMOUNT: Final = re.compile(r"(?P<whole>\d{1,12})(\.(?P<rest>\d{1,6}))? ?USD", re.ASCII)
 _NUMBER: Final = re.compile(r"\d{0,4}\.\d{1,6}", re.ASCII)
@@ -28,6 +29,14 @@ def to_millionths(raw: object, key: str, in_dollars: set[str]) -> object:
     return {name: _entry(entry, f'{key}."{name}"', in_dollars) for name, entry in raw.items()}
 
 
+def parse_amount(text: str) -> int | None:
+    """Return an amount such as `0.50 USD` in millionths of a dollar; None for other text."""
+    match = _AMOUNT.fullmatch(text.strip())
+    if match is None:
+        return None
+    return int(match["whole"]) * MILLION + int((match["rest"] or "").ljust(6, "0"))
+
+
 def _entry(raw: object, key: str, in_dollars: set[str]) -> object:
     if not isinstance(raw, dict):
         return raw
@@ -35,11 +44,11 @@ def _entry(raw: object, key: str, in_dollars: set[str]) -> object:
 
 
 def _amount(raw: object, key: str, in_dollars: set[str]) -> object:
-    match = _AMOUNT.fullmatch(raw.strip()) if isinstance(raw, str) else None
-    if match is None:
+    amount = parse_amount(raw) if isinstance(raw, str) else None
+    if amount is None:
         return raw
     in_dollars.add(key)
-    return int(match["whole"]) * MILLION + int((match["rest"] or "").ljust(6, "0"))
+    return amount
 
 
 def dollars(millionths: int) -> str:

@@ -6,11 +6,9 @@ by this key and would not know a new one.
 
 import base64
 import binascii
-import errno
 import hashlib
 import os
 import re
-import secrets
 import stat
 from codecs import BOM_UTF8
 from pathlib import Path
@@ -20,15 +18,13 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from provider_agent.advised_error import AdvisedError
+from provider_agent.agent.private_file import write_private_file
 from provider_agent.event_log import EventLogger
 
 log = EventLogger(__name__)
 
 MAX_FILE_BYTES: Final = 16 * 1024
 """A key file has about 120 bytes; a larger file is not a key."""
-
-_NO_HARD_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
-"""Errors of file systems without hard links (FAT, some network and container volumes)."""
 
 _PEM_FORM: Final = b"-----BEGIN PRIVATE KEY-----\n%b\n-----END PRIVATE KEY-----\n"
 _PEM: Final = re.compile(_PEM_FORM % rb"([A-Za-z0-9+/]{64})")
@@ -199,14 +195,9 @@ def _create(path: Path) -> None:
     """Write a new key to `path`, durably; an existing file is kept."""
     der = _PKCS8_PREFIX + Ed25519PrivateKey.generate().private_bytes_raw()
     content = _PEM_FORM % base64.b64encode(der)
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         _make_private_directory(path.parent)
-        try:
-            _write_private(draft, content)
-            _publish(draft, path, content)
-        finally:
-            draft.unlink(missing_ok=True)
+        write_private_file(path, content, replace=False)
     except FileExistsError:
         return  # another process created the key first
     except OSError as error:
@@ -215,41 +206,6 @@ def _create(path: Path) -> None:
             "make the directory writable for this user, or set identity.key_path",
         ) from error
     log.info("identity created", path=str(path))
-
-
-def _publish(draft: Path, path: Path, content: bytes) -> None:
-    """Create `path` as a hard link to the complete draft.
-
-    Creating a hard link fails if `path` exists; a rename would replace a key that another process
-    has just created.
-
-    On a file system without hard links, the content is written to `path` directly, and another
-    process may read an incomplete file until this function returns.
-    """
-    try:
-        path.hardlink_to(draft)
-    except OSError as error:
-        if error.errno not in _NO_HARD_LINKS:
-            raise
-        _write_private(path, content)
-    _sync_directory(path.parent)
-
-
-def _write_private(path: Path, content: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(descriptor)
-
-
-def _sync_directory(directory: Path) -> None:
-    """Make the new directory entry durable."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _make_private_directory(directory: Path) -> None:

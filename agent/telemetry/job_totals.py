@@ -99,3 +99,19 @@ class JobTotals(Struct):
             if self.token is None:
                 self.token = new_distribution(TOKEN_BUCKETS_S)
             self.token.add((duration_s - first_byte_s) / (streamed_tokens - 1))
+
+
+def tokens_times_price(*parts: tuple[int | None, int | None]) -> int | None:
+    """Return what tokens earn, in millionths of a millionth of a US dollar: a whole number.
+
+    Cached tokens count like others: offers have no price of their own for them.
+
+    Args:
+        parts: for input and output, the number of tokens, and the price in millionths of a dollar
+            per million tokens.
+
+    Returns:
+        The sum; None if no known number of tokens has a price.
+    """
+    known = [tokens * price for tokens, price in parts if tokens is not None and price is not None]
+    return sum(known) if known else None

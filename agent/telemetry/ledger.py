@@ -16,6 +16,7 @@ import msgspec
 
 from provider_agent.advised_error import AdvisedError
 from provider_agent.agent.jobs.running import JobRecord
+from provider_agent.agent.telemetry.metrics import OK
 from provider_agent.event_log import EventLogger
 from provider_agent.protocol.frames import JobError
 from provider_agent.protocol.limits import MIB
@@ -37,9 +38,6 @@ are lost and counted."""
 
 _BATCH: Final = 100
 """The most jobs per write."""
-
-OK: Final = "ok"
-"""The `code` of a job that succeeded."""
 
 
 class LedgerError(AdvisedError):

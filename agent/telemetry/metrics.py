@@ -15,7 +15,7 @@ from msgspec import Struct
 from provider_agent.agent.backends.routing import RefusalReason
 from provider_agent.agent.jobs.running import JobRecord
 from provider_agent.agent.link.backoff import DisconnectCause
-from provider_agent.agent.telemetry.job_totals import JobTotals
+from provider_agent.agent.telemetry.job_totals import JobTotals, tokens_times_price
 from provider_agent.agent.telemetry.loop_lag import LoopLag
 from provider_agent.protocol.errors import REGISTRY, ErrorCode
 from provider_agent.protocol.formats import WireFormat
@@ -136,7 +136,11 @@ class Metrics:
         if usage.output_tokens is not None:
             totals.output_tokens = (totals.output_tokens or 0) + usage.output_tokens
         if code is None:
-            if (earned := earnings(record)) is not None:
+            earned = tokens_times_price(
+                (usage.input_tokens, end.input_price_per_1m),
+                (usage.output_tokens, end.output_price_per_1m),
+            )
+            if earned is not None:
                 totals.earned = (totals.earned or 0) + earned
             streamed_tokens = usage.output_tokens if record.streamed else None
             totals.add_times(end.duration_ms / 1000, record.first_byte_s, streamed_tokens)
@@ -169,20 +173,6 @@ class Metrics:
     def resumed(self, jobs: int) -> None:
         """Count jobs that continue on a new link."""
         self.resumed_jobs += jobs
-
-
-def earnings(record: JobRecord) -> int | None:
-    """Return tokens times price of a job, in millionths of a millionth of a US dollar.
-
-    None if no known number of tokens has a price. Cached tokens count like others: offers have no
-    price of their own for them.
-    """
-    end, earned = record.end, None
-    if end.usage.input_tokens is not None and end.input_price_per_1m is not None:
-        earned = end.usage.input_tokens * end.input_price_per_1m
-    if end.usage.output_tokens is not None and end.output_price_per_1m is not None:
-        earned = (earned or 0) + end.usage.output_tokens * end.output_price_per_1m
-    return earned
 
 
 def _zeros(*names: str) -> Counter[str]:

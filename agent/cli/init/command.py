@@ -13,7 +13,6 @@ from provider_agent.agent.backends.local_servers import WELL_KNOWN_PORTS
 from provider_agent.agent.cli.found_servers import ports_text
 from provider_agent.agent.cli.init.document import Answers, OfferedServer, render
 from provider_agent.agent.cli.init.prices import InvalidPrice, Prices, combine
-from provider_agent.agent.cli.init.private_file import write_private_file
 from provider_agent.agent.cli.init.prompts import (
     ask_coordinator,
     ask_enrollment_code,
@@ -26,6 +25,7 @@ from provider_agent.agent.config.addresses import coordinator_url
 from provider_agent.agent.config.files import config_home, expand, find_file
 from provider_agent.agent.config.flags import CONFIG_VARIABLE, variable_of
 from provider_agent.agent.identity.key import IdentityError, load_or_create
+from provider_agent.agent.private_file import write_private_file
 from provider_agent.agent.telemetry.logs import configure_logging
 
 CODE_VARIABLE: Final = variable_of("coordinator.enrollment_code")
@@ -206,7 +206,9 @@ def _write(path: Path, answers: Answers, *, force: bool) -> None:
     key_path = expand(answers.key_path, os.environ) if answers.key_path else default
     try:
         key = load_or_create(key_path)
-        write_private_file(path, render(answers), replace=force)
+        if not (folder := path.resolve().parent).exists():
+            folder.mkdir(parents=True)
+        write_private_file(path, render(answers).encode(), replace=force)
     except IdentityError as error:
         raise SetupError(str(error)) from error
     except FileExistsError as error:

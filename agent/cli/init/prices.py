@@ -2,21 +2,20 @@
 
 import re
 from collections.abc import Iterable
-from decimal import Decimal
 from typing import Final
 
 from msgspec import Struct
 
 from provider_agent.advised_error import AdvisedError
 from provider_agent.agent.config import Price
-
-MILLIONTHS: Final = 1_000_000
-"""Millionths of a dollar in one dollar."""
+from provider_agent.agent.config.prices import MILLION, parse_amount
 
 MAX_DOLLARS: Final = 10_000
 """No model costs more per million tokens: a higher number is probably in millionths."""
 
-_AMOUNT: Final = re.compile(r"\$?\s*([0-9]{1,9}(?:\.[0-9]{1,6})?)\s*(?:usd)?", re.IGNORECASE)
+_AMOUNT: Final = re.compile(r"\$?\s*([0-9.]+)\s*(?:usd)?", re.IGNORECASE)
+"""The unit may be missing: the question or option names it."""
+
 _EXAMPLE: Final = "write dollars per million tokens, such as 0.50"
 
 
@@ -32,13 +31,13 @@ def parse_dollars(text: str) -> int:
             `MAX_DOLLARS`.
     """
     match = _AMOUNT.fullmatch(text.strip())
-    if match is None:
+    amount = None if match is None else parse_amount(f"{match[1]} USD")
+    if match is None or amount is None:
         raise InvalidPrice(f'"{text.strip()}" is not a price', _EXAMPLE)
-    dollars = Decimal(match[1])
-    if dollars > MAX_DOLLARS:
+    if amount > MAX_DOLLARS * MILLION:
         problem = f"{match[1]} dollars per million tokens is too much"
         raise InvalidPrice(problem, f"{_EXAMPLE}, not millionths")
-    return int(dollars * MILLIONTHS)
+    return amount
 
 
 def parse_options(texts: Iterable[str]) -> tuple[int | None, dict[str, int]]:

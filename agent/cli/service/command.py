@@ -10,8 +10,8 @@ import click
 from provider_agent.agent.cli.service.host import SERVICE, Host, ServiceError
 from provider_agent.agent.cli.service.identity_key import KeyChoice
 from provider_agent.agent.cli.service.launchd import Launchd
-from provider_agent.agent.cli.service.manager import Plan, ServiceManager
 from provider_agent.agent.cli.service.service_config import read_service_config
+from provider_agent.agent.cli.service.service_manager import Plan, ServiceManager
 from provider_agent.agent.cli.service.steps import Run, StepFailed
 from provider_agent.agent.cli.service.systemd import Systemd
 from provider_agent.agent.cli.settings import SetupError
@@ -215,7 +215,7 @@ def _manager(
         if not dry:
             manager.check()
             if changes:
-                manager.check_permission()
+                host.check_permission(user=user)
         if installed and not host.on_disk(manager.file).exists():
             option = " --user" if user else ""
             raise ServiceError(

@@ -84,6 +84,18 @@ class Host(Struct, frozen=True, kw_only=True):
             has_user=has_user,
         )
 
+    def check_permission(self, *, user: bool) -> None:
+        """Check that the user may change a service: with `user` their own, else that of the system.
+
+        Raises:
+            ServiceError: the user is not root.
+        """
+        if not user and self.uid != 0:
+            raise ServiceError(
+                "a system service needs root",
+                f"use `sudo {self.command} service …`, or --user for a service of your own",
+            )
+
     def on_disk(self, path: Path) -> Path:
         """Return where an absolute path of the service is in the file system."""
         return self.root / path.relative_to("/")

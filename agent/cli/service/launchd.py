@@ -10,7 +10,6 @@ from typing import Final
 
 from provider_agent.agent.cli.service.host import SERVICE, Host, ServiceError
 from provider_agent.agent.cli.service.identity_key import KeyChoice, key_steps
-from provider_agent.agent.cli.service.manager import Plan
 from provider_agent.agent.cli.service.property_list import SERVICE_USER, property_list
 from provider_agent.agent.cli.service.service_config import (
     SYSTEM_CONFIG,
@@ -18,6 +17,7 @@ from provider_agent.agent.cli.service.service_config import (
     check_folders,
     check_paths,
 )
+from provider_agent.agent.cli.service.service_manager import Plan
 from provider_agent.agent.cli.service.steps import (
     ChangeOwner,
     MakeFolder,
@@ -65,18 +65,6 @@ class Launchd:
         if self._user and self._host.uid == 0:
             raise ServiceError("--user was used with sudo", "run the command without sudo")
 
-    def check_permission(self) -> None:
-        """Check that the user is root, unless it is the user's own service.
-
-        Raises:
-            ServiceError: it is not.
-        """
-        if not self._user and self._host.uid != 0:
-            raise ServiceError(
-                "a system service needs root",
-                f"use `sudo {self._host.command} service …`, or --user for a service of your own",
-            )
-
     def install(self, found: ServiceConfig, key: KeyChoice, *, start: bool) -> Plan:
         """Return how to create the service's user and folders, and to load the property list.
 
@@ -100,7 +88,7 @@ class Launchd:
         if not self._user:
             check_folders(host, found.path)
             copies = key_steps(host, found, STATE / "identity.key", key)
-            steps += (*self._owned_by_service(found), *copies)
+            steps += (*self._user_and_folders(found), *copies)
         text = property_list(settings, self._log, None if self._user else STATE)
         steps.append(WriteFile(self.file, text))
         if host.on_disk(self.file).exists():
@@ -114,7 +102,7 @@ class Launchd:
             steps += self.start().steps
         return Plan(tuple(steps))
 
-    def _owned_by_service(self, found: ServiceConfig) -> list[Step]:
+    def _user_and_folders(self, found: ServiceConfig) -> list[Step]:
         steps: list[Step] = []
         if not self._host.has_user(SERVICE_USER):
             free = next((one for one in _ROLE_IDS if not self._host.has_user(one)), None)

@@ -38,13 +38,6 @@ class ServiceManager(Protocol):
             ServiceError: it does not, or cannot.
         """
 
-    def check_permission(self) -> None:
-        """Check that this user may change the service.
-
-        Raises:
-            ServiceError: it may not.
-        """
-
     def install(self, found: ServiceConfig, key: KeyChoice, *, start: bool) -> Plan:
         """Return how to install the service for a configuration, with an identity key.
 

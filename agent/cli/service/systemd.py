@@ -9,7 +9,6 @@ from typing import Final
 
 from provider_agent.agent.cli.service.host import SERVICE, Host, ServiceError
 from provider_agent.agent.cli.service.identity_key import KeyChoice, key_steps
-from provider_agent.agent.cli.service.manager import Plan
 from provider_agent.agent.cli.service.service_config import (
     SYSTEM_CONFIG,
     ServiceConfig,
@@ -18,6 +17,7 @@ from provider_agent.agent.cli.service.service_config import (
     check_readable,
     check_visible,
 )
+from provider_agent.agent.cli.service.service_manager import Plan
 from provider_agent.agent.cli.service.steps import RemoveFile, Run, Step, WriteFile
 from provider_agent.agent.cli.service.unit import (
     ENV_FILE,
@@ -78,18 +78,6 @@ class Systemd:
                 f"there is no systemd session of the user {host.user}",
                 f"log in as {host.user} on a console or by ssh instead of su or sudo; "
                 f"without logins: sudo loginctl enable-linger {host.user}",
-            )
-
-    def check_permission(self) -> None:
-        """Check that the user is root, unless it is the user's own service.
-
-        Raises:
-            ServiceError: it is not.
-        """
-        if not self._user and self._host.uid != 0:
-            raise ServiceError(
-                "a system service needs root",
-                f"use `sudo {self._host.command} service …`, or --user for a service of your own",
             )
 
     def install(self, found: ServiceConfig, key: KeyChoice, *, start: bool) -> Plan:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from provider_agent.agent.cli.init.private_file import write_private_file
+from provider_agent.agent.private_file import write_private_file
 
 
 @pytest.fixture
@@ -16,21 +16,19 @@ def names_in(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()]
 
 
-def test_file_is_private_and_its_directories_are_created(tmp_path: Path) -> None:
-    path = tmp_path / "a" / "b" / "agent.toml"
+def test_new_file_is_private(target: Path) -> None:
+    write_private_file(target, b"new", replace=False)
 
-    write_private_file(path, "größe", replace=False)
-
-    assert path.read_text("utf-8") == "größe"
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert names_in(path.parent) == ["agent.toml"]
+    assert target.read_bytes() == b"new"
+    assert target.stat().st_mode & 0o777 == 0o600
+    assert names_in(target.parent) == ["agent.toml"]
 
 
 def test_existing_file_is_kept(target: Path) -> None:
     target.write_text("mine", "utf-8")
 
     with pytest.raises(FileExistsError):
-        write_private_file(target, "new", replace=False)
+        write_private_file(target, b"new", replace=False)
 
     assert target.read_text("utf-8") == "mine"
     assert names_in(target.parent) == ["agent.toml"]
@@ -40,7 +38,7 @@ def test_replaced_file_is_private_even_if_the_old_one_was_not(target: Path) -> N
     target.write_text("old", "utf-8")
     target.chmod(0o644)
 
-    write_private_file(target, "new", replace=True)
+    write_private_file(target, b"new", replace=True)
 
     assert target.read_text("utf-8") == "new"
     assert target.stat().st_mode & 0o777 == 0o600
@@ -51,7 +49,7 @@ def test_symbolic_link_is_kept_and_its_target_is_replaced(target: Path, tmp_path
     other.write_text("old", "utf-8")
     target.symlink_to(other)
 
-    write_private_file(target, "new", replace=True)
+    write_private_file(target, b"new", replace=True)
 
     assert target.is_symlink()
     assert other.read_text("utf-8") == "new"
@@ -68,9 +66,9 @@ def test_file_system_without_hard_links(
     if exists:
         target.write_text("mine", "utf-8")
         with pytest.raises(FileExistsError):
-            write_private_file(target, "new", replace=False)
+            write_private_file(target, b"new", replace=False)
     else:
-        write_private_file(target, "new", replace=False)
+        write_private_file(target, b"new", replace=False)
 
     assert target.read_text("utf-8") == ("mine" if exists else "new")
     assert names_in(target.parent) == ["agent.toml"]
@@ -80,6 +78,6 @@ def test_failure_leaves_no_draft(target: Path) -> None:
     target.mkdir()
 
     with pytest.raises(IsADirectoryError):
-        write_private_file(target, "new", replace=True)
+        write_private_file(target, b"new", replace=True)
 
     assert names_in(target.parent) == ["agent.toml"]

@@ -183,7 +183,7 @@ async def test_status_shows_load_speed_errors_refusals_and_earnings(runner: CliR
     lines = [" ".join(line.split()) for line in result.output.splitlines()]
     remedy = "raise limits.max_concurrent if the servers have free slots"
     for line in (
-        "models with jobs m",
+        "can receive jobs m",
         "jobs 3 of 8, 1 of them wait for their first byte",
         "last minute 42.2 tokens/s, first byte 120 ms (median), 480 ms (p95), 1.5% failed",
         "ended jobs 97 of 100 ok; 2 out_of_capacity, 1 cancelled",

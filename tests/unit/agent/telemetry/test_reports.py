@@ -11,7 +11,12 @@ from provider_agent.agent.link.coordinator_messages import CoordinatorMessages
 from provider_agent.agent.telemetry.metrics import JobKey, Metrics
 from provider_agent.agent.telemetry.reports import Reports, count_job
 from provider_agent.agent.telemetry.rolling_stats import RollingStats, StatsSnapshot
-from provider_agent.agent.telemetry.status import BackendStatus, RefusedJobStatus, Totals
+from provider_agent.agent.telemetry.status import (
+    BackendStatus,
+    RefusedJobStatus,
+    StatusSnapshot,
+    Totals,
+)
 from provider_agent.protocol.frames import (
     BackendLoad,
     Heartbeat,
@@ -51,6 +56,17 @@ class ReportsHarness:
         config = agent_config(URL, limits=LimitsConfig(max_concurrent=4))
         self.reports = Reports(
             config, skipped, self.discovery, self.jobs, self.stats, self.metrics, self.clock
+        )
+
+    def connected_status(self) -> StatusSnapshot:
+        """Return the status while the agent is connected."""
+        return self.reports.status(
+            url=URL,
+            link="connected",
+            welcomed_at=0.0,
+            last_disconnect=None,
+            messages=self.messages,
+            draining=False,
         )
 
 
@@ -126,14 +142,7 @@ async def test_status_shows_a_backend_with_an_open_breaker_as_unhealthy() -> Non
         attempt.failed(Unreachable("refused"), request=number)
 
     def first_backend() -> BackendStatus:
-        state = harness.reports.status(
-            url=URL,
-            link="connected",
-            welcomed_at=0.0,
-            last_disconnect=None,
-            messages=harness.messages,
-            draining=False,
-        )
+        state = harness.connected_status()
         return state.backends[0]
 
     assert first_backend() == BackendStatus(
@@ -232,14 +241,7 @@ async def test_status_shows_offers_waiting_jobs_refusals_and_earnings() -> None:
     ):
         count_job(record, harness.stats, harness.metrics)
     harness.clock.now += 7
-    state = harness.reports.status(
-        url=URL,
-        link="connected",
-        welcomed_at=0.0,
-        last_disconnect=None,
-        messages=harness.messages,
-        draining=False,
-    )
+    state = harness.connected_status()
     assert state.offered == ["m"]
     assert (state.backends[0].running, state.backends[0].queued) == (1, 1)
     assert state.totals == Totals(

@@ -7,6 +7,7 @@ from click.testing import CliRunner, Result
 from provider_agent.agent.cli.main import main
 from provider_agent.agent.cli.service.host import Host
 
+SECRET = "sk-SECRET-OF-THE-OPERATOR"
 CONFIG = """\
 [coordinator]
 url = "wss://coordinator.example/provider/connect"
@@ -102,3 +103,10 @@ class Machine:
     def _run(self, arguments: tuple[str, ...]) -> int:
         self.commands.append(arguments)
         return next((self.exit_codes[one] for one in arguments if one in self.exit_codes), 0)
+
+
+def install_for_ada(desktop: Machine, *options: str) -> tuple[int, str]:
+    """Install the service of the user ada; return exit code and output."""
+    config = "/home/ada/.config/provider-agent/agent.toml"
+    result = desktop.invoke("install", "--user", "--config", config, *options)
+    return result.exit_code, result.output

@@ -1,39 +1,16 @@
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from msgspec.structs import replace
 
-from provider_agent.agent.cli.service.host import ServiceError
-from provider_agent.agent.cli.service.identity_key import KeyChoice, key_steps
-from provider_agent.agent.cli.service.service_config import read_service_config
-from tests.unit.agent.cli.service.machine import CONFIG, Machine
+from tests.unit.agent.cli.service.machine import CONFIG, SECRET, Machine, install_for_ada
 
 UNIT = "/etc/systemd/system/provider-agent.service"
 USER_UNIT = "/home/ada/.config/systemd/user/provider-agent.service"
 ENV = "/etc/provider-agent/agent.env"
 NAME = "provider-agent.service"
-SECRET = "sk-SECRET-OF-THE-OPERATOR"
-
-
-@pytest.fixture
-def machine(tmp_path: Path) -> Machine:
-    return Machine(tmp_path)
-
-
-@pytest.fixture
-def desktop(tmp_path: Path) -> Machine:
-    """The machine of the user ada, who is not root."""
-    return Machine(tmp_path, uid=1000)
-
-
-def install_for_ada(desktop: Machine, *options: str) -> "tuple[int, str]":
-    config = "/home/ada/.config/provider-agent/agent.toml"
-    result = desktop.invoke("install", "--user", "--config", config, *options)
-    return result.exit_code, result.output
 
 
 # --- install --------------------------------------------------------------------------------------
@@ -158,110 +135,6 @@ def test_install_warns_about_an_enrollment_code_that_every_user_can_read(machine
 
     assert "every user can read the enrollment code" in result.output
     assert SECRET not in result.output + machine.read(UNIT)
-
-
-# --- the identity key -----------------------------------------------------------------------------
-
-KEY = "/var/lib/provider-agent/identity.key"
-OLD_KEY = "/home/ada/.config/provider-agent/identity.key"
-PEM = "-----BEGIN PRIVATE KEY-----"
-
-
-def test_install_does_not_silently_replace_the_identity_of_an_agent_run_by_hand(
-    machine: Machine,
-) -> None:
-    machine.write(OLD_KEY, PEM, 0o600)
-
-    result = machine.invoke("install")
-
-    assert result.exit_code == 2
-    assert f"would not use the identity key {OLD_KEY}, but create another one" in result.output
-    assert f"add `--key {OLD_KEY}` to copy it, or --new-key" in result.output
-    assert machine.commands == []
-
-
-def test_the_key_of_root_is_not_silently_replaced_either(machine: Machine) -> None:
-    machine.environ["HOME"] = "/root"
-    machine.write("/root/.config/provider-agent/identity.key", PEM, 0o600)
-
-    result = machine.invoke("install")
-
-    assert result.exit_code == 2
-    assert "add `--key /root/.config/provider-agent/identity.key`" in result.output
-
-
-def test_a_key_that_the_configuration_names_is_not_silently_replaced(machine: Machine) -> None:
-    key = "/etc/provider-agent/identity.key"
-    machine.write(key, PEM, 0o600)
-    named = CONFIG + f'[identity]\nkey_path = "{machine.root}{key}"\n'
-    machine.write("/etc/provider-agent/agent.toml", named)
-    host = machine.host()
-    found = read_service_config(host, None, user=False)
-    assert found.key_path == machine.root / key[1:]
-
-    with pytest.raises(ServiceError, match="add `--key"):
-        key_steps(host, replace(found, key_path=Path(key)), Path(KEY), KeyChoice())
-
-
-def test_install_copies_the_named_key_for_the_first_start(machine: Machine) -> None:
-    machine.write(OLD_KEY, PEM, 0o600)
-
-    printed = machine.invoke("install", "--key", OLD_KEY, "--print")
-    result = machine.invoke("install", "--key", OLD_KEY)
-
-    assert result.exit_code == 0, result.output
-    assert (machine.read(KEY), machine.mode(KEY)) == (PEM, 0o600)
-    assert machine.mode("/var/lib/provider-agent") == 0o700
-    assert f"# copy {OLD_KEY} to {KEY} (mode 0600)\n" in printed.output
-    assert PEM not in printed.output + result.output
-
-
-def test_a_new_key_needs_no_copy(machine: Machine) -> None:
-    machine.write(OLD_KEY, PEM, 0o600)
-
-    assert machine.invoke("install", "--new-key").exit_code == 0
-    assert not machine.exists(KEY)
-
-
-def test_an_installed_service_keeps_its_key(machine: Machine) -> None:
-    machine.write(OLD_KEY, PEM, 0o600)
-    machine.write(KEY, "its own", 0o600)
-
-    again = machine.invoke("install")
-    other = machine.invoke("install", "--key", OLD_KEY)
-
-    assert again.exit_code == 0
-    assert (other.exit_code, "has an identity key already" in other.output) == (2, True)
-    assert machine.read(KEY) == "its own"
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--key", "/missing.key"], "/missing.key does not exist; name the agent's identity key"),
-        (["--user", "--new-key"], "--user uses your own identity key"),
-        (["--user", "--key", OLD_KEY], "--user uses your own identity key"),
-        (["--new-key", "--key", OLD_KEY], "exclude each other"),
-    ],
-)
-def test_a_useless_choice_of_a_key_is_refused(
-    options: list[str], message: str, machine: Machine
-) -> None:
-    result = machine.invoke("install", *options)
-
-    assert (result.exit_code, machine.commands) == (2, [])
-    assert message in result.output
-
-
-def test_a_user_service_finds_the_key_of_the_user_s_own_config_folder(desktop: Machine) -> None:
-    """Without the variable, the agent would create another key in ~/.config."""
-    desktop.environ["XDG_CONFIG_HOME"] = "/home/ada/settings"
-
-    install_for_ada(desktop)
-    result = desktop.invoke("uninstall", "--user", "--print")
-
-    assert "\nEnvironment=XDG_CONFIG_HOME=/home/ada/settings\n" in desktop.read(USER_UNIT)
-    assert "/home/ada/settings/provider-agent/identity.key" in result.output
 
 
 # --- --print --------------------------------------------------------------------------------------
@@ -408,144 +281,6 @@ def test_uninstall_removes_only_the_unit_and_says_where_the_rest_is(machine: Mac
     assert before.keys() - machine.files().keys() == {UNIT}
     assert "/srv/agent/agent.toml, and /srv/agent/agent.env\n" in result.output
     assert "kept the identity key /var/lib/provider-agent/identity.key" in result.output
-
-
-# --- preconditions --------------------------------------------------------------------------------
-
-
-def without_systemd(machine: Machine) -> None:
-    shutil.rmtree(machine.root / "run/systemd")
-
-
-def without_systemctl(machine: Machine) -> None:
-    machine.missing = {"systemctl"}
-
-
-def without_root(machine: Machine) -> None:
-    machine.uid = 1000
-
-
-def without_config(machine: Machine) -> None:
-    (machine.root / "etc/provider-agent/agent.toml").unlink()
-
-
-def with_invalid_config(machine: Machine) -> None:
-    machine.write("/etc/provider-agent/agent.toml", CONFIG + "[limits]\ndrain_timeout_s = -1\n")
-
-
-def without_command(machine: Machine) -> None:
-    machine.command = Path("/opt/other/provider-agent")
-
-
-def with_command_in_a_home_folder(machine: Machine) -> None:
-    machine.command = Path("/home/ada/venv/bin/provider-agent")
-    machine.write(str(machine.command), "#!/bin/sh\n")
-
-
-def with_interpreter_in_a_home_folder(machine: Machine) -> None:
-    machine.interpreter = Path("/root/.local/share/uv/python/bin/python3.13")
-
-
-def with_strange_path(machine: Machine) -> None:
-    machine.command = Path("/opt/my tools/provider-agent")
-    machine.write(str(machine.command), "#!/bin/sh\n")
-
-
-def with_unreadable_config(machine: Machine) -> None:
-    machine.write("/etc/provider-agent/agent.toml", CONFIG, 0o600)
-
-
-def with_enrollment_code(machine: Machine) -> None:
-    code = CONFIG.replace("\n\n", f'\nenrollment_code = "{SECRET}"\n\n')
-    machine.write("/etc/provider-agent/agent.toml", code, 0o600)
-
-
-def with_unreachable_config(machine: Machine) -> None:
-    (machine.root / "etc/provider-agent").chmod(0o700)
-
-
-def without_credential(machine: Machine) -> None:
-    backend = '[[backends]]\nkind = "venice"\napi_key_file = "$CREDENTIALS_DIRECTORY/venice"\n'
-    machine.write("/etc/provider-agent/agent.toml", CONFIG + backend)
-
-
-def on_windows(machine: Machine) -> None:
-    machine.platform = "win32"
-
-
-@pytest.mark.parametrize(
-    ("break_it", "problem", "advice"),
-    [
-        (without_systemd, "systemd does not manage this machine", "supervisor run `provider-agent"),
-        (without_systemctl, "the command systemctl is missing", "install the package systemd"),
-        (without_root, "a system service needs root", "use `sudo /opt/provider-agent/bin/provider"),
-        (
-            without_config,
-            "/etc/provider-agent/agent.toml does not exist",
-            "agent init --config /etc",
-        ),
-        (with_invalid_config, "limits.drain_timeout_s", ""),
-        (without_command, "the command /opt/other/provider-agent does not exist", "install provi"),
-        (with_command_in_a_home_folder, "its sandbox hides /home", "/opt/provider-agent"),
-        (with_interpreter_in_a_home_folder, "its sandbox hides /root", "the system's Python"),
-        (with_strange_path, "/opt/my tools/provider-agent contains a space", "a plain path"),
-        (with_unreadable_config, "cannot read /etc/provider-agent/agent.toml (mode 0600)", "chmod"),
-        (with_enrollment_code, "(mode 0600)", "PROVIDER_AGENT_COORDINATOR_ENROLLMENT_CODE=…, then"),
-        (with_unreachable_config, "the mode of /etc/provider-agent is 0700", "chmod o+x /etc/prov"),
-        (without_credential, "/etc/provider-agent/venice does not exist", "install -m 600"),
-        (on_windows, "not on win32", "your own supervisor"),
-    ],
-)
-def test_a_missing_precondition_is_one_message_and_changes_nothing(
-    break_it: Callable[[Machine], None], problem: str, advice: str, machine: Machine
-) -> None:
-    break_it(machine)
-    before = machine.files()
-
-    result = machine.invoke("install")
-
-    assert result.exit_code == 2
-    assert result.output.startswith("Error: ")
-    assert result.output.count("\n") == 1
-    assert problem in result.output
-    assert advice in result.output
-    assert SECRET not in result.output
-    assert (machine.commands, machine.files()) == ([], before)
-
-
-@pytest.mark.parametrize("action", ["uninstall", "start", "stop", "restart", "status"])
-def test_a_command_without_an_installed_service_says_how_to_install_it(
-    action: str, machine: Machine
-) -> None:
-    result = machine.invoke(action)
-
-    assert result.exit_code == 2
-    assert "the service is not installed" in result.output
-    assert "`provider-agent service install` installs it" in result.output
-
-
-def test_a_config_in_a_home_folder_is_not_for_a_system_service(machine: Machine) -> None:
-    result = machine.invoke("install", "--config", "/home/ada/.config/provider-agent/agent.toml")
-
-    assert result.exit_code == 2
-    assert "copy it to /etc/provider-agent/agent.toml, or use --user" in result.output
-
-
-def test_a_user_service_needs_a_session(desktop: Machine) -> None:
-    del desktop.environ["XDG_RUNTIME_DIR"]
-
-    code, output = install_for_ada(desktop)
-
-    assert code == 2
-    assert "there is no systemd session of the user ada" in output
-
-
-def test_a_user_service_is_not_installed_with_sudo(machine: Machine) -> None:
-    machine.environ["SUDO_USER"] = "ada"
-
-    result = machine.invoke("install", "--user")
-
-    assert (result.exit_code, "run the command without sudo" in result.output) == (2, True)
 
 
 # --- the real commands ----------------------------------------------------------------------------
