@@ -118,7 +118,8 @@ man: $(DEV)
 	@$(BIN)/provider-agent man > build/man/man1/provider-agent.1
 
 lock: $(LOCK_VENV)/.installed
-	@$(COMPILE) pyproject.toml --extra demo --group dev --group build -o requirements/dev.txt
+	@$(COMPILE) pyproject.toml --extra demo --extra otel --group dev --group build \
+		-o requirements/dev.txt
 	@$(COMPILE) pyproject.toml --extra demo --group build -c requirements/dev.txt \
 		-o requirements/demo.txt
 	@$(COMPILE) pyproject.toml -c requirements/dev.txt -o requirements/run.txt
