@@ -13,6 +13,7 @@ from typing import Final
 import click
 
 from provider_agent.coordinator.access import SecretSet, parse_public_keys, read_entries
+from provider_agent.coordinator.description import describe
 from provider_agent.coordinator.exceptions import CannotListen, CoordinatorError
 from provider_agent.coordinator.http.memory_size import default_request_memory
 from provider_agent.coordinator.server import Coordinator, run
@@ -46,7 +47,12 @@ def _count(setting: str) -> click.IntRange:
 
 
 @click.command("coordinator", short_help="Run the reference coordinator.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen on; 0.0.0.0: every IPv4 address, :: every address.",
+)
 @click.option(
     "--port",
     default=DEFAULT_PORT,
@@ -74,7 +80,8 @@ def _count(setting: str) -> click.IntRange:
     "authorities",
     multiple=True,
     metavar="HOST[:PORT]",
-    help="An address that agents dial; may be repeated. Default: loopback and --host.",
+    help="An address that agents dial, such as the name of a proxy with TLS; may be repeated. "
+    "Default: loopback, --host and the addresses of this machine.",
 )
 @click.option(
     "--receipts",
@@ -213,19 +220,6 @@ def _secrets(path: Path | None, variable: str) -> SecretSet | None:
 def _public_keys(path: Path | None) -> frozenset[bytes] | None:
     entries = read_entries(path, AGENT_KEYS_VARIABLE, os.environ)
     return None if entries is None else parse_public_keys(entries)
-
-
-def describe(coordinator: Coordinator) -> list[str]:
-    """Return lines that state the purpose, the addresses and who has access, without secrets."""
-    settings = coordinator.settings
-    clients = "open, no API key required" if settings.open_to_clients else "API key required"
-    agents = "open, every agent is admitted" if settings.open_to_agents else "enrolled agents only"
-    return [
-        "Reference coordinator: for development, tests and self-hosted fleets.",
-        f"  clients  {coordinator.http_url}  ({clients})",
-        f"  agents   {coordinator.connect_url}  ({agents})",
-        f"  agents may dial {', '.join(coordinator.authorities)}",
-    ]
 
 
 def _print_description(coordinator: Coordinator) -> None:

@@ -39,6 +39,7 @@ from provider_agent.coordinator.settings import (
     accepted_authorities,
     check_settings,
     is_wildcard,
+    listen_hosts,
 )
 from provider_agent.event_log import EventLogger
 from provider_agent.http_server_log import http_logger
@@ -100,7 +101,7 @@ class Coordinator:
             self.settings, self._fleet, clock=clock, random_bytes=random_bytes
         )
         self._runner: web.AppRunner | None = None
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
 
     def __repr__(self) -> str:
         where = self.http_url if self._port else "not listening"
@@ -125,6 +126,11 @@ class Coordinator:
         return canonical_authority("http", "127.0.0.1" if is_wildcard(host) else host, self._port)
 
     @property
+    def port(self) -> int:
+        """The port that the coordinator listens on; 0 before `start`."""
+        return self._port
+
+    @property
     def http_url(self) -> str:
         """The base address for clients."""
         return f"http://{self.authority}"
@@ -136,7 +142,10 @@ class Coordinator:
 
     @property
     def authorities(self) -> tuple[str, ...]:
-        """The addresses that agents may dial."""
+        """The addresses that agents may dial, whichever of them a connection uses.
+
+        Without `settings.authorities`, an agent may also dial the address that it reaches.
+        """
         return self._agent_endpoint.authorities
 
     @property
@@ -189,8 +198,9 @@ class Coordinator:
         )
         await runner.setup()
         try:
-            self._server = await self._listen(runner)
+            await self._listen(runner)
         except OSError as error:
+            self._close_servers()
             await runner.cleanup()
             wanted = f"{self.settings.host}:{self.settings.port}"
             raise CannotListen(
@@ -198,11 +208,10 @@ class Coordinator:
                 "uses the address, stop it or choose another --port"
             ) from error
         self._runner = runner
-        self._port = int(self._server.sockets[0].getsockname()[1])
         self._agent_endpoint.authorities = accepted_authorities(self.settings, self._port)
         log.info("coordinator listening", address=self.authority)
 
-    async def _listen(self, runner: web.AppRunner) -> asyncio.Server:
+    async def _listen(self, runner: web.AppRunner) -> None:
         if runner.server is None:
             raise RuntimeError("the runner is not set up")
         proxies = ProxyNetworks(self.settings.trusted_proxies)
@@ -211,7 +220,17 @@ class Coordinator:
         settings = self.settings
         # With the default of 100, clients that connect at once wait for a repeated SYN: a second.
         backlog = settings.max_connections
-        return await loop.create_server(factory, settings.host, settings.port, backlog=backlog)
+        port = settings.port
+        for host in listen_hosts(settings.host):
+            server = await loop.create_server(factory, host, port, backlog=backlog)
+            self._servers.append(server)
+            port = int(server.sockets[0].getsockname()[1])
+        self._port = port
+
+    def _close_servers(self) -> None:
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
 
     async def stop(self) -> None:
         """Wait at most `settings.drain_s` for running requests, then close all connections.
@@ -236,8 +255,7 @@ class Coordinator:
                 await self._http_api.stop(self.settings.drain_s)
             finally:
                 interrupted = self._http_api.running
-                if self._server is not None:
-                    self._server.close()
+                self._close_servers()
             self._fleet.close()
             await self._agent_endpoint.close(_REASON)
             await self._http_api.stop(LAST_WRITES_S)

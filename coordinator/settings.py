@@ -78,12 +78,12 @@ class CoordinatorSettings(Struct, frozen=True, kw_only=True):
     """All settings. The defaults suit a single machine.
 
     Attributes:
-        host: address or name to listen on.
+        host: address or name to listen on. `::` also means every IPv4 address.
         port: port to listen on; 0 chooses a free port.
         name: the coordinator's name, for the logs of agents.
         authorities: addresses that agents may dial, each as `host:port` or a bare host (port
-            443). If empty, the loopback names and `host` (unless it is a wildcard), with the
-            bound port.
+            443). If empty, the loopback names, `host` (unless it is a wildcard), and for each
+            connection the address of this machine at which it arrived, with the bound port.
         api_keys: the clients' API keys. If None, every client has access, and `host` must be a
             loopback address.
         enrollment_codes: codes that admit an agent with any key; None for no codes.
@@ -261,13 +261,22 @@ def parse_authority(text: str) -> str:
 
 
 def accepted_authorities(settings: CoordinatorSettings, port: int) -> tuple[str, ...]:
-    """Return the addresses that agents may dial, given the bound port."""
+    """Return the addresses that agents may dial on any connection, given the bound port."""
     if settings.authorities:
         return tuple(parse_authority(authority) for authority in settings.authorities)
     hosts = ["127.0.0.1", "localhost", "::1"]
     if settings.host not in hosts and not is_wildcard(settings.host):
         hosts.append(settings.host)
     return tuple(canonical_authority("ws", host, port) for host in hosts)
+
+
+def listen_hosts(host: str) -> tuple[str, ...]:
+    """Return the hosts to listen on, one socket each.
+
+    A socket for both versions of IP is not used: IPv4 addresses of peers would be mapped to IPv6,
+    where limits count all of them as one network.
+    """
+    return ("::", "0.0.0.0") if host.strip("[]") == "::" else (host,)  # noqa: S104
 
 
 def is_wildcard(host: str) -> bool:

@@ -40,6 +40,9 @@ from provider_agent.protocol.request import RequestQueue
 from provider_agent.protocol.resumption import NO_RESUMPTION, Resumption
 from provider_agent.protocol.state import State
 
+BAD_SIGNATURE: Final = "bad_signature"
+"""The code of the `Rejected` for a signature that is not for an accepted authority."""
+
 _CONTROL_FRAME_BYTES: Final = 128
 """The estimated size of a control frame. Some, such as `RoutingStatus`, can be much larger."""
 
@@ -118,7 +121,7 @@ class CoordinatorProtocol:
                 return hello
         self.reject(
             Rejected(
-                "bad_signature",
+                BAD_SIGNATURE,
                 "The signature is invalid: the agent dialed an address that is not in this "
                 "coordinator's list, or its key file is damaged.",
             )

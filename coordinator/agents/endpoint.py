@@ -16,6 +16,7 @@ from provider_agent.coordinator.connections.guarded_connection import connection
 from provider_agent.coordinator.connections.limited_log import LimitedLog
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.event_log import EventLogger
+from provider_agent.protocol.auth import canonical_authority
 from provider_agent.protocol.coordinator_protocol import CoordinatorProtocol
 from provider_agent.protocol.limits import MAX_MESSAGE_TO_COORDINATOR_BYTES, SUBPROTOCOL
 from provider_agent.websocket.socket_options import WRITE_LIMIT_BYTES, set_socket_options
@@ -34,7 +35,8 @@ class AgentEndpoint:
         random_bytes: generates nonces and session ids; must be cryptographically secure.
 
     Attributes:
-        authorities: the addresses (`host:port`) that agents may dial; set when the port is bound.
+        authorities: the addresses (`host:port`) that agents may dial on any connection; set when
+            the port is bound.
     """
 
     def __init__(
@@ -91,7 +93,7 @@ class AgentEndpoint:
             protocol=CoordinatorProtocol(
                 nonce=self._random_bytes(_NONCE_BYTES),
                 name=self._settings.name,
-                authorities=self.authorities,
+                authorities=self._authorities_of(transport),
                 features=self._settings.features,
             ),
             session_id=self._random_bytes(_SESSION_ID_BYTES),
@@ -101,9 +103,21 @@ class AgentEndpoint:
             remote=client_address(request, self._proxies) or "an unknown address",
             limited_log=self._limited_log,
             on_welcome=connection.authenticated,
+            host=request.headers.get(hdrs.HOST, ""),
         )
         await self._run(link)
         return socket
+
+    def _authorities_of(self, transport: asyncio.Transport) -> tuple[str, ...]:
+        """Return the addresses that the agent of a connection may have dialed.
+
+        Without configured ones, they include the address at which the connection arrived. It is
+        known from the kernel: a host that relays a challenge has another one.
+        """
+        if self._settings.authorities:
+            return self.authorities
+        host, port, *_ = transport.get_extra_info("sockname")
+        return (*self.authorities, canonical_authority("ws", host, port))
 
     async def _run(self, link: AgentLink) -> None:
         self._links.add(link)

@@ -26,7 +26,7 @@ from provider_agent.coordinator.agents.registry import AgentRegistry
 from provider_agent.coordinator.connections.limited_log import LimitedLog
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.protocol.codec import VERSION_1
-from provider_agent.protocol.coordinator_protocol import CoordinatorProtocol
+from provider_agent.protocol.coordinator_protocol import BAD_SIGNATURE, CoordinatorProtocol
 from provider_agent.protocol.exceptions import ProtocolError
 from provider_agent.protocol.state import State
 from provider_agent.websocket.message_size import MessageSize
@@ -57,6 +57,9 @@ without output move to other agents."""
 
 _MAX_REASON_BYTES: Final = 120  # RFC 6455, 5.5 allows 123: 125 bytes less 2 for the close code
 
+_MAX_HOST_CHARS: Final = 259
+"""The longest host name in text form, with a port."""
+
 
 class AgentLink:
     """One WebSocket connection of an agent.
@@ -72,6 +75,7 @@ class AgentLink:
         remote: the agent's network address.
         limited_log: logs the events of a peer that has not been admitted.
         on_welcome: called when the agent has been admitted.
+        host: the `Host` header of the upgrade, for the log only: any peer can write it.
     """
 
     def __init__(
@@ -87,8 +91,10 @@ class AgentLink:
         remote: str,
         limited_log: LimitedLog,
         on_welcome: Callable[[], None],
+        host: str = "",
     ) -> None:
         self._socket = socket
+        self._host = host
         self._on_welcome = on_welcome
         self._limited_log = limited_log
         self._transport = transport
@@ -162,12 +168,14 @@ class AgentLink:
 
     def _log_end(self, close_reason: CloseReason) -> None:
         if (rejection := self._agent.rejection) is not None:
+            dialed = {"host": self._host[:_MAX_HOST_CHARS]}
             self._log(
                 logging.WARNING,
                 "agent rejected",
                 code=rejection.code,
                 reason=rejection.message,
                 address=self._agent.remote,
+                **(dialed if rejection.code == BAD_SIGNATURE else {}),
             )
         code, reason = int(close_reason.close_code), close_reason.reason
         self._log(logging.INFO, "agent link closed", code=code, reason=reason)

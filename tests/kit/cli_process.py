@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -97,11 +97,18 @@ def kept_variables() -> dict[str, str]:
 
 @asynccontextmanager
 async def start_command(
-    *arguments: str | Path, home: Path, env: Mapping[str, str] | None = None
+    *arguments: str | Path,
+    home: Path,
+    env: Mapping[str, str] | None = None,
+    prefix: Sequence[str] = (),
 ) -> AsyncIterator[CliProcess]:
-    """Run the command with `home` as home and current directory; kill it on exit."""
+    """Run the command with `home` as home and current directory; kill it on exit.
+
+    `prefix` is a command that runs it, such as `ip netns exec NAME`.
+    """
     process = CliProcess(
         await asyncio.create_subprocess_exec(
+            *prefix,
             COMMAND,
             *arguments,
             cwd=home,

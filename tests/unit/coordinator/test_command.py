@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from provider_agent.coordinator.command import FieldsFormatter, command, describe
-from provider_agent.coordinator.server import Coordinator
+from provider_agent.coordinator.command import FieldsFormatter, command
 
 
 def test_open_coordinator_on_a_public_address_exits_with_2() -> None:
@@ -59,15 +58,6 @@ def test_lines_begin_with_the_time_of_their_record() -> None:
     for created in (0.0, 1.0009, 1.5, 1_700_000_000.25, 1.75):
         record = logging.makeLogRecord({"created": created, "msecs": created % 1 * 1000 // 1})
         assert formatter.format(record) == usual.format(record)
-
-
-async def test_description_contains_purpose_addresses_and_access(coordinator: Coordinator) -> None:
-    text = "\n".join(describe(coordinator))
-    assert coordinator.http_url in text
-    assert coordinator.connect_url in text
-    assert "no API key required" in text
-    assert "every agent is admitted" in text
-    assert "for development, tests and self-hosted fleets" in text
 
 
 def test_module_runs_until_sigterm_and_prints_no_secret(tmp_path: Path) -> None:

@@ -183,6 +183,7 @@ async def test_rejected_is_sent_before_the_close_frame_and_logged_with_its_reaso
     (line,) = [record for record in caplog.records if record.message == "agent rejected"]
     fields = vars(line)["fields"]
     assert (fields["code"], fields["address"]) == ("bad_signature", "127.0.0.1")
+    assert fields["host"] == urlsplit(coordinator.connect_url).netloc
     assert "dialed an address that is not in this coordinator's list" in fields["reason"]
 
 

@@ -1,0 +1,71 @@
+import pytest
+
+from provider_agent.coordinator.access import SecretSet
+from provider_agent.coordinator.description import describe
+from provider_agent.coordinator.server import Coordinator
+from provider_agent.coordinator.settings import CoordinatorSettings
+
+KEYS = SecretSet(["key"])
+
+
+def addresses(family: int) -> list[str]:
+    return ["10.0.0.5"] if family else ["10.0.0.5", "fd00::5"]
+
+
+async def lines_of(host: str, *authorities: str) -> list[str]:
+    settings = CoordinatorSettings(
+        host=host, port=0, authorities=authorities, api_keys=KEYS, enrollment_codes=KEYS
+    )
+    async with Coordinator(settings) as coordinator:
+        lines = describe(coordinator, addresses)
+        return [line.replace(f":{coordinator.port}", ":PORT") for line in lines]
+
+
+async def test_description_contains_purpose_addresses_and_access(coordinator: Coordinator) -> None:
+    text = "\n".join(describe(coordinator))
+    assert coordinator.http_url in text
+    assert coordinator.connect_url in text
+    assert "no API key required" in text
+    assert "every agent is admitted" in text
+    assert "for development, tests and self-hosted fleets" in text
+    assert "another machine" not in text
+
+
+async def test_wildcard_prints_the_addresses_of_this_machine_and_the_command_for_agents() -> None:
+    lines = await lines_of("0.0.0.0")
+    command = "provider-agent run --coordinator-url ws://10.0.0.5:PORT/provider/connect"
+    assert lines[1:7] == [
+        "  clients  http://127.0.0.1:PORT  (API key required)",
+        "           http://10.0.0.5:PORT",
+        "  agents   ws://127.0.0.1:PORT/provider/connect  (enrolled agents only)",
+        "           ws://10.0.0.5:PORT/provider/connect",
+        "  agents may dial 127.0.0.1:PORT, localhost:PORT, [::1]:PORT, 10.0.0.5:PORT",
+        f"  on another machine: {command} --allow-insecure",
+    ]
+    rest = "\n".join(lines[7:])
+    assert "PROVIDER_AGENT_COORDINATOR_ENROLLMENT_CODE" in rest
+    assert "unencrypted" in rest
+    assert "--authority NAME; agents then dial wss://NAME/provider/connect" in rest
+
+
+async def test_ipv6_wildcard_prints_addresses_of_both_families() -> None:
+    lines = await lines_of("::")
+    assert "           ws://10.0.0.5:PORT/provider/connect" in lines
+    assert "           ws://[fd00::5]:PORT/provider/connect" in lines
+
+
+@pytest.mark.parametrize(
+    ("authority", "url"),
+    [
+        ("ai.example", "wss://ai.example/provider/connect"),
+        ("ai.example:8443", "wss://ai.example:8443/provider/connect"),
+        ("ai.example:80", "ws://ai.example/provider/connect"),
+    ],
+)
+async def test_configured_authorities_are_what_agents_dial(authority: str, url: str) -> None:
+    lines = await lines_of("0.0.0.0", authority, "10.0.0.7:443")
+    assert f"  agents   {url}  (enrolled agents only)" in lines
+    assert "           wss://10.0.0.7/provider/connect" in lines
+    assert not any("ws://127.0.0.1" in line for line in lines)
+    (command,) = [line for line in lines if "another machine" in line]
+    assert command.endswith(url + (" --allow-insecure" if url.startswith("ws:") else ""))
