@@ -35,8 +35,8 @@ def own_addresses(family: int = socket.AF_UNSPEC) -> list[str]:
         found = list(_of_default_routes())
     parsed = {ipaddress.ip_address(text) for text in found}
     addresses = sorted(parsed, key=lambda address: (address.version, int(address)))
-    version = {socket.AF_INET: 4, socket.AF_INET6: 6}.get(family)
-    chosen = [str(address) for address in addresses if version in (None, address.version)]
+    unwanted = {int(socket.AF_INET): 6, int(socket.AF_INET6): 4}.get(family)
+    chosen = [str(address) for address in addresses if address.version != unwanted]
     return chosen[:MAX_ADDRESSES]
 
 

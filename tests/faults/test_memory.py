@@ -135,8 +135,8 @@ async def end_to_end(
 
 def shrink_send_buffers(coordinator: Coordinator) -> None:
     """Shrink the send buffers, which by default hold megabytes for a client that does not read."""
-    assert coordinator._server is not None
-    for listener in coordinator._server.sockets:
+    (server,) = coordinator._servers
+    for listener in server.sockets:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16 * KIB)
 
 
