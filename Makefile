@@ -11,6 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 DEMO := $(VENV)/.demo-installed
 DEV := $(VENV)/.dev-installed
 LOCK_VENV := $(VENV)-lock
+DOCS_VENV := $(VENV)-docs
 VLLM_VENV ?= $(VENV)-vllm
 VLLM_PIP = $(VLLM_VENV)/bin/python -m pip --disable-pip-version-check --quiet
 COMPILE = $(LOCK_VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 \
@@ -18,7 +19,7 @@ COMPILE = $(LOCK_VENV)/bin/uv pip compile --quiet --universal --python-version 3
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test coverage examples soak test-faults test-vllm fuzz check format bench lock man clean
+.PHONY: help demo test coverage examples soak test-faults test-vllm fuzz check format bench lock man docs docs-diagrams clean
 
 help:
 	@echo "make demo         requests through coordinator, agent and a real inference server"
@@ -34,7 +35,9 @@ help:
 	@echo "make bench        cost of relaying, 20 minutes; pauses by hostile requests; memory (ARGS=--quick)"
 	@echo "make lock         pin the requirements again             (upgrade: ARGS=--upgrade)"
 	@echo "make man          the manual page, as build/man/man1/provider-agent.1"
-	@echo "make clean        remove $(VENV), $(VENV)-lock, $(VENV)-vllm, $(VENV)-3.*, build, dist and all caches"
+	@echo "make docs         the documentation site, as build/docs/site"
+	@echo "make docs-diagrams  draw changed diagrams of the pages, with npm and chromium"
+	@echo "make clean        remove $(VENV), $(VENV)-lock, $(VENV)-docs, $(VENV)-vllm, $(VENV)-3.*, build, dist and all caches"
 
 demo: $(DEMO)
 	@$(BIN)/provider-agent demo $(ARGS)
@@ -117,6 +120,23 @@ man: $(DEV)
 	@mkdir -p build/man/man1
 	@$(BIN)/provider-agent man > build/man/man1/provider-agent.1
 
+# A broken link, an anchor that does not exist, and a page that requests something from another host are errors.
+docs: $(DOCS_VENV)/.installed
+	@$(DOCS_VENV)/bin/python -m documentation.stage build/docs
+	@$(DOCS_VENV)/bin/zensical build --strict --config-file build/docs/zensical.toml
+	@$(DOCS_VENV)/bin/python -m documentation.offline build/docs/site
+
+docs-diagrams:
+	@npm install --prefix build/mermaid --ignore-scripts --no-audit --no-fund --loglevel=error mermaid@11
+	@$(PYTHON) -m documentation.diagrams build/mermaid/node_modules/mermaid/dist/mermaid.min.js
+
+$(DOCS_VENV)/.installed: requirements/docs.txt
+	@echo "Installing the generator of the documentation site into $(DOCS_VENV) ..."
+	@$(PYTHON) -m venv --clear $(DOCS_VENV)
+	@$(DOCS_VENV)/bin/python -m pip --disable-pip-version-check --quiet install \
+		--require-hashes -r requirements/docs.txt
+	@touch $@
+
 lock: $(LOCK_VENV)/.installed
 	@$(COMPILE) pyproject.toml --extra demo --extra otel --group dev --group build \
 		-o requirements/dev.txt
@@ -124,6 +144,7 @@ lock: $(LOCK_VENV)/.installed
 		-o requirements/demo.txt
 	@$(COMPILE) pyproject.toml -c requirements/dev.txt -o requirements/run.txt
 	@$(COMPILE) --group build -c requirements/dev.txt -o requirements/build.txt
+	@$(COMPILE) --group docs -c requirements/dev.txt -o requirements/docs.txt
 	@$(COMPILE) --group lock -o requirements/lock.txt
 
 # The agent in another version of Python, for the benchmark: PYTHONS="3.12 3.13".
@@ -143,5 +164,5 @@ $(LOCK_VENV)/.installed: requirements/lock.txt
 	@touch $@
 
 clean:
-	@rm -rf $(VENV) $(LOCK_VENV) $(VENV)-vllm $(VENV)-3.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage build dist examples/node_modules
+	@rm -rf $(VENV) $(LOCK_VENV) $(DOCS_VENV) $(VENV)-vllm $(VENV)-3.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage build dist examples/node_modules
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -27,7 +27,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "conformance": frozenset({"conformance", "protocol"}) | SHARED,
 }
 PACKAGES = ("protocol", "adapters", "websocket", "agent", "coordinator", "conformance")
-OUTSIDE = frozenset({*PACKAGES, "tests", "bench", "src"})
+OUTSIDE = frozenset({*PACKAGES, "tests", "bench", "documentation", "src"})
 """Names that are not installed as packages: `import agent` works only in the repository."""
 
 

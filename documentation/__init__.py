@@ -1,0 +1,1 @@
+"""Builds the documentation site from `docs/`, and the reference pages from the code."""
