@@ -1,7 +1,8 @@
-"""The pages of the documentation: their links, the navigation, and the pictures of their diagrams."""
+"""The pages of the documentation: links, navigation, and the pictures of diagrams."""
 
 import re
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def test_every_list_and_table_follows_a_blank_line() -> None:
         f"{path.name}: {line}"
         for path in DOCUMENTS
         for block in _blocks(path)
-        for before, line in zip(block, block[1:], strict=False)
+        for before, line in pairwise(block)
         if re.match(r"(- |1\. |\| --- )", line)
         and not re.match(r"(- |\d+\. |\||  )", before)
         and not any(re.match(r"(- |\d+\. )", one) for one in block[: block.index(line)])
@@ -74,8 +75,8 @@ def test_staged_pages_link_to_copies_of_files_outside_docs(tmp_path: Path) -> No
     (root / "deploy" / "unit.service").write_text("[Unit]\n")
     make_project(
         root,
-        "# Page\n[`unit`](../deploy/unit.service) [log](../CHANGELOG.md#a-page) [folder](../deploy)\n"
-        "[here](#page) [there](https://example.com/) `[code](../x)`\n```\n[code](../y)\n```\n",
+        "# Page\n[`unit`](../deploy/unit.service) [log](../CHANGELOG.md#a-page) [folder](../deploy)"
+        "\n[here](#page) [there](https://example.com/) `[code](../x)`\n```\n[code](../y)\n```\n",
     )
 
     stage(tmp_path / "site", root)
@@ -107,10 +108,10 @@ def test_staging_refuses_what_the_site_cannot_show(tmp_path: Path, page: str, me
 def test_broken_links_are_found(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(
-        "# A `title`\n[a](#a-title) [b](#b) [c](page.md#a-title) [d](other.md) [e](..)\n"
+        "# A `title`\n[a](#a-title) [b](#b) [c](page.md#a-title) [d](other.md) [e](../..)\n"
     )
 
-    assert broken_links(tmp_path, page) == ["page.md: #b", "page.md: other.md", "page.md: .."]
+    assert broken_links(tmp_path, page) == ["page.md: #b", "page.md: other.md", "page.md: ../.."]
 
 
 def test_anchors_are_those_of_repository_viewers() -> None:
