@@ -31,6 +31,7 @@ from provider_agent.agent.link.advertiser import Advertiser
 from provider_agent.agent.link.state import LinkState
 from provider_agent.agent.link.uplink import Uplink
 from provider_agent.agent.reload.effects import Reload, decide_reload
+from provider_agent.agent.telemetry.job_history import JobHistory
 from provider_agent.agent.telemetry.ledger import Ledger
 from provider_agent.agent.telemetry.metrics import Metrics
 from provider_agent.agent.telemetry.reports import Reports, count_job
@@ -91,6 +92,7 @@ class Service:
         self.outbox = Outbox()
         self.metrics = Metrics(clock)
         self._stats = stats = RollingStats(clock)
+        self._history = history = JobHistory(clock)
         ledger_path = config.observability.ledger_path
         self._ledger = None if ledger_path is None else Ledger(ledger_path)
         self._discovery = Discovery(
@@ -116,7 +118,14 @@ class Service:
         self.advertiser = Advertiser(self.outbox, self.uplink.connected, self._capabilities)
         self._slow_consumers = SlowConsumers()
         self._reports = Reports(
-            config, backends.skipped, self._discovery, self.jobs, stats, self.metrics, clock
+            config,
+            backends.skipped,
+            self._discovery,
+            self.jobs,
+            stats,
+            self.metrics,
+            history,
+            clock,
         )
         self._warnings = OfferWarningLog()
         self._heartbeat_s = 0.0
@@ -328,7 +337,7 @@ class Service:
         self._send_draining()
 
     def _job_ended(self, record: JobRecord) -> None:
-        count_job(record, self._stats, self.metrics)
+        count_job(record, self._stats, self.metrics, self._history)
         if self._ledger is not None:
             self._ledger.add(record)
 

@@ -31,7 +31,10 @@ WATCH_S: Final = 2.0
 )
 @with_local_config
 def status(loaded: LoadedConfig, as_json: bool, watch: bool) -> None:
-    """Print the state of the running agent: link, jobs, backends and earnings.
+    """Print the state of the running agent: link, backends, jobs and earnings.
+
+    The speed of a running job is measured; servers report tokens only at the end of a response, so
+    tokens per second of a running job are estimated from the bytes per token of earlier ones.
 
     It shows the coordinator's notices, why offered models receive no jobs, and why the agent
     refused jobs.

@@ -6,7 +6,7 @@ from typing import Final
 
 from rich.table import Column, Table
 
-from provider_agent.agent.backends.routing import RefusalReason
+from provider_agent.agent.cli.status_jobs_text import ago, duration, hour_text, job_parts
 from provider_agent.agent.cli.terminal import dollar_text, visible
 from provider_agent.agent.telemetry.metrics import OK
 from provider_agent.agent.telemetry.rolling_stats import StatsSnapshot
@@ -18,32 +18,21 @@ _LISTED: Final = 8
 _REFUSALS: Final = 5
 """The most refused jobs; the agent keeps a few more for JSON."""
 
-REMEDIES: Final[dict[str, str]] = {
-    RefusalReason.DRAINING: "the agent is stopping",
-    RefusalReason.NOT_SERVED: "no healthy backend serves the model: see `provider-agent models`",
-    RefusalReason.PRICE: "only backends above the offered price were left: see `overflow`",
-    RefusalReason.FORMAT: "its servers lack the format or operation: see `provider-agent models`",
-    RefusalReason.BACKENDS_FULL: "its backends were at max_concurrent, at a token limit, or down",
-    RefusalReason.AGENT_FULL: "raise limits.max_concurrent if the servers have free slots",
-    RefusalReason.TOKEN_LIMIT: "raise limits.max_tokens_per_minute, or wait",
-}
-"""What to do about a refusal; docs/operations.md has the same list."""
-
 
 def status_parts(state: StatusSnapshot) -> Iterator[Table | str]:
     """Yield the tables and lines of the status, from top to bottom."""
     yield _facts(state)
     yield _backends(state)
+    yield from job_parts(state)
     if state.routing is not None:
         for one in state.routing.unroutable:
             yield f"no jobs for {one.model_id}: {one.message} ({one.code})"
     for refused in state.last_refusals[:_REFUSALS]:
         model = refused.model_id or "a model that is not offered"
-        remedy = REMEDIES.get(refused.reason, "see the log")
-        yield f"refused {_ago(refused.age_s)}, {model}: {refused.reason}: {remedy}"
+        yield f"refused {ago(refused.age_s)}, {model}: {refused.reason}: {refused.remedy}"
     for notice in state.notices:
         model = "" if notice.model_id is None else f" about {notice.model_id}"
-        heading = f"{notice.severity} from the coordinator {_ago(notice.age_s)}{model}"
+        heading = f"{notice.severity} from the coordinator {ago(notice.age_s)}{model}"
         yield f"{heading}: {notice.message} ({notice.code})"
     reasons = readiness(state)
     for reason in reasons:
@@ -55,24 +44,25 @@ def status_parts(state: StatusSnapshot) -> Iterator[Table | str]:
 def _facts(state: StatusSnapshot) -> Table:
     facts = Table.grid("", Column(overflow="fold"), padding=(0, 2))
     facts.add_row("version", state.version)
-    facts.add_row("up", _duration(state.uptime_s))
+    facts.add_row("up", duration(state.uptime_s))
     facts.add_row("coordinator", visible(state.coordinator_url))
     facts.add_row("link", state.link)
-    facts.add_row("last welcome", _ago(state.last_welcome_age_s))
+    facts.add_row("last welcome", ago(state.last_welcome_age_s))
     if state.last_disconnect:  # absent while connected, also if an earlier link was lost
         facts.add_row("last disconnect", visible(state.last_disconnect))
     facts.add_row("offered models", _routing(state))
     if (routable := _routable(state)) is not None:
         facts.add_row("can receive jobs", _names(routable))
-    facts.add_row("last job", _ago(state.last_job_age_s))
+    facts.add_row("last job", ago(state.last_job_age_s))
     queued = sum(backend.queued for backend in state.backends)
     waiting = f", {queued} of them wait for their first byte" if queued else ""
     facts.add_row("jobs", f"{state.in_flight} of {state.capacity}{waiting}")
     facts.add_row("last minute", _stats(state.stats))
+    facts.add_row("last hour", hour_text(state.last_hour))
     for row in _totals(state):
         facts.add_row(*row)
     if state.token_limit_wait_s:
-        wait = _duration(math.ceil(state.token_limit_wait_s))
+        wait = duration(math.ceil(state.token_limit_wait_s))
         facts.add_row("token limit", f"used up; jobs are refused for {wait}")
     return facts
 
@@ -149,13 +139,3 @@ def _names(names: Iterable[str]) -> str:
     found = [visible(name) for name in names]
     more = f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
     return (", ".join(found[:_LISTED]) or "none") + more
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
-
-
-def _ago(seconds: float | None) -> str:
-    return "never" if seconds is None else f"{_duration(seconds)} ago"

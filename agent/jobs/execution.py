@@ -149,6 +149,11 @@ class JobExecution:
         return self._clock() - self._arrived
 
     @property
+    def first_byte_s(self) -> float | None:
+        """Seconds from the job's arrival to the start of its response; None before that."""
+        return self._first_byte_s
+
+    @property
     def used_tokens(self) -> int:
         """A lower bound of the tokens that all attempts together used so far."""
         return self._attempts.used_tokens

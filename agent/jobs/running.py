@@ -6,7 +6,7 @@ its task fails or the agent drains.
 
 import asyncio
 import time
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import Final
@@ -147,10 +147,10 @@ class Jobs:
         """The number of running jobs that have no byte of their response yet."""
         return sum(1 for job in self._running.values() if not job.channel.stream.written)
 
-    def queued_by_backend(self) -> Counter[str]:
-        """The number of jobs as `queued`, by the id of the backend of their latest attempt."""
-        waiting = (job for job in self._running.values() if not job.channel.stream.written)
-        return Counter(job.backend_id for job in waiting)
+    @property
+    def running(self) -> Collection[JobExecution]:
+        """The running jobs, the oldest first."""
+        return self._running.values()
 
     def age_s(self, job_id: bytes) -> float:
         """Seconds since a running job arrived; 0 if it does not run."""

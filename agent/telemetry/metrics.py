@@ -114,9 +114,15 @@ class Metrics:
     def __repr__(self) -> str:
         return f"<Metrics jobs={sum(totals.jobs for totals in self.jobs.values())}>"
 
-    def job_ended(self, record: JobRecord, code: ErrorCode | None) -> None:
-        """Count one ended job; `code` is None for a success."""
+    def job_ended(self, record: JobRecord, code: ErrorCode | None) -> int | None:
+        """Count one ended job; `code` is None for a success.
+
+        Returns:
+            What it earned, in millionths of a millionth of a US dollar; None: unknown, or no
+            success.
+        """
         end = record.end
+        earned = None
         backend, model = self._labels(end.backend_id, record.model_id)
         key = (
             OK if code is None else code.value,
@@ -149,6 +155,7 @@ class Metrics:
         if record.refusal is not None:
             self.refusals[record.refusal] += 1
             self.refused.append(RefusedJob(self._clock(), record.refusal, record.model_id))
+        return earned
 
     def _labels(self, backend_id: str, model_id: str) -> tuple[str, str]:
         pair = (backend_id or NO_BACKEND, model_id or OTHER)

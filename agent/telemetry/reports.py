@@ -11,8 +11,11 @@ from provider_agent.agent.config import Config
 from provider_agent.agent.jobs.running import JobRecord, Jobs
 from provider_agent.agent.link.coordinator_messages import CoordinatorMessages
 from provider_agent.agent.telemetry.backend_loads import backend_loads
+from provider_agent.agent.telemetry.job_history import JobHistory
 from provider_agent.agent.telemetry.metrics import MILLION, Metrics
+from provider_agent.agent.telemetry.remedies import REMEDIES
 from provider_agent.agent.telemetry.rolling_stats import RollingStats
+from provider_agent.agent.telemetry.running_jobs import RunningJobs
 from provider_agent.agent.telemetry.status import (
     MAX_OFFERED,
     BackendStatus,
@@ -36,6 +39,7 @@ class Reports:
         jobs: the running jobs.
         stats: statistics of the last 60 seconds.
         metrics: counters since the start; with the same clock.
+        history: the last jobs and the last hour.
         clock: monotonic, in seconds.
     """
 
@@ -47,6 +51,7 @@ class Reports:
         jobs: Jobs,
         stats: RollingStats,
         metrics: Metrics,
+        history: JobHistory,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config = config
@@ -55,6 +60,8 @@ class Reports:
         self._jobs = jobs
         self._stats = stats
         self._metrics = metrics
+        self._history = history
+        self._running = RunningJobs(clock)
         self._clock = clock
         self._started_at = clock()
 
@@ -110,13 +117,23 @@ class Reports:
             offered=list(islice(self._jobs.offered, MAX_OFFERED)),
             totals=_totals(self._metrics),
             last_refusals=[
-                RefusedJobStatus(reason=one.reason, model_id=one.model_id, age_s=now - one.at)
+                RefusedJobStatus(
+                    reason=one.reason,
+                    model_id=one.model_id,
+                    age_s=now - one.at,
+                    remedy=REMEDIES[one.reason],
+                )
                 for one in reversed(self._metrics.refused)
             ],
+            running=self._running.snapshot(self._jobs.running, self._history.bytes_per_token()),
+            last_jobs=self._history.last_jobs(),
+            last_hour=self._history.last_hour(),
         )
 
     def _backends_in_use(self) -> list[BackendStatus]:
-        queued = self._jobs.queued_by_backend()
+        queued = Counter(
+            job.backend_id for job in self._jobs.running if not job.channel.stream.written
+        )
         return [
             BackendStatus(
                 id=monitor.backend.id,
@@ -158,11 +175,13 @@ def _totals(metrics: Metrics) -> Totals:
     )
 
 
-def count_job(record: JobRecord, stats: RollingStats, metrics: Metrics) -> None:
-    """Count an ended job in the statistics and in the metrics; called once for each job."""
+def count_job(
+    record: JobRecord, stats: RollingStats, metrics: Metrics, history: JobHistory
+) -> None:
+    """Count an ended job in statistics, metrics and history; called once for each job."""
     end = record.end
     code = known_code(end.code) if isinstance(end, JobError) else None
     stats.job_ended(
         output_tokens=end.usage.output_tokens, first_byte_s=record.first_byte_s, code=code
     )
-    metrics.job_ended(record, code)
+    history.job_ended(record, code, metrics.job_ended(record, code))

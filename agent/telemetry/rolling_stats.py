@@ -95,7 +95,10 @@ class RollingStats:
 
 
 def _percentile_ms(ordered_s: list[float], share: float) -> float | None:
-    """Return the nearest-rank percentile, which is a measured value; None without values."""
-    if not ordered_s:
-        return None
-    return ordered_s[max(ceil(share * len(ordered_s)), 1) - 1] * 1000
+    """Return a percentile, which is a measured value; None without values."""
+    return percentile(ordered_s, share) * 1000 if ordered_s else None
+
+
+def percentile(ordered: list[float], share: float) -> float:
+    """Return the nearest-rank percentile of at least one value in ascending order."""
+    return ordered[max(ceil(share * len(ordered)), 1) - 1]

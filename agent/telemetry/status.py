@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from provider_agent.agent.link.coordinator_messages import ReceivedNotice, Routing
 from provider_agent.agent.link.state import LinkState
+from provider_agent.agent.telemetry.job_status import EndedJobStatus, MinuteStatus, RunningJobStatus
 from provider_agent.agent.telemetry.rolling_stats import StatsSnapshot
 
 MAX_OFFERED: Final = 200
@@ -49,11 +50,13 @@ class RefusedJobStatus(Struct, frozen=True, kw_only=True):
         reason: a value of `RefusalReason`.
         model_id: the model; "" if the agent did not offer it.
         age_s: seconds since then.
+        remedy: what the operator can do about it.
     """
 
     reason: str
     model_id: str
     age_s: float
+    remedy: str = ""
 
 
 class Totals(Struct, frozen=True, kw_only=True):
@@ -94,6 +97,10 @@ class StatusSnapshot(Struct, frozen=True, kw_only=True):
         offered: ids of the models that are offered now, `MAX_OFFERED` at most.
         totals: sums since the start.
         last_refusals: the latest refused jobs, the latest first.
+        running: the running jobs, the oldest first, `MAX_RUNNING` at most.
+        last_jobs: the latest ended jobs, the latest first.
+        last_hour: the minutes in which jobs ended, the latest first.
+        not_ready: what `readiness` returns; the status server sets it.
     """
 
     version: str
@@ -115,6 +122,10 @@ class StatusSnapshot(Struct, frozen=True, kw_only=True):
     offered: list[str] = []
     totals: Totals = Totals()
     last_refusals: list[RefusedJobStatus] = []
+    running: list[RunningJobStatus] = []
+    last_jobs: list[EndedJobStatus] = []
+    last_hour: list[MinuteStatus] = []
+    not_ready: list[str] = []
 
 
 def readiness(state: StatusSnapshot) -> list[str]:

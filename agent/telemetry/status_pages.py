@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 from aiohttp import web
+from msgspec.structs import replace
 
 from provider_agent.agent.telemetry.metrics import Metrics
 from provider_agent.agent.telemetry.metrics_page import CONTENT_TYPE, MetricsPage
@@ -84,7 +85,8 @@ class StatusPages:
         return web.Response(body=self._metrics.render(), headers={"Content-Type": CONTENT_TYPE})
 
     def _show_status(self) -> web.Response:
-        body = msgspec.json.encode(self._status())
+        state = self._status()
+        body = msgspec.json.encode(replace(state, not_ready=readiness(state)))
         return web.Response(body=body, content_type="application/json")
 
 

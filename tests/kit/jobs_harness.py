@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from collections.abc import Callable
 
 from provider_agent.adapters.base import Backend, BackendError, Job, Operation
 from provider_agent.agent.backends.admission import AdmissionControl, Admitted, Check
@@ -102,6 +103,7 @@ class JobsHarness:
         max_concurrent: int = 100,
         tokens_per_minute: int | None = None,
         receipts: ReceiptIssuer | None = None,
+        clock: Callable[[], float] = now,
     ) -> None:
         self.outbox = Outbox()
         self.records: list[JobRecord] = []
@@ -111,7 +113,7 @@ class JobsHarness:
             self.outbox,
             max_concurrent,
             self.records.append,
-            now,
+            clock,
             tokens_per_minute=tokens_per_minute,
             receipts=receipts,
         )

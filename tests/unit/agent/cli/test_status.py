@@ -1,4 +1,5 @@
 import asyncio
+import io
 import json
 import re
 from pathlib import Path
@@ -6,16 +7,23 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from msgspec.structs import replace
+from rich.console import Console
 
 from provider_agent.agent.backends.routing import RefusalReason
 from provider_agent.agent.cli.status import WATCH_S, watch_states
 from provider_agent.agent.cli.status_client import NoAgent
-from provider_agent.agent.cli.status_text import REMEDIES
+from provider_agent.agent.cli.status_text import status_parts
 from provider_agent.agent.link.coordinator_messages import (
     ReceivedNotice,
     Routing,
     UnroutableOffer,
 )
+from provider_agent.agent.telemetry.job_status import (
+    EndedJobStatus,
+    MinuteStatus,
+    RunningJobStatus,
+)
+from provider_agent.agent.telemetry.remedies import REMEDIES
 from provider_agent.agent.telemetry.rolling_stats import StatsSnapshot
 from provider_agent.agent.telemetry.status import (
     BackendStatus,
@@ -172,7 +180,14 @@ BUSY = replace(
         refusals={"agent_full": 2},
         earned={"m": 1_234_567, "n": 5},
     ),
-    last_refusals=[RefusedJobStatus(reason="agent_full", model_id="m\x1b[2J", age_s=61.0)],
+    last_refusals=[
+        RefusedJobStatus(
+            reason="agent_full",
+            model_id="m\x1b[2J",
+            age_s=61.0,
+            remedy=REMEDIES["agent_full"],
+        )
+    ],
 )
 
 
@@ -194,6 +209,76 @@ async def test_status_shows_load_speed_errors_refusals_and_earnings(runner: CliR
     ):
         assert line in lines
     assert "3 of 4" in result.output
+
+
+RUNNING = RunningJobStatus(
+    id="00",
+    model_id="acme/a-model-with-a-long-name-70b\x1b[2J",
+    backend_id="vllm:http://127.0.0.1:8000",
+    format="openai",
+    age_s=75.0,
+    first_byte_ms=310.2,
+    bytes=12_000,
+    bytes_per_second=9_000.0,
+    tokens_per_second=41.25,
+)
+ENDED = EndedJobStatus(
+    id="01",
+    model_id="m",
+    backend_id="vllm:http://127.0.0.1:8000",
+    format="openai",
+    outcome="ok",
+    age_s=42.0,
+    duration_ms=12_600,
+    first_byte_ms=280,
+    input_tokens=900,
+    output_tokens=None,
+    earned=1234.0,
+)
+WITH_JOBS = replace(
+    BUSY,
+    in_flight=9,
+    running=[RUNNING, replace(RUNNING, tokens_per_second=None)],
+    last_jobs=[
+        ENDED,
+        replace(ENDED, outcome="backend_error", earned=None, first_byte_ms=None, input_tokens=None),
+    ],
+    last_hour=[
+        MinuteStatus(minutes_ago=0, jobs=2, failed=1, refused=1, output_tokens=500, earned=7.0),
+        MinuteStatus(minutes_ago=30, jobs=3, output_tokens=20),
+    ],
+)
+
+
+async def test_status_shows_running_jobs_the_last_ones_and_the_last_hour(
+    runner: CliRunner,
+) -> None:
+    async with status_server(WITH_JOBS) as address:
+        result = await invoke_with_status_server(runner, address, "status")
+
+    lines = [" ".join(line.replace("│", " ").split()) for line in result.output.splitlines()]
+    model, backend = "acme/a-model-with-a-long-name-70b\ufffd[2J", "vllm:http://127.0.0.1:8000"
+    for line in (
+        "last hour 5 jobs, 1 failed, 1 refused, 520 output tokens, $0.000007",
+        f"{model} {backend} 1 min 15 s 310 ms ≈ 41.2 tokens/s",
+        f"{model} {backend} 1 min 15 s 310 ms 9.0 kB/s",
+        "7 more running: see --json",
+        f"m {backend} ok 900/? 280 ms 13 s $0.001234 42 s",
+        f"m {backend} backend_error ?/? – 13 s – 42 s",
+    ):
+        assert line in lines
+
+
+def test_status_fits_a_terminal_of_eighty_columns() -> None:
+    output = io.StringIO()
+    terminal = Console(file=output, width=80, markup=False, emoji=False, highlight=False)
+    for part in status_parts(WITH_JOBS):
+        if not isinstance(part, str):
+            terminal.print(part)
+    lines = output.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "tokens/s" in output.getvalue()
+    assert "$0.001234" in output.getvalue()
 
 
 def test_every_refusal_has_a_remedy() -> None:

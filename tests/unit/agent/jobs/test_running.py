@@ -202,9 +202,9 @@ async def test_record_of_a_refused_job_names_only_offered_models() -> None:
         submit_job(harness.jobs, new_job(model_id))
     found = [(one.model_id, one.refusal) for one in harness.records]
     assert found == [("m", RefusalReason.AGENT_FULL), ("", RefusalReason.AGENT_FULL)]
-    assert harness.jobs.queued_by_backend() == {backend.id: 1}
+    assert harness.jobs.queued == 1
     run.start()
     run.send(b"x")
-    assert harness.jobs.queued_by_backend() == {}
+    assert harness.jobs.queued == 0
     run.finish()
     await harness.end(job)

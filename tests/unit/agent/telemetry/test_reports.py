@@ -8,6 +8,7 @@ from provider_agent.agent.config import LimitsConfig
 from provider_agent.agent.jobs.outbox import Outbox
 from provider_agent.agent.jobs.running import JobRecord, Jobs
 from provider_agent.agent.link.coordinator_messages import CoordinatorMessages
+from provider_agent.agent.telemetry.job_history import JobHistory
 from provider_agent.agent.telemetry.metrics import JobKey, Metrics
 from provider_agent.agent.telemetry.reports import Reports, count_job
 from provider_agent.agent.telemetry.rolling_stats import RollingStats, StatsSnapshot
@@ -50,12 +51,20 @@ class ReportsHarness:
         )
         self.stats = RollingStats(self.clock)
         self.metrics = Metrics(self.clock)
+        self.history = JobHistory(self.clock)
         self.messages = CoordinatorMessages(self.metrics.notice_received, self.clock)
         self.jobs = Jobs(self.discovery, Outbox(), 4, lambda _record: None, self.clock)
         skipped = [SkippedBackend("venice", "venice", "KEY is not set")]
         config = agent_config(URL, limits=LimitsConfig(max_concurrent=4))
         self.reports = Reports(
-            config, skipped, self.discovery, self.jobs, self.stats, self.metrics, self.clock
+            config,
+            skipped,
+            self.discovery,
+            self.jobs,
+            self.stats,
+            self.metrics,
+            self.history,
+            self.clock,
         )
 
     def connected_status(self) -> StatusSnapshot:
@@ -219,7 +228,7 @@ async def test_ended_job_is_counted_in_statistics_and_metrics(
     harness = ReportsHarness()
     model_id = "m" if kind else ""
     record = JobRecord("openai", kind, end, first_byte_s, model_id=model_id)
-    count_job(record, harness.stats, harness.metrics)
+    count_job(record, harness.stats, harness.metrics, harness.history)
     snapshot = harness.stats.snapshot()
     assert snapshot.error_rate == error_rate
     assert snapshot.first_byte_p50_ms == (None if first_byte_s is None else first_byte_s * 1000)
@@ -239,7 +248,7 @@ async def test_status_shows_offers_waiting_jobs_refusals_and_earnings() -> None:
             "openai", "", new_job_error("draining"), None, 0, "m", refusal=RefusalReason.DRAINING
         ),
     ):
-        count_job(record, harness.stats, harness.metrics)
+        count_job(record, harness.stats, harness.metrics, harness.history)
     harness.clock.now += 7
     state = harness.connected_status()
     assert state.offered == ["m"]
@@ -247,6 +256,8 @@ async def test_status_shows_offers_waiting_jobs_refusals_and_earnings() -> None:
     assert state.totals == Totals(
         jobs={"ok": 1, "draining": 1}, refusals={"draining": 1}, earned={"m": 11}
     )
-    assert state.last_refusals == [RefusedJobStatus(reason="draining", model_id="m", age_s=7.0)]
+    assert state.last_refusals == [
+        RefusedJobStatus(reason="draining", model_id="m", age_s=7.0, remedy="the agent is stopping")
+    ]
     (await harness.up.next_run()).answer()
     await harness.jobs.wait_until_idle()

@@ -1,0 +1,117 @@
+"""The jobs of the running agent as text for a terminal."""
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from rich.table import Column, Table
+
+from provider_agent.agent.cli.terminal import dollar_text, visible
+from provider_agent.agent.telemetry.job_status import (
+    EndedJobStatus,
+    MinuteStatus,
+    RunningJobStatus,
+)
+from provider_agent.agent.telemetry.status import StatusSnapshot
+
+_SHOWN: Final = 8
+"""The most running jobs, and the most ended ones; JSON has more."""
+
+_KB: Final = 1000
+
+
+def job_parts(state: StatusSnapshot) -> Iterator[Table | str]:
+    """Yield the running jobs and the last ones."""
+    if running := state.running[:_SHOWN]:
+        yield _running(running)
+        if (more := state.in_flight - len(running)) > 0:
+            yield f"{more} more running: see --json"
+    if state.last_jobs:
+        yield _ended(state.last_jobs[:_SHOWN])
+
+
+def hour_text(minutes: Sequence[MinuteStatus]) -> str:
+    """Return the sums of the last hour."""
+    jobs = sum(minute.jobs for minute in minutes)
+    refused = sum(minute.refused for minute in minutes)
+    if not jobs and not refused:
+        return "no job ended"
+    return (
+        f"{jobs} jobs, {sum(minute.failed for minute in minutes)} failed, {refused} refused, "
+        f"{sum(minute.output_tokens for minute in minutes)} output tokens, "
+        f"{dollar_text(sum(minute.earned for minute in minutes))}"
+    )
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in hours, minutes and seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def ago(seconds: float | None) -> str:
+    """Return an age; None means never."""
+    return "never" if seconds is None else f"{duration(seconds)} ago"
+
+
+def _running(jobs: Sequence[RunningJobStatus]) -> Table:
+    table = Table(
+        Column("running", overflow="fold"),
+        Column("backend", overflow="fold"),
+        "since",
+        Column("first byte", justify="right"),
+        Column("speed", justify="right"),
+    )
+    for job in jobs:
+        first_byte = "waiting" if job.first_byte_ms is None else f"{job.first_byte_ms:.0f} ms"
+        table.add_row(
+            visible(job.model_id),
+            visible(job.backend_id),
+            duration(job.age_s),
+            first_byte,
+            _speed(job),
+        )
+    return table
+
+
+def _speed(job: RunningJobStatus) -> str:
+    if job.tokens_per_second is not None:
+        return f"≈ {job.tokens_per_second:.1f} tokens/s"
+    if job.bytes_per_second is not None:
+        return f"{job.bytes_per_second / _KB:.1f} kB/s"
+    return "–"
+
+
+def _ended(jobs: Sequence[EndedJobStatus]) -> Table:
+    table = Table(
+        Column("ended", overflow="fold"),
+        Column("backend", overflow="fold"),
+        Column("outcome", overflow="fold"),
+        Column("tokens", justify="right"),
+        Column("first byte", justify="right"),
+        Column("took", justify="right"),
+        Column("earned", justify="right"),
+        Column("ago", justify="right"),
+    )
+    for job in jobs:
+        counts = (job.input_tokens, job.output_tokens)
+        tokens = "/".join("?" if count is None else str(count) for count in counts)
+        table.add_row(
+            visible(job.model_id),
+            visible(job.backend_id),
+            job.outcome,
+            tokens,
+            "–" if job.first_byte_ms is None else _milliseconds(job.first_byte_ms),
+            _milliseconds(job.duration_ms),
+            "–" if job.earned is None else dollar_text(job.earned),
+            _short(job.age_s),
+        )
+    return table
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.0f} ms" if value < 10_000 else f"{value / 1000:.0f} s"
+
+
+def _short(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
