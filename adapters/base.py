@@ -308,6 +308,21 @@ class Backend(ABC):
             BackendError: the server did not respond, or the response is invalid.
         """
 
+    @property
+    def checks_liveness(self) -> bool:
+        """Whether `check_liveness` costs so little that it may be called every few seconds."""
+        return False
+
+    async def check_liveness(self) -> None:
+        """Send the smallest request that a live server answers, over a connection of its own.
+
+        Implemented by backends with `checks_liveness`.
+
+        Raises:
+            BackendError: the server did not answer, or answered that it does not accept jobs.
+        """
+        raise NotImplementedError
+
     async def load(self) -> ServerLoad | None:
         """Return the server's load; None if it does not report any.
 

@@ -100,6 +100,7 @@ class Service:
             self._models_changed,
             pricing=config.pricing,
             interval_s=config.discovery.interval_s,
+            liveness_interval_s=config.discovery.liveness_interval_s,
             clock=clock,
             uniform=uniform,
         )
@@ -201,7 +202,9 @@ class Service:
             self._config, self.backends = result.config, backends
             self.uplink.config = result.config.coordinator
             self.jobs.set_limits(config.limits.max_concurrent, config.limits.max_tokens_per_minute)
-            self._discovery.set_interval(config.discovery.interval_s)
+            self._discovery.set_intervals(
+                config.discovery.interval_s, config.discovery.liveness_interval_s
+            )
             self._warnings.reset()
             self._discovery.set_pricing(result.config.pricing)
             self._discovery.replace_backends(backends)

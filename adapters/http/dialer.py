@@ -13,7 +13,7 @@ import aiohappyeyeballs
 
 from provider_agent.adapters.http import failures
 from provider_agent.adapters.http.connection import READ_BYTES, HttpConnection
-from provider_agent.adapters.http.server_address import ServerAddress
+from provider_agent.adapters.http.server_address import ServerAddress, parse_address
 
 FALLBACK_S: Final = 0.25
 """How long an address may take before the next one is tried as well (RFC 8305)."""
@@ -182,3 +182,14 @@ def _tls_context() -> ssl.SSLContext:
     context = ssl.create_default_context()
     context.set_alpn_protocols(["http/1.1"])
     return context
+
+
+async def check_connection(url: str, connect_s: float) -> None:
+    """Open a connection to a server, with TLS for `https`, and close it.
+
+    Raises:
+        Unreachable: the URL is malformed, or no address accepted the connection.
+        BackendTimeout: the connection did not open in time.
+    """
+    connection = await Dialer(parse_address(url), connect_s).dial()
+    connection.close()

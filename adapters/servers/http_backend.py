@@ -28,6 +28,7 @@ from provider_agent.adapters.base import (
     Transport,
 )
 from provider_agent.adapters.http.client import HttpClient, HttpRequest
+from provider_agent.adapters.http.dialer import check_connection
 from provider_agent.adapters.http.environment_proxy import environment_proxy
 from provider_agent.adapters.http.http_client import http_client
 from provider_agent.adapters.requests import offload
@@ -73,6 +74,8 @@ class HttpBackend(Backend):
         estimates_prompt: whether `message_start` of a Messages stream only estimates the tokens of
             the prompt; those of an interrupted stream are then unknown.
         reuses_connections: whether one connection may carry several requests.
+        liveness_path: the route that shows with status 200, and without work for the server, that
+            it is alive; None: the server has none, and accepting a connection has to suffice.
 
     Args:
         settings: the operator's settings.
@@ -85,6 +88,7 @@ class HttpBackend(Backend):
     knows_only_max_tokens: ClassVar[bool] = False
     estimates_prompt: ClassVar[bool] = False
     reuses_connections: ClassVar[bool] = True
+    liveness_path: ClassVar[str | None] = None
 
     def __init__(
         self, settings: BackendSettings, *, clock: Callable[[], float] = time.monotonic
@@ -95,6 +99,7 @@ class HttpBackend(Backend):
         self._proxy = None if self.native else environment_proxy(self.settings.url)
         self._secrets = frozenset({self.settings.api_key} if self.settings.api_key else ())
         self._http_client: HttpClient | None = None
+        self._api_client: HttpClient | None = None
         self._upstream_ids: dict[str, str] = {}
         self._wall_clock: Callable[[], float] = time.time
         self._running_timeouts: set[JobTimeouts] = set()
@@ -108,7 +113,13 @@ class HttpBackend(Backend):
         """Send an API request, with `json` as its body; see `send_api_request`."""
         body = msgspec.json.encode(json) if json is not None else None
         request = HttpRequest(path, {}, body, method)
-        return await send_api_request(self._client(), request, timeout_s)
+        if self._api_client is None:
+            # Never the connections of jobs: if a job is the second request of a connection and the
+            # server resets it, the job is sent again, although the server may have started it. A
+            # server in the operator's network gets a connection per request, because some (such as
+            # llama.cpp) keep a thread busy for each idle connection.
+            self._api_client = self._new_client(reuse=not self.native)
+        return await send_api_request(self._api_client, request, timeout_s)
 
     async def get(self, path: str) -> ServerResponse:
         """Send a `GET` request.
@@ -167,6 +178,18 @@ class HttpBackend(Backend):
         Raises:
             BackendError: why the server does not accept jobs.
         """
+
+    @property
+    def checks_liveness(self) -> bool:
+        """Whether the server is the operator's own: requests to services may cost or be limited."""
+        return self.native
+
+    async def check_liveness(self) -> None:
+        """Request `liveness_path`, or only connect; see `Backend.check_liveness`."""
+        if self.liveness_path is None:
+            await check_connection(self.settings.url, self.timeouts.connect_s)
+        else:
+            await self.get(self.liveness_path)
 
     async def generate_token(self, model: BackendModel) -> None:
         """Generate one token; see `Backend.generate_token`.
@@ -310,25 +333,29 @@ class HttpBackend(Backend):
         for timeouts in self._running_timeouts:
             timeouts.fail(Transport("this backend was closed"))
         self._running_timeouts.clear()
-        if self._http_client is not None:
-            await self._http_client.close()
+        for client in (self._http_client, self._api_client):
+            if client is not None:
+                await client.close()
 
     def _client(self) -> HttpClient:
-        """Return the client for jobs and API requests.
+        """Return the client for jobs.
 
         Raises:
             Unreachable: the URL is malformed.
         """
         if self._http_client is None:
-            self._http_client = http_client(
-                self.settings.url,
-                common_headers(self.settings.api_key),
-                reuse=self.reuses_connections,
-                remote=not self.native,
-                connect_s=self.timeouts.connect_s,
-                proxy=self._proxy,
-            )
+            self._http_client = self._new_client(reuse=True)
         return self._http_client
+
+    def _new_client(self, *, reuse: bool) -> HttpClient:
+        return http_client(
+            self.settings.url,
+            common_headers(self.settings.api_key),
+            reuse=reuse and self.reuses_connections,
+            remote=not self.native,
+            connect_s=self.timeouts.connect_s,
+            proxy=self._proxy,
+        )
 
     def status_error(self, response: ServerResponse, wait_s: float | None = None) -> BadStatus:
         """Return the error for a response without success status.

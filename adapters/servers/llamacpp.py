@@ -119,6 +119,7 @@ class LlamaCppBackend(HttpBackend):
 
     kind: ClassVar[str] = "llamacpp"
     default_url: ClassVar[str] = "http://127.0.0.1:8080"
+    liveness_path: ClassVar[str | None] = "/health"
     # The server announces keep-alive, and closes the connection right after some streams.
     reuses_connections: ClassVar[bool] = False
     default_max_concurrent: ClassVar[int] = 4

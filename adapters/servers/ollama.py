@@ -107,6 +107,7 @@ class OllamaBackend(HttpBackend):
 
     kind: ClassVar[str] = "ollama"
     default_url: ClassVar[str] = "http://127.0.0.1:11434"
+    liveness_path: ClassVar[str | None] = "/api/version"
     estimates_prompt: ClassVar[bool] = True
     knows_only_max_tokens: ClassVar[bool] = True
     # A model that does not stop by itself generates until the job's timeout.

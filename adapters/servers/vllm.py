@@ -85,6 +85,7 @@ class VllmBackend(HttpBackend):
 
     kind: ClassVar[str] = "vllm"
     default_url: ClassVar[str] = "http://127.0.0.1:8000"
+    liveness_path: ClassVar[str | None] = "/health"
     # vLLM batches requests and slows down gradually; its own limit (--max-num-seqs) is higher.
     default_max_concurrent: ClassVar[int] = 32
     # Only `stall_s` detects a frozen engine: its HTTP process still answers `/health` and

@@ -17,6 +17,7 @@ from provider_agent.agent.backends.attempt import Attempt
 from provider_agent.agent.backends.configured import Backends
 from provider_agent.agent.backends.health_check import BackendState
 from provider_agent.agent.backends.health_monitor import HealthMonitor
+from provider_agent.agent.backends.liveness import LIVENESS_INTERVAL_S
 from provider_agent.agent.backends.model_use import ModelUse
 from provider_agent.agent.backends.offer_groups import OfferGroup, ServedModel, offer_group
 from provider_agent.agent.backends.pricing import NO_PRICES, price_for
@@ -36,6 +37,8 @@ class Discovery:
         on_change: called when the offered models or a backend's capacity may have changed.
         pricing: the operator's prices.
         interval_s: seconds between two health checks of a healthy backend.
+        liveness_interval_s: the most seconds between two liveness checks of an idle backend; 0:
+            none.
         clock: returns monotonic seconds.
         uniform: returns random numbers in [0, 1).
     """
@@ -47,6 +50,7 @@ class Discovery:
         *,
         pricing: PricingConfig = NO_PRICES,
         interval_s: float = CHECK_INTERVAL_S,
+        liveness_interval_s: float = LIVENESS_INTERVAL_S,
         clock: Callable[[], float] = time.monotonic,
         uniform: Callable[[], float] = random.random,
     ) -> None:
@@ -64,6 +68,7 @@ class Discovery:
         self._groups: dict[str, OfferGroup] = {}
         """The group of all entries of `_served`, by model id; filled as needed."""
         self._interval_s = interval_s
+        self._liveness_interval_s = liveness_interval_s
         self._clock = clock
         self._uniform = uniform
         self._all_checked = asyncio.Event()
@@ -173,11 +178,11 @@ class Discovery:
         self._pricing = pricing
         self._served_from = None
 
-    def set_interval(self, interval_s: float) -> None:
-        """Change the time between two health checks of a healthy backend."""
-        self._interval_s = interval_s
+    def set_intervals(self, interval_s: float, liveness_interval_s: float) -> None:
+        """Change the times between two checks of a backend."""
+        self._interval_s, self._liveness_interval_s = interval_s, liveness_interval_s
         for monitor in self._monitors.values():
-            monitor.set_interval(interval_s)
+            monitor.set_intervals(interval_s, liveness_interval_s)
 
     def _set_backends(self, backends: Backends) -> None:
         before = {id(monitor.backend): monitor for monitor in self._monitors.values()}
@@ -203,6 +208,7 @@ class Discovery:
             self._update_all_checked,
             self._on_change,
             interval_s=self._interval_s,
+            liveness_interval_s=self._liveness_interval_s,
             uniform=self._uniform,
             clock=self._clock,
         )

@@ -6,6 +6,8 @@ generate a token, the first wait is 1 to 2 s, and the waits grow to 30 to 60 s, 
 `interval_s` is. Some failures of jobs trigger a check (`AdmissionControl.failed`). A backend that
 the operator removed or changed is retired: it is no longer checked, its running jobs finish, and it
 is closed when the last of them has ended.
+
+An idle backend is also asked every few seconds whether it is alive: see `liveness.py`.
 """
 
 import asyncio
@@ -18,43 +20,26 @@ from msgspec import structs
 
 from provider_agent.adapters.base import (
     Backend,
-    BackendError,
     BackendHealth,
     BackendModel,
     BackendTimeout,
-    ServerLoad,
 )
-from provider_agent.agent.backends.adapter_calls import call_within, validated
+from provider_agent.agent.backends.adapter_calls import call_within
 from provider_agent.agent.backends.admission import AdmissionControl, Check
 from provider_agent.agent.backends.attempt import Attempt
+from provider_agent.agent.backends.check_schedule import CheckSchedule, recheck_pause_s
 from provider_agent.agent.backends.health_check import (
     BackendState,
     Suspects,
     answers,
     check_backend,
 )
+from provider_agent.agent.backends.liveness import LivenessMonitor
+from provider_agent.agent.backends.load_reader import LOAD_INTERVAL_S, LoadReader
 from provider_agent.agent.backends.model_use import ModelUse
-from provider_agent.agent.backends.stall_detector import StallDetector
 from provider_agent.event_log import EventLogger
 
 log = EventLogger(__name__)
-
-LOADING_INTERVAL_S: Final = 2.0
-"""Seconds between checks of a server that loads its model. Short, so that the server receives jobs
-soon after loading. A native server that refuses connections also counts as loading, so a stopped
-server is checked at the same interval."""
-
-RECHECK_PAUSE_S: Final = 2.0
-"""An unscheduled check starts at least this many seconds after the previous check ended, unless the
-backend could not be reached since."""
-
-MAX_RETRY_S: Final = 60.0
-"""The longest wait in seconds between checks of a server that is down and not loading, or one of
-whose models fails to generate a token; the first wait is 1 to 2."""
-
-LOAD_INTERVAL_S: Final = 10.0
-"""The most seconds between two reads of a server's load, about one heartbeat; also the timeout of a
-read. A server that may stall is read more often."""
 
 CLOSE_TIMEOUT_S: Final = 5.0
 """The timeout of closing a backend, so that one adapter does not keep the agent running."""
@@ -70,6 +55,8 @@ class HealthMonitor:
         on_check: called after every health check.
         on_change: called when the models that the backend offers, or its capacity, have changed.
         interval_s: seconds between two checks while the backend is healthy.
+        liveness_interval_s: the most seconds between two liveness checks of the idle backend; 0:
+            none.
         uniform: returns random numbers in [0, 1).
         clock: returns monotonic seconds, as the event loop's clock does.
 
@@ -95,6 +82,7 @@ class HealthMonitor:
         on_change: Callable[[], None],
         *,
         interval_s: float,
+        liveness_interval_s: float,
         uniform: Callable[[], float],
         clock: Callable[[], float],
     ) -> None:
@@ -112,9 +100,7 @@ class HealthMonitor:
         self.closed = False
         self._on_check = on_check
         self._on_change = on_change
-        self._interval_s = interval_s
-        self._uniform = uniform
-        self._failures = 0
+        self._schedule = CheckSchedule(interval_s, uniform)
         self._recheck = asyncio.Event()
         """Set to check before the scheduled time, and to wake up `run` when the backend retires."""
         self._idle = asyncio.Event()
@@ -122,10 +108,17 @@ class HealthMonitor:
         self._answers: asyncio.Task[bool] | None = None
         self._unreachable = False
         """Whether a connection failed or `answers` was False, and no later check has ended yet."""
-        self._stall_detector = StallDetector(backend.timeouts.stall_s, clock)
+        self._load_reader = LoadReader(backend, clock)
+        self._liveness = LivenessMonitor(
+            backend,
+            lambda: not self.running,
+            self._lost,
+            self._answered,
+            interval_s=liveness_interval_s,
+            uniform=uniform,
+        )
         self._stall_reason: str | None = None
         """Why the backend counts as stalled; None after a check has passed."""
-        self._load_fails = False
         self._compared: tuple[BackendState, int] | None = None
         """`state` and `AdmissionControl.changes` at the last `_report_change`."""
         self._offered: tuple[object, ...] = ()
@@ -153,7 +146,7 @@ class HealthMonitor:
     def start(self, model_id: str) -> Attempt:
         """Start an attempt on the backend, of a job for this model."""
         if not self.running:
-            self._stall_detector.restart()
+            self._load_reader.restart()
         self.running += 1
         self._idle.clear()
         self.model_use.started(model_id)
@@ -188,14 +181,25 @@ class HealthMonitor:
 
         If this coroutine is cancelled, the backend stays open until `close` is called.
         """
+        async with asyncio.TaskGroup() as group:
+            name = f"liveness of {self.backend.id}"
+            liveness = group.create_task(self._liveness.run(), name=name)
+            await self._check_until_retired()
+            liveness.cancel()
+        await self._idle.wait()
+        await self.close()
+
+    async def _check_until_retired(self) -> None:
         loop = asyncio.get_running_loop()
         next_check = loop.time()
         while not self.retired:
             if self._recheck.is_set():
-                await asyncio.sleep(self._recheck_pause_s(loop.time()))
+                since_check_s = None if self.checked_at is None else loop.time() - self.checked_at
+                pause_s = recheck_pause_s(since_check_s, unreachable=self._unreachable)
+                await asyncio.sleep(pause_s)
             if self._recheck.is_set() or loop.time() >= next_check:
                 await self.check()
-                next_check_s = self._next_check_s()
+                next_check_s = self._schedule.next_check_s(self.state)
                 next_check = loop.time() + next_check_s
                 log.debug("next health check", backend=self.backend.id, wait_s=next_check_s)
             else:
@@ -204,8 +208,6 @@ class HealthMonitor:
             with suppress(TimeoutError):
                 async with asyncio.timeout(max(self._wait_s(next_check - loop.time()), 0)):
                     await self._recheck.wait()
-        await self._idle.wait()
-        await self.close()
 
     async def answers(self) -> bool:
         """Whether the backend answers a health check now. Concurrent calls share one check.
@@ -224,8 +226,8 @@ class HealthMonitor:
     def _wait_s(self, next_check_s: float) -> float:
         """Seconds until `run` has something to do."""
         wait_s = min(next_check_s, LOAD_INTERVAL_S)
-        if self.running and self._stall_detector.stall_s is not None:
-            wait_s = min(wait_s, self._stall_detector.stall_s / 4)
+        if self.running and self._load_reader.stall_s is not None:
+            wait_s = min(wait_s, self._load_reader.stall_s / 4)
         # Report a model again when its breaker is half open.
         half_open_s = self.admission.next_change_s
         return wait_s if half_open_s is None else min(wait_s, half_open_s)
@@ -235,10 +237,11 @@ class HealthMonitor:
         self.retired = True
         self._recheck.set()
 
-    def set_interval(self, interval_s: float) -> None:
-        """Change the seconds between checks; if the value is new, check within seconds."""
-        if interval_s != self._interval_s:
-            self._interval_s = interval_s
+    def set_intervals(self, interval_s: float, liveness_interval_s: float) -> None:
+        """Change the seconds between checks; if `interval_s` is new, check within seconds."""
+        self._liveness.set_interval(liveness_interval_s)
+        if interval_s != self._schedule.interval_s:
+            self._schedule.interval_s = interval_s
             self._recheck.set()
 
     async def close(self) -> None:
@@ -256,7 +259,6 @@ class HealthMonitor:
 
     async def check(self) -> None:
         """Check the backend's health and models, read its load, and report what changed."""
-        previous = self.state
         self._recheck.clear()  # before the check: a job that fails during it triggers a new check
         suspects = dict(self.suspects)
         current = await check_backend(self.backend, suspects)
@@ -266,6 +268,7 @@ class HealthMonitor:
             return
         self.checked_at = asyncio.get_running_loop().time()
         self._on_check()
+        previous = self.state  # a liveness check may have changed it during this one
         if current.health.timed_out and previous.models and self.running:
             # A server that is busy with jobs may have no thread left for a health check
             # (llama.cpp): while its jobs run, a timeout does not mean that it is down.
@@ -278,8 +281,7 @@ class HealthMonitor:
             # The check only confirms the stall.
             health = structs.replace(current.health, last_error=self._stall_reason)
             current = structs.replace(current, health=health)
-        works = current.health.reachable and not current.failing
-        self._failures = 0 if works or current.health.loading else self._failures + 1
+        self._schedule.checked(current)
         self.state = current
         _log_change(previous, current)
         await self._read_load()
@@ -297,23 +299,6 @@ class HealthMonitor:
                 del self.suspects[model_id]
         if not current.failing and (checked or not self.state.health.reachable):
             self.admission.reset()
-
-    def _next_check_s(self) -> float:
-        """Seconds until the next periodic check."""
-        if self.state.health.reachable and not self.state.failing:
-            return self._interval_s
-        if self.state.health.loading:
-            return LOADING_INTERVAL_S
-        # Half of the wait is jitter, so that several agents beside one server do not check in step.
-        full = min(MAX_RETRY_S, 2.0 ** min(self._failures, 10))
-        return full * (0.5 + 0.5 * self._uniform())
-
-    def _recheck_pause_s(self, now: float) -> float:
-        """Seconds until an unscheduled check may start."""
-        if self._unreachable:
-            return 0.0
-        since_check_s = RECHECK_PAUSE_S if self.checked_at is None else now - self.checked_at
-        return max(0.0, RECHECK_PAUSE_S - since_check_s)
 
     def _offered_models(self) -> tuple[BackendModel, ...]:
         is_open = self.admission.is_open
@@ -333,32 +318,34 @@ class HealthMonitor:
         A failure clears the load. It alone does not mark the backend as down: the backend counts as
         stalled only if it also reported no progress, and no job received output, for `stall_s`.
         """
-        load: ServerLoad | None = None
-        try:
-            if self.state.health.reachable and not self.retired:
-                reported = await call_within(LOAD_INTERVAL_S, self.backend, self.backend.load)
-                load = None if reported is None else validated(reported, ServerLoad)
-                self._stall_detector.progress_reported(load.progress if load else None)
-                self._load_fails = False
-        except (BackendError, TimeoutError):
-            pass
-        except Exception:
-            # Logged once, not every few seconds.
-            if not self._load_fails:
-                log.exception("adapter failed", backend=self.backend.id)
-            self._load_fails = True
+        works = self.state.health.reachable and not self.retired
+        load = await self._load_reader.read() if works else None
         self.state = structs.replace(self.state, load=load)
-        if not self.running:
-            self._stall_detector.restart()
-        elif self.state.models and self._stall_detector.is_stalled(self.backend.waiting_since):
+        stalled = self._load_reader.is_stalled(jobs_run=self.running > 0)
+        if self.state.models and stalled:
             self._mark_stalled()
+
+    def _lost(self, health: BackendHealth) -> None:
+        """Mark the idle backend as down, because it did not answer; check it at once."""
+        if self.retired or not self.state.health.reachable:
+            return
+        previous, self.state = self.state, BackendState(self.backend, health)
+        self._unreachable = True
+        self._recheck.set()
+        _log_change(previous, self.state)
+        self._report_change()
+
+    def _answered(self) -> None:
+        """Check a backend that was lost and answers again."""
+        if not self.state.health.reachable:
+            self._recheck.set()
 
     def _mark_stalled(self) -> None:
         """Mark the backend as down until its next check passes; end the jobs without output.
 
         If the backend can confirm failures, its models have to generate a token in that check.
         """
-        stall_s = self._stall_detector.stall_s
+        stall_s = self._load_reader.stall_s
         text = f"the server processed no token for {stall_s:g} s while jobs ran; is it frozen?"
         self._stall_reason = text
         previous, self.state = (

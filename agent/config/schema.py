@@ -181,9 +181,12 @@ class DiscoveryConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     Attributes:
         interval_s: seconds between two health checks of a healthy backend.
+        liveness_interval_s: the most seconds between two liveness checks of an idle backend; 0:
+            none.
     """
 
     interval_s: Annotated[float, Meta(ge=1, le=24 * 3600)] = 60.0
+    liveness_interval_s: Annotated[float, Meta(ge=0, le=3600)] = 5.0
 
 
 class ObservabilityConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

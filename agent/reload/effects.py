@@ -45,6 +45,7 @@ EFFECTS: Final[dict[str, ReloadEffect]] = {
     "limits.drain_timeout_s": ReloadEffect.NOW,
     "limits.slow_consumer_s": ReloadEffect.NOW,
     "discovery.interval_s": ReloadEffect.NOW,
+    "discovery.liveness_interval_s": ReloadEffect.NOW,
     # Prometheus and health probes use the old address.
     "observability.prometheus_addr": ReloadEffect.RESTART,
     "observability.log_level": ReloadEffect.NOW,

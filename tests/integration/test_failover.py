@@ -79,8 +79,7 @@ def failures(wire_format: str) -> dict[str, list[Fault | FakeResponse]]:
         "comment, then error": [stream_response([b": wait\n\n", ERROR_FIRST[wire_format]])],
         "empty stream": [stream_response([])],
         "only a comment": [stream_response([b": wait\n\n"])],
-        # The health check's connection is reused: the request is sent once more, over a new one.
-        "reset": [Fault.RESET_BEFORE_HEADERS] * 2,
+        "reset": [Fault.RESET_BEFORE_HEADERS],
     }
 
 

@@ -11,6 +11,7 @@ from provider_agent.agent.backends.attempt import Attempt
 from provider_agent.agent.backends.configured import Backends
 from provider_agent.agent.backends.discovery import CHECK_INTERVAL_S, Discovery
 from provider_agent.agent.backends.health_monitor import HealthMonitor
+from provider_agent.agent.backends.liveness import LIVENESS_INTERVAL_S
 from tests.kit.virtual_time import now
 
 
@@ -26,6 +27,7 @@ class DiscoveryHarness:
     Args:
         backends: the configured backends.
         interval_s: the time between health checks.
+        liveness_interval_s: the most time between liveness checks.
         jitter: the value that replaces every random number.
 
     Attributes:
@@ -34,7 +36,11 @@ class DiscoveryHarness:
     """
 
     def __init__(
-        self, *backends: Backend, interval_s: float = CHECK_INTERVAL_S, jitter: float = 1.0
+        self,
+        *backends: Backend,
+        interval_s: float = CHECK_INTERVAL_S,
+        liveness_interval_s: float = LIVENESS_INTERVAL_S,
+        jitter: float = 1.0,
     ) -> None:
         self.began = now()
         self.changed_at: list[float] = []
@@ -44,6 +50,7 @@ class DiscoveryHarness:
             Backends([*backends], {}, []),
             self._record_change,
             interval_s=interval_s,
+            liveness_interval_s=liveness_interval_s,
             clock=now,
             uniform=lambda: jitter,
         )

@@ -115,6 +115,9 @@ class ScriptedBackend(Backend):
         reported_load: the result of `load`, or the exception that it raises.
         gate: `health` waits until this event is set; it is set at first.
         checked_at: the loop times of all calls of `health`.
+        reported_liveness: None: the backend has no liveness check; "alive"; "hang"; or the
+            exception that `check_liveness` raises.
+        liveness_checked_at: the loop times of all calls of `check_liveness`.
         load_calls: the number of calls of `load` so far.
         error_on_cancel: raised by a cancelled `execute` instead of `CancelledError`.
         generation: None: `generate_token` succeeds; an error that it raises; or "hang".
@@ -141,6 +144,8 @@ class ScriptedBackend(Backend):
         self.gate = asyncio.Event()
         self.gate.set()
         self.checked_at: list[float] = []
+        self.reported_liveness: Literal["alive", "hang"] | Exception | None = None
+        self.liveness_checked_at: list[float] = []
         self.load_calls = 0
         self.error_on_cancel: Exception | None = None
         self.generation: BackendError | Literal["hang"] | None = None
@@ -162,6 +167,17 @@ class ScriptedBackend(Backend):
         if isinstance(self.reported_health, BaseException):
             raise self.reported_health
         return self.reported_health
+
+    @property
+    def checks_liveness(self) -> bool:
+        return self.reported_liveness is not None
+
+    async def check_liveness(self) -> None:
+        self.liveness_checked_at.append(asyncio.get_running_loop().time())
+        if self.reported_liveness == "hang":
+            await asyncio.get_running_loop().create_future()
+        if isinstance(self.reported_liveness, Exception):
+            raise self.reported_liveness
 
     async def list_models(self) -> list[BackendModel]:
         if isinstance(self.reported_models, BaseException):

@@ -19,7 +19,8 @@ from provider_agent.agent.backends.adapter_calls import CANCEL_S
 from provider_agent.agent.backends.configured import Backends
 from provider_agent.agent.backends.discovery import Discovery
 from provider_agent.agent.backends.health_check import CHECK_TIMEOUT_S, check_backend
-from provider_agent.agent.backends.health_monitor import CLOSE_TIMEOUT_S, LOAD_INTERVAL_S
+from provider_agent.agent.backends.health_monitor import CLOSE_TIMEOUT_S
+from provider_agent.agent.backends.load_reader import LOAD_INTERVAL_S
 from provider_agent.agent.backends.offer_groups import ServedModel
 from provider_agent.agent.backends.routing import Route
 from provider_agent.agent.config import Price, PricingConfig

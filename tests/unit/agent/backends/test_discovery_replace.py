@@ -6,7 +6,7 @@ import pytest
 
 from provider_agent.adapters.base import BackendHealth, Unreachable
 from provider_agent.agent.backends.health_check import CHECK_TIMEOUT_S
-from provider_agent.agent.backends.health_monitor import LOAD_INTERVAL_S
+from provider_agent.agent.backends.load_reader import LOAD_INTERVAL_S
 from tests.kit.discovery_harness import DiscoveryHarness
 from tests.kit.scripted_backend import ScriptedBackend
 from tests.kit.virtual_time import in_virtual_time, now
@@ -161,8 +161,8 @@ async def test_a_new_interval_causes_a_check_at_once_and_an_equal_one_does_not()
     harness = DiscoveryHarness(backend)
     async with harness:
         await asyncio.sleep(5)
-        harness.discovery.set_interval(10.0)
-        harness.discovery.set_interval(10.0)
+        harness.discovery.set_intervals(10.0, 5.0)
+        harness.discovery.set_intervals(10.0, 5.0)
         await asyncio.sleep(25)
         assert [at - backend.checked_at[0] for at in backend.checked_at] == [0, 5, 15, 25]
 

@@ -168,12 +168,9 @@ async def test_server_without_progress_while_jobs_run_is_down_until_it_generates
 )
 @in_virtual_time
 async def test_server_without_progress_is_not_stalled_if(condition: str) -> None:
-    backend = NativeBackend(stall_s=STALL_S)
+    backend = NativeBackend(stall_s=None if condition == "no stall time is set" else STALL_S)
     async with DiscoveryHarness(backend) as harness:
         backend.frozen = True
-        if condition == "no stall time is set":
-            backend.timeouts = type(backend.timeouts)()
-            harness.monitor("a")._stall_detector.stall_s = None
         if condition != "no job runs":
             harness.start("a")
         for _ in range(30):

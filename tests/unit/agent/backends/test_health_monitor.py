@@ -18,14 +18,14 @@ from provider_agent.adapters.base import (
     Unreachable,
 )
 from provider_agent.agent.backends.admission import MAX_SERVER_WAIT_S
-from provider_agent.agent.backends.discovery import CHECK_INTERVAL_S
-from provider_agent.agent.backends.health_check import ANSWER_S
-from provider_agent.agent.backends.health_monitor import (
-    LOAD_INTERVAL_S,
+from provider_agent.agent.backends.check_schedule import (
     LOADING_INTERVAL_S,
     MAX_RETRY_S,
     RECHECK_PAUSE_S,
 )
+from provider_agent.agent.backends.discovery import CHECK_INTERVAL_S
+from provider_agent.agent.backends.health_check import ANSWER_S
+from provider_agent.agent.backends.load_reader import LOAD_INTERVAL_S
 from provider_agent.protocol.errors import ErrorCode
 from tests.kit.discovery_harness import DiscoveryHarness
 from tests.kit.scripted_backend import ScriptedBackend, model

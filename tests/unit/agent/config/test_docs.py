@@ -38,6 +38,7 @@ SAMPLES = {
     "limits.drain_timeout_s": "5.5",
     "limits.slow_consumer_s": "6",
     "discovery.interval_s": "30",
+    "discovery.liveness_interval_s": "3",
     "observability.prometheus_addr": "127.0.0.1:1",
     "observability.log_level": "debug",
     "observability.log_format": "json",

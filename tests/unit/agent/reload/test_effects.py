@@ -25,6 +25,7 @@ NOW: dict[str, object] = {
     "limits.drain_timeout_s": 7.0,
     "limits.slow_consumer_s": 9.0,
     "discovery.interval_s": 11.0,
+    "discovery.liveness_interval_s": 12.0,
     "observability.log_level": "debug",
 }
 NEXT_CONNECTION: dict[str, object] = {
