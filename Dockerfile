@@ -14,7 +14,7 @@ RUN python -m venv /build \
 RUN python -m venv /opt/provider-agent \
     && /opt/provider-agent/bin/pip install --require-hashes --only-binary :all: \
         -r requirements/run.txt
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE agent.example.toml ./
 COPY src src
 COPY protocol protocol
 COPY adapters adapters
@@ -33,9 +33,10 @@ LABEL org.opencontainers.image.title="provider-agent" \
 RUN install --directory --owner=10001 --group=10001 --mode=0700 /var/lib/provider-agent \
     && install --directory /etc/provider-agent
 COPY --from=build /opt/provider-agent /opt/provider-agent
+COPY agent.example.toml /etc/provider-agent/
+# Without PROVIDER_AGENT_CONFIG: /etc/provider-agent/agent.toml is read if it is mounted, else variables suffice.
 ENV PATH=/opt/provider-agent/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
-    PROVIDER_AGENT_CONFIG=/etc/provider-agent/agent.toml \
     PROVIDER_AGENT_IDENTITY_KEY_PATH=/var/lib/provider-agent/identity.key \
     PROVIDER_AGENT_OBSERVABILITY_LOG_FORMAT=json
 VOLUME /var/lib/provider-agent

@@ -1,6 +1,7 @@
 """`provider-agent config`."""
 
 import json
+from importlib.resources import files
 
 import click
 
@@ -36,6 +37,13 @@ def show(loaded: LoadedConfig, as_json: bool) -> None:
                 _print_setting(key, value, loaded.origins.get(key, ""))
         else:
             _print_setting(section, values, loaded.origins.get(section, ""))
+
+
+@config.command(short_help="Print the example of agent.toml.")
+def example() -> None:
+    """Print agent.example.toml: a configuration with every key and its meaning."""
+    file = files("provider_agent").joinpath("agent.example.toml")
+    click.echo(file.read_text(encoding="utf-8"), nl=False)
 
 
 def _print_pricing(loaded: LoadedConfig) -> None:

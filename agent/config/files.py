@@ -28,7 +28,12 @@ def config_home(environ: Mapping[str, str]) -> Path:
 def home(environ: Mapping[str, str]) -> Path:
     """Return the home directory of the user that runs the agent."""
     text = environ.get("HOME", "")
-    return Path(text) if text else Path.home()
+    if text:
+        return Path(text)
+    try:
+        return Path.home()
+    except RuntimeError:  # no HOME, and a numeric user without an entry in /etc/passwd
+        return Path("/")
 
 
 def expand(path: str, environ: Mapping[str, str]) -> Path:
@@ -60,7 +65,8 @@ def find_file(path: Path | None, environ: Mapping[str, str]) -> Path | None:
 
 def _exists(place: Path) -> bool:
     try:
-        return place.is_file()
+        # A directory counts, too: container engines create one if the file to mount is missing.
+        return place.exists()
     except PermissionError:  # in a folder that this user must not search; `read_file` reports it
         return True
     except OSError:
@@ -80,6 +86,11 @@ def read_file(path: Path) -> dict[str, object]:
         raise ConfigError(
             f"{path}: no such file",
             "write it with `provider-agent init --config PATH`, or name another file",
+        ) from error
+    except IsADirectoryError as error:
+        raise ConfigError(
+            f"{path}: is a directory, not a file",
+            "name a file; container engines create a directory if the file to mount does not exist",
         ) from error
     except OSError as error:
         advice = "fix its path or permissions, or name another file with --config"

@@ -87,6 +87,10 @@ def test_the_wheel_holds_every_module_and_the_type_marker(wheel: list[str]) -> N
     assert modules | {path.relative_to(ROOT / "src").as_posix() for path in SHARED} <= set(wheel)
 
 
+def test_the_wheel_holds_the_example_file(wheel: list[str]) -> None:
+    assert "provider_agent/agent.example.toml" in wheel
+
+
 def test_an_sdist_builds_the_same_wheel(wheel: list[str], tmp_path: Path) -> None:
     sdist = build("sdist", ROOT, tmp_path / "sdist")
     with tarfile.open(sdist) as archive:
@@ -141,6 +145,9 @@ def test_the_wheel_installs_beside_a_package_that_is_called_adapters(
     code = "import adapters, provider_agent.adapters.base as b; print(adapters.OWNER, b.__file__)"
     assert run(code).split(" /")[0] == "another project"
     assert str(venv) in run(code)
+
+    code = "from provider_agent.agent.cli.main import main; main(['config', 'example'])"
+    assert run(code) == text_of("agent.example.toml")
 
     subprocess.run([*pip, "uninstall", "--yes", "provider-agent"], check=True)
     assert run("import adapters; print(adapters.OWNER)") == "another project\n"

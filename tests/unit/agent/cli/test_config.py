@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -63,3 +64,10 @@ def test_config_show_without_prices(runner: CliRunner) -> None:
 
     assert "pricing.default_input_per_1m = null   (default)\n" in result.output
     assert "pricing.models = {}   (default)\n" in result.output
+
+
+def test_config_example_prints_the_file_that_the_wheel_contains(runner: CliRunner) -> None:
+    result = invoke(runner, "config", "example")
+
+    assert result.exit_code == 0
+    assert result.output == (Path(__file__).parents[4] / "agent.example.toml").read_text("utf-8")

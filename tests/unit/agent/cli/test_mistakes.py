@@ -143,7 +143,7 @@ ON_THE_COMMAND_LINE = [
         ("run", "-c", "missing.toml"),
         "missing.toml: no such file; write it with `provider-agent init",
     ),
-    (("check", "-c", "."), "cannot be read: Is a directory"),
+    (("check", "-c", "."), "is a directory, not a file"),
     (("status",), "the status server is off; set [observability] prometheus_addr"),
     (("health",), "the status server is off; set [observability] prometheus_addr"),
 ]

@@ -77,5 +77,28 @@ def test_error_about_an_invalid_file_contains_path_and_reason(
 def test_error_about_an_unreadable_file_contains_the_reason(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file; write it with `provider-agent init"):
         read_file(tmp_path / "none.toml")
-    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+    with pytest.raises(ConfigError, match="is a directory, not a file; name a file; container"):
         read_file(tmp_path)
+
+
+def test_a_directory_in_a_default_place_is_not_ignored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Docker creates a directory if the agent.toml to mount does not exist; without this error, the
+    # agent would run without the settings of the operator.
+    monkeypatch.chdir(tmp_path)
+    Path("agent.toml").mkdir()
+    found = find_file(None, {"HOME": "/nowhere"})
+    assert found == Path("agent.toml")
+    with pytest.raises(ConfigError, match="is a directory, not a file"):
+        read_file(found)
+
+
+def test_user_without_a_home_directory_needs_no_configuration_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    assert config_home({}) == Path("/.config/provider-agent")
