@@ -9,7 +9,7 @@ HADOLINT = Path(sys.executable).with_name("hadolint")
 
 
 def lint(dockerfile: Path) -> "subprocess.CompletedProcess[str]":
-    command = [HADOLINT, "--no-color", "--failure-threshold", "info", dockerfile]
+    command = [str(HADOLINT), "--no-color", "--failure-threshold", "info", str(dockerfile)]
     return subprocess.run(command, capture_output=True, text=True)
 
 
