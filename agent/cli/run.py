@@ -23,6 +23,7 @@ from provider_agent.agent.cli.settings import (
     start_logging,
 )
 from provider_agent.agent.config import ConfigError, LoadedConfig, load_config
+from provider_agent.agent.config.load import DEFAULT
 from provider_agent.event_log import EventLogger
 
 if TYPE_CHECKING:
@@ -119,7 +120,9 @@ def _serve(start: _Start) -> int:
 
     key_path = start.loaded.config.identity.key_path
     try:
-        identity = load_or_create(key_path)
+        # Without a configured path, nobody expects a key before the first start.
+        is_default = start.loaded.origins["identity.key_path"] == DEFAULT
+        identity = load_or_create(key_path, warn=not is_default)
         with hold_key_lock(key_path), asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(_main(start, identity))
     except (ConfigError, IdentityError, LedgerError, StatusServerError) as error:

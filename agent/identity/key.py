@@ -36,6 +36,11 @@ _PKCS8_PREFIX: Final = bytes.fromhex("302e020100300506032b657004220420")
 _RUST_BEGIN: Final = "-----BEGIN USEPOD AGENT KEY-----"
 _RUST_END: Final = "-----END USEPOD AGENT KEY-----"
 
+_NEW_IDENTITY: Final = (
+    "enroll this public key; if there is an enrolled key elsewhere, stop, and correct "
+    "[identity] key_path"
+)
+
 
 class IdentityError(AdvisedError):
     """The key is not usable; `problem` names the file and the reason."""
@@ -72,8 +77,13 @@ class Identity:
         return self._private.sign(data)
 
 
-def load_or_create(path: Path) -> Identity:
+def load_or_create(path: Path, *, warn: bool = False) -> Identity:
     """Return the key at `path`; create it if the file does not exist.
+
+    Args:
+        path: the key file.
+        warn: whether a new key may be a mistake, because the operator has configured the path and
+            did not ask for a key. Then it is logged as a warning with its public key.
 
     Two agents that start at the same time use the same key: the file is created atomically (if the
     file system has hard links), and the second agent loads it.
@@ -81,9 +91,15 @@ def load_or_create(path: Path) -> Identity:
     Raises:
         IdentityError: the file is damaged or unreadable, or cannot be written.
     """
-    if _is_absent(path):
-        _create(path)
-    return load(path)
+    created = _is_absent(path) and _create(path)
+    identity = load(path)
+    if created:
+        fields = {"path": str(path.absolute()), "public_key": identity.public_key_text}
+        if warn:
+            log.warning("new identity created", **fields, what_to_do=_NEW_IDENTITY)
+        else:
+            log.info("identity created", **fields)
+    return identity
 
 
 def _is_absent(path: Path) -> bool:
@@ -191,21 +207,21 @@ def _reason(content: bytes) -> str:
     return "not an Ed25519 key in PKCS #8 PEM form"
 
 
-def _create(path: Path) -> None:
-    """Write a new key to `path`, durably; an existing file is kept."""
+def _create(path: Path) -> bool:
+    """Write a new key to `path`, durably; return False if another process has created one."""
     der = _PKCS8_PREFIX + Ed25519PrivateKey.generate().private_bytes_raw()
     content = _PEM_FORM % base64.b64encode(der)
     try:
         _make_private_directory(path.parent)
         write_private_file(path, content, replace=False)
     except FileExistsError:
-        return  # another process created the key first
+        return False
     except OSError as error:
         raise IdentityError(
             f"{path}: the key cannot be created: {error.strerror}",
             "make the directory writable for this user, or set identity.key_path",
         ) from error
-    log.info("identity created", path=str(path))
+    return True
 
 
 def _make_private_directory(directory: Path) -> None:

@@ -112,7 +112,7 @@ class Fatal(Struct, frozen=True):
     elsewhere_s: float = 0.0
 
 
-_HINTS: Final = {
+FATAL_HINTS: Final = {
     DisconnectCause.REJECTED: "check [coordinator] enrollment_code and which key is enrolled "
     "(`provider-agent identity`)",
     DisconnectCause.BAD_SIGNATURE: "set [coordinator] url to an address that the coordinator "
@@ -169,8 +169,8 @@ def next_attempt(
     retried = (disconnect.cause is DisconnectCause.INCOMPATIBLE and same_version) or (
         disconnect.cause is DisconnectCause.REPLACED and hello_unanswered
     )
-    if disconnect.cause in _HINTS and not retried:
-        return Fatal(_HINTS[disconnect.cause], jitter_s)
+    if disconnect.cause in FATAL_HINTS and not retried:
+        return Fatal(FATAL_HINTS[disconnect.cause], jitter_s)
     retry_after_s = _retry_after_s(disconnect)
     if disconnect.cause is DisconnectCause.UNAUTHORIZED:
         wait_s = UNAUTHORIZED_S * (0.5 + random())

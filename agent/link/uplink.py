@@ -21,6 +21,7 @@ from provider_agent.agent.config import CoordinatorConfig
 from provider_agent.agent.identity.key import Identity
 from provider_agent.agent.jobs.outbox import Outbox
 from provider_agent.agent.jobs.running import Jobs
+from provider_agent.agent.link.advice import explain_disconnect
 from provider_agent.agent.link.backoff import (
     HEALTHY_S,
     OPERATOR_HINTS,
@@ -256,14 +257,18 @@ class Uplink:
         elif isinstance(decision, Fatal):
             log.error("coordinator unusable", url=self.url, reason=reason, what_to_do=decision.hint)
         if wait_s is not None:
+            explained = explain_disconnect(
+                disconnect,
+                has_proxy=bool(self.config.proxy),
+                worked_before=self.url in self._welcomed_urls,
+            )
             fields: dict[str, object] = {"reason": reason, "retry_in_s": round(wait_s, 1)}
             if self.config.fallback_urls:
                 fields["next"] = next_url
-            hint = OPERATOR_HINTS.get(cause)
-            if hint is not None and isinstance(decision, Retry):
-                log.error("not connected", **fields, what_to_do=hint)
-            else:
-                log.warning("not connected", **fields)
+            if isinstance(decision, Retry) and explained.what_to_do:
+                fields |= {"reason": explained.problem, "what_to_do": explained.what_to_do}
+            is_error = cause in OPERATOR_HINTS and isinstance(decision, Retry)
+            (log.error if is_error else log.warning)("not connected", **fields)
 
     # --- callbacks of the link --------------------------------------------------------------------
 

@@ -18,6 +18,9 @@ LOGGED: Final = 3
 MAX_KINDS: Final = 256
 """The most kinds of warnings that are counted at the same time; others are not dropped."""
 
+_ALWAYS: Final = frozenset({"job", "retry_in_s"})
+"""Fields of records that always pass."""
+
 _Kind = tuple[str, str, tuple[tuple[str, str], ...]]
 """Logger, event, and the text fields that repetitions have in common."""
 
@@ -38,6 +41,8 @@ class WarningFolder(logging.Filter):
     Two warnings are the same if logger, event and text fields are; numbers may differ. The first
     `LOGGED` of each minute pass. The number of the others is logged with the first record after
     that minute. Warnings about a job always pass, because each job has a line, and so do errors.
+    Warnings with a time until the next attempt pass as well: backoff limits their number, and
+    without them a waiting agent would look like one that hangs.
 
     Args:
         handle: logs a record; usually the handler's method.
@@ -68,7 +73,7 @@ class WarningFolder(logging.Filter):
             passes = not is_warning or self._count(record, now) <= LOGGED
         for kind, window in ended:
             if window.count > LOGGED:
-                self._handle(_summary(kind, window.count - LOGGED))
+                self._handle(_summary(kind, window.count - LOGGED, record))
         return passes
 
     def _take_ended(self, now: float) -> list[tuple[_Kind, _Window]]:
@@ -83,7 +88,7 @@ class WarningFolder(logging.Filter):
     def _count(self, record: logging.LogRecord, now: float) -> int:
         """Count a warning; return which one of its window it is."""
         fields = record.__dict__.get("fields")
-        if record.msg == EVENT or not isinstance(fields, dict) or "job" in fields:
+        if record.msg == EVENT or not isinstance(fields, dict) or not _ALWAYS.isdisjoint(fields):
             return 1
         texts = tuple((name, value) for name, value in fields.items() if isinstance(value, str))
         kind = (record.name, record.msg, texts)
@@ -96,8 +101,10 @@ class WarningFolder(logging.Filter):
         return window.count
 
 
-def _summary(kind: _Kind, count: int) -> logging.LogRecord:
+def _summary(kind: _Kind, count: int, following: logging.LogRecord) -> logging.LogRecord:
+    """Return the record with the count; it has the time of the record that it is logged before."""
     name, event, texts = kind
     record = logging.LogRecord(name, logging.WARNING, __file__, 0, EVENT, None, None)
+    record.created, record.msecs = following.created, following.msecs
     record.fields = {"warning": event, "count": count, "seconds": int(WINDOW_S), **dict(texts)}
     return record

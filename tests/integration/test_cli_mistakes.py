@@ -12,6 +12,10 @@ from tests.kit.wrong_servers import WRONG_SERVERS, closed_port, wrong_server
 LOGGED = (
     "dead HTTPS_PROXY",
     "no token",
+    "no coordinator on the port",
+    "wss:// to a coordinator without TLS",
+    "another web server",
+    "missing token file",
     "https:// at a server that waits for a line",
     "key needed, none set",
     "dead HTTPS_PROXY, service",
@@ -33,6 +37,8 @@ async def test_run_logs_message_and_remedy(mistake: Mistake, tmp_path: Path) -> 
             line = await agent.wait_for_log(mistake.message)
 
     assert mistake.remedy in line
+    if "not connected" in line:
+        assert "what_to_do=" in line
     assert "SECRET" not in agent.err
 
 

@@ -11,13 +11,8 @@ from provider_agent.agent.cli.status_client import NoAgent, fetch_snapshot
 from provider_agent.agent.config import Config
 from provider_agent.agent.identity.key import Identity
 from provider_agent.agent.identity.key_lock import is_key_locked
-from provider_agent.agent.link.backoff import (
-    OPERATOR_HINTS,
-    Disconnect,
-    DisconnectCause,
-    Fatal,
-    next_attempt,
-)
+from provider_agent.agent.link.advice import explain_disconnect
+from provider_agent.agent.link.backoff import Disconnect, DisconnectCause
 from provider_agent.agent.link.close_reason import explain_rejection
 from provider_agent.agent.link.dial import DialSettings, dial
 from provider_agent.agent.link.dial_failure import DialFailed
@@ -31,14 +26,7 @@ from provider_agent.protocol.limits import HANDSHAKE_TIMEOUT_S, MAX_MESSAGE_TO_A
 
 COMPONENT: Final = "coordinator"
 
-_NETWORK_ADVICE: Final = (
-    "check [coordinator] url, that the coordinator is running, and that no firewall blocks it"
-)
 _NO_COORDINATOR_ADVICE: Final = "check that [coordinator] url is the address of a coordinator"
-_DIAL_ADVICE: Final = OPERATOR_HINTS | {
-    DisconnectCause.UNAUTHORIZED: "put a valid token into [coordinator] token_file",
-    DisconnectCause.TOLD_TO_WAIT: "the coordinator is busy or restarting; try again later",
-}
 
 
 async def check_coordinators(config: Config, identity: Identity | str) -> list[Finding]:
@@ -146,16 +134,5 @@ async def _running_agent(config: Config, identity: Identity) -> str:
 
 
 def _failed(settings: DialSettings, disconnect: Disconnect) -> Finding:
-    decision = next_attempt(disconnect, 0, None, lambda: 0.0)
-    if isinstance(decision, Fatal):
-        advice = decision.hint
-    elif disconnect.detail.startswith("[coordinator]"):  # an `UnusableFile` of this section
-        advice = "correct that file, or the setting that names it"
-    elif "; check " in disconnect.detail:  # advice about the proxy or the host
-        details, _, advice = disconnect.detail.partition("; ")
-        return Finding(COMPONENT, settings.url, Outcome.FAILED, details, advice)
-    else:
-        proxy = "; check [coordinator] proxy" if settings.proxy else ""
-        network = f"{_NETWORK_ADVICE}{proxy}"
-        advice = _DIAL_ADVICE.get(disconnect.cause, network)
-    return Finding(COMPONENT, settings.url, Outcome.FAILED, disconnect.detail, advice)
+    explained = explain_disconnect(disconnect, has_proxy=bool(settings.proxy))
+    return Finding(COMPONENT, settings.url, Outcome.FAILED, *explained)

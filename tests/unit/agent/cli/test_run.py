@@ -1,6 +1,7 @@
 import asyncio
 import gc
 import socket
+from pathlib import Path
 
 import click
 import pytest
@@ -122,3 +123,38 @@ def test_no_option_accepts_a_secret() -> None:
     ]
 
     assert [name for name in names if any(word in name for word in ("code", "token", "api"))] == []
+
+
+@pytest.mark.parametrize("is_default", [False, True])
+def test_new_key_at_a_configured_path_is_a_warning(
+    is_default: bool, runner: CliRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mistyped key_path silently made the agent a new identity."""
+
+    async def serve_nothing(_service: Service) -> int:
+        return 0
+
+    monkeypatch.setattr(Service, "run", serve_nothing)
+    config = COORDINATOR + ("" if is_default else '[identity]\nkey_path = "identiy.key"\n') + ECHO
+
+    result = invoke(runner, "run", config=config)
+    second = invoke(runner, "run", config=config)
+
+    assert (result.exit_code, second.exit_code) == (0, 0)
+    lines = [line for line in result.output.splitlines() if "identity created" in line]
+    assert len(lines) == 1
+    assert ("WARNING" in lines[0]) is not is_default
+    assert "public_key=" in lines[0]
+    if not is_default:
+        assert str(Path("identiy.key").absolute()) in lines[0]
+        assert "correct [identity] key_path" in lines[0]
+    assert "identity created" not in second.output
+
+
+def test_check_creates_no_key(runner: CliRunner) -> None:
+    config = COORDINATOR + '[identity]\nkey_path = "identiy.key"\n' + ECHO
+
+    result = invoke(runner, "check", "--no-completions", config=config)
+
+    assert "the file does not exist" in result.output
+    assert not Path("identiy.key").exists()

@@ -55,6 +55,27 @@ def test_every_job_keeps_its_line() -> None:
     assert len(handler.logged) == LOGGED + 5
 
 
+def test_every_attempt_to_connect_keeps_its_line() -> None:
+    """`run` logged three attempts, and then nothing for over a minute."""
+    handler = Handler(FakeClock(0.0))
+    for number in range(LOGGED + 5):
+        handler.warn("not connected", reason="refused", retry_in_s=number)
+    assert len(handler.logged) == LOGGED + 5
+
+
+def test_summary_has_the_time_of_the_record_that_follows() -> None:
+    """It was created later, and had a later time than the line below it."""
+    clock = FakeClock(0.0)
+    handler = Handler(clock)
+    times: list[float] = []
+    handler.emit = lambda record: times.append(record.created)  # type: ignore[method-assign]
+    for _ in range(LOGGED + 1):
+        handler.warn("event")
+    clock.now = WINDOW_S
+    handler.log(logging.INFO, "other")
+    assert times[-2] == times[-1]
+
+
 def test_warnings_with_other_texts_are_not_repetitions() -> None:
     handler = Handler(FakeClock(0.0))
     for number in range(LOGGED + 5):
