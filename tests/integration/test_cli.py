@@ -240,7 +240,7 @@ async def test_characters_outside_the_output_encoding_are_printed_as_question_ma
     result = await run_command("check", "--config", "clé.toml", home=tmp_path, env=env)
 
     assert result.code == 2
-    assert " cl?.toml " in result.out
+    assert " cl?.toml\n" in result.out
     assert "Traceback" not in result.err
 
 

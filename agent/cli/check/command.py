@@ -45,17 +45,25 @@ _NO_ADDRESS: Final = Finding(
     "[coordinator] url",
     Outcome.FAILED,
     "missing",
-    f"{INIT_ADVICE}; or set {_URL_VARIABLE}, or `run --coordinator-url`",
+    f"{INIT_ADVICE}; or set {_URL_VARIABLE}, or add --coordinator-url",
 )
 
 
 @click.command(short_help="Test configuration, coordinator and backends.")
 @config_option
+@click.option("--coordinator-url", help="Overrides [coordinator] url.")
+@click.option("--allow-insecure", is_flag=True, default=None, help="Allow ws:// to other machines.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
     "--completions/--no-completions", default=True, help="Request 8 tokens from each server."
 )
-def check(config_path: Path | None, as_json: bool, completions: bool) -> None:
+def check(
+    config_path: Path | None,
+    coordinator_url: str | None,
+    allow_insecure: bool | None,
+    as_json: bool,
+    completions: bool,
+) -> None:
     """Test configuration, identity, coordinator and every backend.
 
     Without any configuration, it searches this machine for inference servers.
@@ -64,8 +72,15 @@ def check(config_path: Path | None, as_json: bool, completions: bool) -> None:
     otherwise. It does not disturb a running agent. Completions cost a few tokens at paid services.
     """
     # Without a file and an address of a coordinator, everything else is checked.
-    dials = find_file(config_path, os.environ) is not None or bool(os.environ.get(_URL_VARIABLE))
-    overrides: dict[str, object] = {} if dials else {"coordinator.url": NO_COORDINATOR}
+    dials = (
+        coordinator_url is not None
+        or find_file(config_path, os.environ) is not None
+        or bool(os.environ.get(_URL_VARIABLE))
+    )
+    overrides = {
+        "coordinator.url": coordinator_url if dials else NO_COORDINATOR,
+        "coordinator.allow_insecure": allow_insecure,
+    }
     try:
         loaded = load_config(config_path, os.environ, overrides, KnownKinds())
         start_logging(loaded, "error")

@@ -1,13 +1,13 @@
-"""The findings of `check`, and how they are printed: one row per check."""
+"""The findings of `check`, and how they are printed: one block per check."""
 
+import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from enum import StrEnum
+from typing import Final
 
 import click
 import msgspec
-from rich import box
-from rich.table import Table
 from rich.text import Text
 
 from provider_agent.advised_error import AdvisedError
@@ -23,6 +23,17 @@ class Outcome(StrEnum):
     FAILED = "failed"
     SKIPPED = "skipped"
     """Not performed: excluded by the operator (`--no-completions`), or not possible now."""
+
+
+_STYLES: Final = {
+    Outcome.OK: "green",
+    Outcome.WARNING: "bold yellow",
+    Outcome.FAILED: "bold red",
+    Outcome.SKIPPED: "yellow",
+}
+
+_INDENT: Final = 1 + max(map(len, Outcome))
+_COMPONENT_WIDTH: Final = len("configuration")
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -62,13 +73,15 @@ def all_passed(findings: Sequence[Finding]) -> bool:
 
 
 def show(findings: Sequence[Finding], *, as_json: bool) -> None:
-    """Print the findings as a table or as JSON."""
+    """Print the findings as text or as JSON."""
     if as_json:
         shown = {"ok": all_passed(findings), "findings": findings}
         click.echo(msgspec.json.format(msgspec.json.encode(shown)).decode())
         return
     out = console()
-    out.print(_table(findings))
+    for finding in findings:
+        out.print(_lines(finding, out.width), soft_wrap=True)
+    out.print()
     out.print(_summary(Counter(finding.outcome for finding in findings)))
 
 
@@ -88,27 +101,27 @@ def _summary(count: Counter[Outcome]) -> str:
     return f"{summary}."
 
 
-def _table(findings: Sequence[Finding]) -> Table:
-    # Without borders, and with the advice below the details, the table fits into eighty columns.
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("check", no_wrap=True)
-    table.add_column("target", overflow="fold")
-    table.add_column("result", no_wrap=True)
-    table.add_column("details", overflow="fold")
-    style = {
-        Outcome.OK: "green",
-        Outcome.WARNING: "bold yellow",
-        Outcome.FAILED: "bold red",
-        Outcome.SKIPPED: "yellow",
-    }
-    for finding in findings:
-        details = Text(visible(finding.details))
-        if finding.what_to_do:
-            details.append(f"\nto do: {visible(finding.what_to_do)}", style="bold")
-        table.add_row(
-            finding.component,
-            visible(finding.target),
-            Text(finding.outcome, style=style[finding.outcome]),
-            details,
-        )
-    return table
+def _lines(finding: Finding, width: int) -> Text:
+    """Return the lines of one check: its result, then the details and the advice below each other.
+
+    Lines are broken only between words, so that addresses, keys and paths can be copied.
+    """
+    lines = Text()
+    lines.append(f"{finding.outcome:<{_INDENT - 1}} ", style=_STYLES[finding.outcome])
+    lines.append(f"{finding.component:<{_COMPONENT_WIDTH}} {visible(finding.target)}")
+    lines.append(f"\n{_wrapped(finding.details, width)}")
+    if finding.what_to_do:
+        lines.append(f"\n{_wrapped(f'to do: {finding.what_to_do}', width)}", style="bold")
+    return lines
+
+
+def _wrapped(text: str, width: int) -> str:
+    indent = " " * _INDENT
+    return textwrap.fill(
+        visible(text),
+        width=max(width, 2 * _INDENT),
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

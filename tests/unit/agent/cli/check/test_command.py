@@ -69,3 +69,23 @@ def test_suspicious_prices_are_warnings_and_no_failures(runner: CliRunner) -> No
     assert "less than one cent" in warnings[0]["details"]
     assert "no price" in warnings[1]["details"]
     assert warnings[2]["what_to_do"] == 'did you mean "echo"?'
+
+
+def test_address_of_the_coordinator_can_be_an_option(runner: CliRunner) -> None:
+    url = "ws://127.0.0.1:1/option"
+    result = runner.invoke(main, ["check", "--json", "--coordinator-url", url])
+
+    findings = json.loads(result.output)["findings"]
+    (dialed,) = [f for f in findings if f["component"] == "coordinator"]
+    assert (dialed["target"], dialed["outcome"]) == (url, "failed")
+    assert dialed["details"].startswith("connection refused")
+
+
+def test_insecure_address_as_an_option_needs_the_other_option(runner: CliRunner) -> None:
+    url = ("--coordinator-url", "ws://far.invalid/")
+    refused = runner.invoke(main, ["check", "--json", *url])
+    dialed = runner.invoke(main, ["check", "--json", "--allow-insecure", *url])
+
+    assert refused.exit_code == 2
+    assert "--allow-insecure" in refused.output
+    assert "no such host: far.invalid" in dialed.output
