@@ -19,7 +19,7 @@ COMPILE = $(LOCK_VENV)/bin/uv pip compile --quiet --universal --python-version 3
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test coverage examples soak test-faults test-vllm fuzz check format bench lock man docs docs-diagrams clean
+.PHONY: help demo test coverage examples soak test-faults test-readme test-vllm fuzz check format bench lock man docs docs-diagrams clean
 
 help:
 	@echo "make demo         requests through coordinator, agent and a real inference server"
@@ -29,6 +29,7 @@ help:
 	@echo "make examples     install what examples/ needs, with npm; the tests then include them"
 	@echo "make format       reformat the code with ruff"
 	@echo "make test-faults  scripted failures, as a table         (ARGS='--seed 7 -k link')"
+	@echo "make test-readme  follow the README in a clean copy, to its first answer (30 seconds)"
 	@echo "make fuzz         random hostile input, for minutes      (FUZZ_EXAMPLES=100000)"
 	@echo "make soak         random faults under load, 5 minutes   (ARGS='--minutes 600')"
 	@echo "make test-vllm    conformance tests over a real vLLM     (first time: 4 minutes, 2.5 GB)"
@@ -67,6 +68,9 @@ soak: $(DEV)
 
 test-vllm: $(DEV) $(VLLM_VENV)/.installed
 	@$(BIN)/python -m tests.real_vllm $(VLLM_VENV) $(ARGS)
+
+test-readme: $(DEV)
+	@$(BIN)/python -m tests.readme
 
 test-faults: $(DEV)
 	@$(BIN)/python -m tests.faults $(ARGS)

@@ -214,14 +214,6 @@ def test_git_ignores_the_configuration_that_the_readme_creates() -> None:
     assert "/agent.toml" in text_of(".gitignore").splitlines()
 
 
-def test_the_readme_goes_from_the_installation_to_run() -> None:
-    section = text_of("README.md").partition("\n## Install and run\n")[2]
-    command = r"(?m)^\$ (?:python3 -m )?(pip install|provider-agent \w+)"
-
-    steps = ["pip install", "provider-agent init", "provider-agent check", "provider-agent run"]
-    assert re.findall(command, section)[:4] == steps
-
-
 # --- the image ------------------------------------------------------------------------------------
 
 

@@ -116,6 +116,7 @@ class FakeServer(ABC):
         requests: every request so far.
         routes: the operations that this instance supports.
         chunk_bytes: size of each write; None: one write per chunk of the `FakeResponse`.
+        port: the port that it listens on; 0: a free one.
         wait_after_first_chunk: what each job's response waits for after a chunk; None: nothing.
     """
 
@@ -132,14 +133,14 @@ class FakeServer(ABC):
         self._outcomes: deque[Fault | FakeResponse] = deque()
         self._arrived = asyncio.Event()
         self._runner: web.AppRunner | None = None
-        self._port = 0
+        self.port = 0
 
     # --- for tests -----------------------------------------------------------------------------
 
     @property
     def url(self) -> str:
         """The base URL, as in the configuration of an agent."""
-        return f"http://127.0.0.1:{self._port}{self.prefix}"
+        return f"http://127.0.0.1:{self.port}{self.prefix}"
 
     @property
     def jobs(self) -> list[RecordedRequest]:
@@ -174,9 +175,9 @@ class FakeServer(ABC):
         app.router.add_route("*", "/{path:.*}", self._handle)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        site = web.TCPSite(self._runner, "127.0.0.1", self.port)
         await site.start()
-        self._port = self._runner.addresses[0][1]
+        self.port = self._runner.addresses[0][1]
         return self
 
     async def __aexit__(
