@@ -12,7 +12,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from provider_agent.agent.backends.capabilities import agent_limits, metadata, model_offers
 from provider_agent.agent.backends.configured import Backends
@@ -23,9 +23,10 @@ from provider_agent.agent.config import Config
 from provider_agent.agent.free_memory import FreeMemory
 from provider_agent.agent.identity.key import Identity
 from provider_agent.agent.jobs.drain import drain, stop_immediately, stop_jobs
+from provider_agent.agent.jobs.job_record import JobRecord
 from provider_agent.agent.jobs.outbox import Outbox
 from provider_agent.agent.jobs.receipt_issuer import ReceiptIssuer
-from provider_agent.agent.jobs.running import JobRecord, Jobs
+from provider_agent.agent.jobs.running import Jobs
 from provider_agent.agent.jobs.slow_consumers import SlowConsumers
 from provider_agent.agent.link.advertiser import Advertiser
 from provider_agent.agent.link.state import LinkState
@@ -38,9 +39,13 @@ from provider_agent.agent.telemetry.reports import Reports, count_job
 from provider_agent.agent.telemetry.rolling_stats import RollingStats
 from provider_agent.agent.telemetry.status import StatusSnapshot
 from provider_agent.agent.telemetry.status_server import StatusServer
+from provider_agent.agent.telemetry.traces.settings import TraceSettings
 from provider_agent.event_log import EventLogger
 from provider_agent.protocol.field_values import whole_milliseconds
 from provider_agent.protocol.frames import Capabilities, Draining, ModelOffer, Welcome
+
+if TYPE_CHECKING:
+    from provider_agent.agent.telemetry.traces.exporter import TraceExporter
 
 log = EventLogger(__name__)
 
@@ -74,6 +79,7 @@ class Service:
         clock: monotonic, in seconds.
         uniform: random, in [0, 1).
         replace: whether to replace a connected agent with the same key.
+        trace_settings: how to export traces of jobs; None: not at all.
     """
 
     def __init__(
@@ -85,6 +91,7 @@ class Service:
         clock: Callable[[], float] = time.monotonic,
         uniform: Callable[[], float] = random.random,
         replace: bool = False,
+        trace_settings: TraceSettings | None = None,
     ) -> None:
         self._config = config
         self.backends = backends
@@ -105,6 +112,7 @@ class Service:
             uniform=uniform,
         )
         self._fingerprint = identity.fingerprint
+        self._traces = self._new_traces(trace_settings)
         self._receipts = ReceiptIssuer(identity.sign)
         self.jobs = Jobs(
             self._discovery,
@@ -114,6 +122,7 @@ class Service:
             clock=clock,
             tokens_per_minute=config.limits.max_tokens_per_minute,
             receipts=self._receipts,
+            traced=self._traces is not None,
         )
         self.uplink = self._new_uplink(identity, uniform, replace=replace)
         self.advertiser = Advertiser(self.outbox, self.uplink.connected, self._capabilities)
@@ -152,6 +161,13 @@ class Service:
             uniform=uniform,
             replace=replace,
         )
+
+    def _new_traces(self, settings: TraceSettings | None) -> "TraceExporter | None":
+        if settings is None:
+            return None
+        from provider_agent.agent.telemetry.traces.exporter import otlp_exporter
+
+        return otlp_exporter(settings, self.metrics.traces, self._fingerprint)
 
     def __repr__(self) -> str:
         return f"<Service {self.uplink!r} {self.jobs!r} {self.outbox!r}>"
@@ -226,6 +242,8 @@ class Service:
                 ledger.open()
             if status_server is not None:
                 status_server.listen()
+            if self._traces is not None:
+                self._traces.start()
             async with asyncio.TaskGroup() as group:
                 tasks = [
                     group.create_task(self._keep_connected(), name="link"),
@@ -249,6 +267,8 @@ class Service:
                 await status_server.stop()
             if ledger is not None:
                 ledger.close()
+            if self._traces is not None:
+                await asyncio.to_thread(self._traces.stop)
         return self._exit_code
 
     def _status_server(self) -> StatusServer | None:
@@ -343,6 +363,8 @@ class Service:
         count_job(record, self._stats, self.metrics, self._history)
         if self._ledger is not None:
             self._ledger.add(record)
+        if self._traces is not None:
+            self._traces.add(record)
 
     def _models_changed(self) -> None:
         self.advertiser.schedule()

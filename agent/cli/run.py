@@ -28,6 +28,7 @@ from provider_agent.event_log import EventLogger
 
 if TYPE_CHECKING:
     from provider_agent.agent.identity.key import Identity
+    from provider_agent.agent.telemetry.traces.settings import TraceSettings
 
 log = EventLogger(__name__)
 
@@ -140,7 +141,9 @@ async def _main(start: _Start, identity: "Identity") -> int:
     config = start.loaded.config
     backends = make_backends(config.backends, os.environ)
     log_skipped(backends)
-    service = Service(config, identity, backends, replace=start.replace)
+    service = Service(
+        config, identity, backends, replace=start.replace, trace_settings=_trace_settings()
+    )
     reloader = Reloader(
         service,
         start.reload,
@@ -183,6 +186,17 @@ async def _main(start: _Start, identity: "Identity") -> int:
         logging.shutdown()
         os._exit(code)
     return code
+
+
+def _trace_settings() -> "TraceSettings | None":
+    """Return how to export traces; log a problem and go on without them."""
+    from provider_agent.agent.telemetry.traces.settings import TraceSettingsError, trace_settings
+
+    try:
+        return trace_settings(os.environ)
+    except TraceSettingsError as error:
+        log.warning("traces off", reason=error.problem, what_to_do=error.advice)
+        return None
 
 
 async def _cancel_remaining_tasks() -> bool:

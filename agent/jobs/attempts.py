@@ -12,6 +12,7 @@ from provider_agent.agent.jobs.channel import JobChannel
 from provider_agent.agent.jobs.ends import used_tokens
 from provider_agent.agent.jobs.job_log import job_fields
 from provider_agent.agent.jobs.poison_requests import PoisonRequests, request_key
+from provider_agent.agent.jobs.timeline import JobTimeline
 from provider_agent.event_log import EventLogger
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.frames import JobHeader
@@ -29,6 +30,7 @@ class JobAttempts:
         pool: the backends.
         price: the price at which the model was offered when the job arrived.
         poison: the requests that were running when servers died.
+        timeline: records the times of the attempts, or None.
 
     Attributes:
         tried: backend ids in the order of the attempts.
@@ -45,6 +47,7 @@ class JobAttempts:
         "_price",
         "_recorded_deaths",
         "_request_key",
+        "_timeline",
         "_unsent",
         "failover_causes",
         "latest",
@@ -59,7 +62,9 @@ class JobAttempts:
         pool: BackendPool,
         price: OfferedPrice,
         poison: PoisonRequests,
+        timeline: JobTimeline | None = None,
     ) -> None:
+        self._timeline = timeline
         self._header = header
         self._channel = channel
         self._pool = pool
@@ -94,6 +99,8 @@ class JobAttempts:
     def failed(self, error: BackendError) -> None:
         """Record that the latest attempt failed on its backend."""
         self.latest.failed(error, used_tokens(self._channel.outcome), self._request_key)
+        if self._timeline is not None:
+            self._timeline.attempt_failed(error.code)
 
     async def fail_over(self, error: BackendError) -> bool:
         """Start the next attempt after a failed one; return False if there is none.
@@ -127,7 +134,10 @@ class JobAttempts:
         self._channel.assign(route.backend_id)
         if log.enabled_for(logging.DEBUG):
             log.debug("attempt started", **self.log_fields(attempt=len(self.tried)))
-        return self._pool.start(route)
+        attempt = self._pool.start(route)
+        if self._timeline is not None:
+            self._timeline.attempt_started(route.backend_id, attempt.backend.kind)
+        return attempt
 
     async def _next_route(self, error: BackendError) -> Route | NoFailover:
         """Choose the backend of the next attempt.

@@ -22,6 +22,7 @@ from provider_agent.agent.jobs.ends import (
     used_tokens,
 )
 from provider_agent.agent.jobs.poison_requests import PoisonRequests
+from provider_agent.agent.jobs.timeline import JobTimeline
 from provider_agent.event_log import EventLogger
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.frames import JobEnd, JobError, JobHeader, JobResult, RequestChunk
@@ -62,8 +63,10 @@ class JobExecution:
         on_end: called once, with the execution and the job's end.
         price: the price of the model that was offered when the job arrived.
         poison: the requests that were running when servers died.
+        timeline: records the times of the job; None: nothing records them.
 
     Attributes:
+        timeline: the argument.
         log_message: `BackendError.log_message` of the error that ended the job; "" before.
     """
 
@@ -82,6 +85,7 @@ class JobExecution:
         "channel",
         "header",
         "log_message",
+        "timeline",
     )
 
     def __init__(
@@ -94,8 +98,10 @@ class JobExecution:
         on_end: Callable[["JobExecution", JobEnd], None],
         price: OfferedPrice,
         poison: PoisonRequests,
+        timeline: JobTimeline | None = None,
     ) -> None:
         self.header = header
+        self.timeline = timeline
         self.log_message = ""
         self.channel = channel
         channel.on_started = self._response_started
@@ -104,7 +110,7 @@ class JobExecution:
         self._on_end = on_end
         self._price = price
         self._first_byte_s: float | None = None
-        self._attempts = JobAttempts(header, channel, route, pool, price, poison)
+        self._attempts = JobAttempts(header, channel, route, pool, price, poison, timeline)
         self._request_arrived: asyncio.Event | None = None
         """Set when the request is complete; None: nothing waits for that."""
         self._stop_reason: StopReason | None = None
@@ -212,6 +218,8 @@ class JobExecution:
         if not request.complete:
             self._request_arrived = asyncio.Event()
             await self._request_arrived.wait()
+        if self.timeline is not None:
+            self.timeline.request_arrived()
         job = join_request(self.header, request.take())
         self._attempts.set_request(job.request)
         while True:
@@ -309,6 +317,8 @@ class JobExecution:
             self._attempts.latest.succeeded(tokens)
         else:
             self._attempts.latest.abandoned(tokens)  # has no effect if `failed` was called before
+        if self.timeline is not None:
+            self.timeline.ended()
         self._on_end(self, end)
 
     def _internal_end(self, error: BaseException) -> JobError:
@@ -324,6 +334,8 @@ class JobExecution:
 
     def _response_started(self) -> None:
         self._first_byte_s = self.duration_s
+        if self.timeline is not None:
+            self.timeline.response_started()
         self._attempts.latest.responded()
 
     def _report(self) -> JobReport:

@@ -51,7 +51,7 @@ def end_fields(
     """
     fields: dict[str, object] = {
         "job": job.job_id.hex(),
-        "outcome": _outcome(end, refusal),
+        "outcome": outcome(end, refusal),
         "model": job.model_id,
         "format": job.format,
         "operation": job.operation,
@@ -88,7 +88,8 @@ def end_fields(
     return fields
 
 
-def _outcome(end: JobEnd, refusal: RefusalReason | None) -> str:
+def outcome(end: JobEnd, refusal: RefusalReason | None) -> str:
+    """Return how a job ended: "ok", "failed", "cancelled" or "refused"."""
     if refusal is not None:
         return "refused"
     if isinstance(end, JobError):

@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import Final
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from provider_agent.adapters.responses.validator import is_event_stream
@@ -28,9 +27,11 @@ from provider_agent.agent.jobs.ends import (
 )
 from provider_agent.agent.jobs.execution import INTERNAL_TEXT, JobExecution, StopReason
 from provider_agent.agent.jobs.job_log import end_fields, end_level
+from provider_agent.agent.jobs.job_record import JobRecord
 from provider_agent.agent.jobs.outbox import Outbox
 from provider_agent.agent.jobs.poison_requests import PoisonRequests
 from provider_agent.agent.jobs.receipt_issuer import ReceiptIssuer
+from provider_agent.agent.jobs.timeline import JobTimeline
 from provider_agent.event_log import EventLogger
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.frames import (
@@ -51,35 +52,6 @@ REMEMBERED_JOBS: Final = MAX_LIVE_JOBS
 """The most job ids that are remembered, so that a job that is delivered twice runs once."""
 
 
-class JobRecord(Struct, frozen=True):
-    """One ended job, for statistics and metrics.
-
-    Attributes:
-        wire_format: the job's wire format.
-        backend_kind: the kind of the backend of the last attempt; "" if there was no attempt.
-        end: the job's end.
-        first_byte_s: seconds from the job's arrival to the first byte of its response; None if the
-            job failed or the time is unknown.
-        attempts: the number of attempts on all backends; 0 for a refused job.
-        model_id: the model; "" if the job was refused and the agent did not offer the model.
-        streamed: whether the response is an event stream.
-        failover_causes: the error code of each failed attempt that another attempt followed.
-        refusal: why the job was refused; None if it was not.
-        sha256: the hash of the response; None if it is not hashed.
-    """
-
-    wire_format: str
-    backend_kind: str
-    end: JobEnd
-    first_byte_s: float | None
-    attempts: int = 1
-    model_id: str = ""
-    streamed: bool = False
-    failover_causes: tuple[ErrorCode, ...] = ()
-    refusal: RefusalReason | None = None
-    sha256: bytes | None = None
-
-
 class Jobs:
     """All running jobs of the agent.
 
@@ -91,6 +63,7 @@ class Jobs:
         clock: returns monotonic seconds.
         tokens_per_minute: the most tokens that all jobs together may use; if None, unlimited.
         receipts: issues the receipts of jobs; None: jobs have none.
+        traced: whether to record the times of jobs, for traces.
 
     Attributes:
         completed: the number of jobs so far whose end is a result.
@@ -106,7 +79,10 @@ class Jobs:
         clock: Callable[[], float] = time.monotonic,
         tokens_per_minute: int | None = None,
         receipts: ReceiptIssuer | None = None,
+        *,
+        traced: bool = False,
     ) -> None:
+        self._traced = traced
         self.completed = 0
         self.last_job_at: float | None = None
         self._pool = pool
@@ -207,10 +183,11 @@ class Jobs:
         self._remember(job_id)
         offered = self._prices.get(header.model_id)
         price = offered or OfferedPrice()
+        timeline = JobTimeline(header, self._clock) if self._traced else None
         reason: RefusalReason | None = None
         end: JobError | None = None
         try:
-            refusal = self._start(header, channel, price)
+            refusal = self._start(header, channel, price, timeline)
             if refusal is not None:
                 reason = refusal.reason
                 end = refusal_end(JobReport(job_id, price=price), refusal)
@@ -221,10 +198,25 @@ class Jobs:
             end = error_end(report, ErrorCode.INTERNAL, INTERNAL_TEXT)
         if end is not None:
             model_id = "" if offered is None else header.model_id
-            record = JobRecord(header.format, "", end, None, 0, model_id=model_id, refusal=reason)
+            record = JobRecord(
+                header.format,
+                "",
+                end,
+                None,
+                0,
+                model_id=model_id,
+                refusal=reason,
+                timeline=timeline,
+            )
             self._end(header, channel, record, 0.0)
 
-    def _start(self, header: JobHeader, channel: JobChannel, price: OfferedPrice) -> Refusal | None:
+    def _start(
+        self,
+        header: JobHeader,
+        channel: JobChannel,
+        price: OfferedPrice,
+        timeline: JobTimeline | None,
+    ) -> Refusal | None:
         """Start a job; return why it is refused, or None."""
         route = self._admission.admit(header, self.in_flight, price)
         if isinstance(route, Refusal):
@@ -238,6 +230,7 @@ class Jobs:
             self._execution_ended,
             price,
             self._poison,
+            timeline,
         )
         self._idle.clear()
         return None
@@ -346,6 +339,7 @@ class Jobs:
             job.model_id,
             started is not None and is_event_stream(started.content_type),
             execution.failover_causes,
+            timeline=execution.timeline,
         )
         self._end(job, execution.channel, record, execution.duration_s, execution.log_message)
 

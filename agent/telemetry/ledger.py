@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from provider_agent.advised_error import AdvisedError
-from provider_agent.agent.jobs.running import JobRecord
+from provider_agent.agent.jobs.job_record import JobRecord
 from provider_agent.agent.telemetry.metrics import OK
 from provider_agent.event_log import EventLogger
 from provider_agent.protocol.frames import JobError

@@ -13,7 +13,7 @@ from typing import Final
 from msgspec import Struct
 
 from provider_agent.agent.backends.routing import RefusalReason
-from provider_agent.agent.jobs.running import JobRecord
+from provider_agent.agent.jobs.job_record import JobRecord
 from provider_agent.agent.link.backoff import DisconnectCause
 from provider_agent.agent.telemetry.job_totals import JobTotals, tokens_times_price
 from provider_agent.agent.telemetry.loop_lag import LoopLag
@@ -65,6 +65,18 @@ class ReloadResult(StrEnum):
     FAILED = "failed"
 
 
+class TraceResult(StrEnum):
+    """What became of the trace of a job.
+
+    `EXPORTED`: the collector has accepted it. `FAILED`: it has not. `DROPPED`: the trace did not
+    fit the queue, or waited in it when the agent stopped.
+    """
+
+    EXPORTED = "exported"
+    FAILED = "failed"
+    DROPPED = "dropped"
+
+
 class RefusedJob(Struct, frozen=True):
     """A job that the agent refused.
 
@@ -93,6 +105,7 @@ class Metrics:
         reconnects: attempts to reconnect to the coordinator, by cause.
         notices: notices from the coordinator, by severity.
         reloads: reloads of the configuration, by result.
+        traces: traces of jobs, by result; 0 if none are exported.
         resumed_jobs: jobs that continued on a new link.
         loop_lag: how late the event loop is.
     """
@@ -108,6 +121,7 @@ class Metrics:
         self.reconnects = _zeros(*DisconnectCause)
         self.notices = _zeros("info", "warning", "error")
         self.reloads = _zeros(*ReloadResult)
+        self.traces = _zeros(*TraceResult)
         self.resumed_jobs = 0
         self.loop_lag = LoopLag()
 

@@ -3,6 +3,7 @@
 prometheus_client is imported only for it: the import takes as long as that of twenty modules.
 """
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
@@ -105,6 +106,12 @@ class _LinkAndStatus(Collector):
         yield _counter(
             "reloads", "Reloads of the configuration, by result.", "result", self._metrics.reloads
         )
+        yield _counter(
+            "traces",
+            "Traces of jobs, by what became of them; 0 if none are exported.",
+            "result",
+            self._metrics.traces,
+        )
         yield _loop_lag(self._metrics.loop_lag)
         yield from _gauges(self._status())
 
@@ -137,6 +144,7 @@ def _gauges(state: StatusSnapshot) -> Iterable[Metric]:
         "1 when the coordinator has welcomed the agent.",
         state.link == LinkState.CONNECTED,
     )
+    yield _gauge("clock_seconds", "The clock of the agent, in seconds since 1970.", time.time())
     yield CounterMetricFamily(
         "provider_agent_log_lines_dropped",
         "Log lines that did not fit the queue, because the output did not take them.",

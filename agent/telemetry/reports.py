@@ -8,7 +8,8 @@ from itertools import islice
 from provider_agent.agent.backends.configured import SkippedBackend
 from provider_agent.agent.backends.discovery import Discovery
 from provider_agent.agent.config import Config
-from provider_agent.agent.jobs.running import JobRecord, Jobs
+from provider_agent.agent.jobs.job_record import JobRecord
+from provider_agent.agent.jobs.running import Jobs
 from provider_agent.agent.link.coordinator_messages import CoordinatorMessages
 from provider_agent.agent.telemetry.backend_loads import backend_loads
 from provider_agent.agent.telemetry.job_history import JobHistory

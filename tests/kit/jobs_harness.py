@@ -9,9 +9,10 @@ from provider_agent.agent.backends.admission import AdmissionControl, Admitted, 
 from provider_agent.agent.backends.attempt import Attempt
 from provider_agent.agent.backends.model_use import JobTiming
 from provider_agent.agent.backends.routing import Route
+from provider_agent.agent.jobs.job_record import JobRecord
 from provider_agent.agent.jobs.outbox import Outbox
 from provider_agent.agent.jobs.receipt_issuer import ReceiptIssuer
-from provider_agent.agent.jobs.running import JobRecord, Jobs
+from provider_agent.agent.jobs.running import Jobs
 from provider_agent.protocol.codec import VERSION_1
 from provider_agent.protocol.frames import Ack, AgentFrame, Chunk, JobEnd, JobError, JobResult
 from provider_agent.protocol.limits import MIB

@@ -12,6 +12,7 @@ from provider_agent.agent.backends.configured import Backends, SkippedBackend
 from provider_agent.agent.config import Config
 from provider_agent.agent.identity.key import Identity
 from provider_agent.agent.service import Service
+from provider_agent.agent.telemetry.traces.settings import TraceSettings
 from tests.kit.agent_config import agent_config
 from tests.kit.scripted_coordinator import AgentConnection, ScriptedCoordinator
 from tests.kit.virtual_time import now
@@ -27,6 +28,7 @@ class RunningAgent:
         config: the settings; None: the defaults.
         tokens_per_minute: the operator's limits, by backend id.
         overflow: the ids of the backends that join the offers of others.
+        trace_settings: how the agent exports traces; None: not at all.
         jitter: replaces all random numbers; with 0, the agent reconnects at once.
 
     Attributes:
@@ -42,6 +44,7 @@ class RunningAgent:
         config: Config | None = None,
         tokens_per_minute: dict[str, int] | None = None,
         overflow: Collection[str] = (),
+        trace_settings: TraceSettings | None = None,
         jitter: float = 0.0,
     ) -> None:
         self.service = Service(
@@ -52,6 +55,7 @@ class RunningAgent:
             ),
             clock=now,
             uniform=lambda: jitter,
+            trace_settings=trace_settings,
         )
         self._coordinator = coordinator
         self._task: asyncio.Task[int] | None = None

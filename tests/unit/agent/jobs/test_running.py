@@ -9,7 +9,8 @@ from provider_agent.adapters.base import (
 from provider_agent.adapters.servers.echo import EchoBackend
 from provider_agent.agent.backends.routing import RefusalReason
 from provider_agent.agent.jobs.execution import StopReason
-from provider_agent.agent.jobs.running import REMEMBERED_JOBS, JobRecord
+from provider_agent.agent.jobs.job_record import JobRecord
+from provider_agent.agent.jobs.running import REMEMBERED_JOBS
 from provider_agent.protocol.frames import (
     JobResult,
     JobStarted,

@@ -17,7 +17,8 @@ from provider_agent.adapters.base import (
 )
 from provider_agent.adapters.errors import RefusedRequest
 from provider_agent.agent.backends.adapter_calls import CANCEL_S
-from provider_agent.agent.jobs.running import JobRecord, Jobs
+from provider_agent.agent.jobs.job_record import JobRecord
+from provider_agent.agent.jobs.running import Jobs
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.frames import JobResult
 from provider_agent.protocol.limits import MAX_ERROR_BODY_BYTES, MAX_TEXT_CHARS

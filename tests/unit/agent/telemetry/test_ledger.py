@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from provider_agent.agent.jobs.running import JobRecord
+from provider_agent.agent.jobs.job_record import JobRecord
 from provider_agent.agent.telemetry import ledger as ledger_module
 from provider_agent.agent.telemetry.ledger import (
     KEPT_FILES,

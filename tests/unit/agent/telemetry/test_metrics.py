@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from provider_agent.agent.backends.routing import RefusalReason
-from provider_agent.agent.jobs.running import JobRecord
+from provider_agent.agent.jobs.job_record import JobRecord
 from provider_agent.agent.link.coordinator_messages import Routing, UnroutableOffer
 from provider_agent.agent.telemetry.loop_lag import INTERVAL_S, LoopLag
 from provider_agent.agent.telemetry.metrics import MAX_PAIRS, MAX_REFUSALS, Metrics, ReloadResult

@@ -5,8 +5,9 @@ from provider_agent.agent.backends.configured import Backends, SkippedBackend
 from provider_agent.agent.backends.discovery import Discovery
 from provider_agent.agent.backends.routing import RefusalReason
 from provider_agent.agent.config import LimitsConfig
+from provider_agent.agent.jobs.job_record import JobRecord
 from provider_agent.agent.jobs.outbox import Outbox
-from provider_agent.agent.jobs.running import JobRecord, Jobs
+from provider_agent.agent.jobs.running import Jobs
 from provider_agent.agent.link.coordinator_messages import CoordinatorMessages
 from provider_agent.agent.telemetry.job_history import JobHistory
 from provider_agent.agent.telemetry.metrics import JobKey, Metrics

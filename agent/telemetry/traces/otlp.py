@@ -1,0 +1,138 @@
+"""Sends spans by OTLP over HTTP. Imports OpenTelemetry: only the exporter's thread imports this."""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import requests
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import SpanExportResult
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    set_span_in_context,
+)
+
+from provider_agent.agent.telemetry.traces.exporter import Trace
+from provider_agent.agent.telemetry.traces.job_spans import FIRST_BYTE, JobSpan
+from provider_agent.protocol.trace_context import is_traceparent
+
+
+class OtlpSender:
+    """Sends traces to the collector that the environment variables name.
+
+    Args:
+        resource: attributes of the agent; those of the environment take precedence.
+    """
+
+    def __init__(self, resource: Mapping[str, str]) -> None:
+        # The packages log errors, once for each attempt and with values of variables.
+        logging.getLogger("opentelemetry").addHandler(logging.NullHandler())
+        logging.getLogger("opentelemetry").propagate = False
+        self._session = _Session()
+        self._exporter = OTLPSpanExporter(session=self._session)
+        self._ended = _EndedSpans()
+        # The provider reads the sampler and the limits from the environment.
+        provider = TracerProvider(resource=_resource(resource), shutdown_on_exit=False)
+        provider.add_span_processor(self._ended)
+        self._tracer = provider.get_tracer("provider_agent")
+
+    def send(self, traces: Sequence[Trace]) -> str:
+        """Send traces; return "" or why the collector did not accept them."""
+        for traceparent, spans in traces:
+            self._build(traceparent, spans)
+            time.sleep(0)  # lets the event loop run, which would wait up to 5 ms for this thread
+        spans_to_send = self._ended.take()
+        if not spans_to_send:  # not sampled
+            return ""
+        self._session.problem = ""
+        if self._exporter.export(spans_to_send) is SpanExportResult.SUCCESS:
+            return ""
+        return self._session.problem or "the spans could not be encoded"
+
+    def close(self) -> None:
+        """Give up the request that waits for the collector; may be called in any thread."""
+        self._exporter.shutdown()  # type: ignore[no-untyped-call]
+
+    def _build(self, traceparent: str, spans: Sequence[JobSpan]) -> None:
+        first, *others = spans
+        context = None
+        if is_traceparent(traceparent):
+            context = set_span_in_context(NonRecordingSpan(_parent(traceparent)))
+        job = self._tracer.start_span(
+            first.name, context, SpanKind.SERVER, first.attributes, start_time=first.start_ns
+        )
+        in_job = set_span_in_context(job)
+        for one in others:
+            span = self._tracer.start_span(
+                one.name,
+                in_job,
+                SpanKind.CLIENT if one.is_client else SpanKind.INTERNAL,
+                one.attributes,
+                start_time=one.start_ns,
+            )
+            if one.first_byte_ns is not None:
+                span.add_event(FIRST_BYTE, timestamp=one.first_byte_ns)
+            if one.error:
+                span.set_status(Status(StatusCode.ERROR, one.error))
+            span.end(one.end_ns)
+        if first.error:
+            job.set_status(Status(StatusCode.ERROR, first.error))
+        job.end(first.end_ns)
+
+
+class _EndedSpans(SpanProcessor):
+    """Keeps ended spans until they are sent."""
+
+    def __init__(self) -> None:
+        self._spans: list[ReadableSpan] = []
+
+    def on_end(self, span: ReadableSpan) -> None:
+        self._spans.append(span)
+
+    def take(self) -> list[ReadableSpan]:
+        spans, self._spans = self._spans, []
+        return spans
+
+
+class _Session(requests.Session):
+    """Remembers why the last request failed, without the address, which may contain a password."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.problem = ""
+
+    def request(self, *args: Any, **kwargs: Any) -> requests.Response:  # noqa: ANN401
+        try:
+            response = super().request(*args, **kwargs)
+        except requests.Timeout:
+            self.problem = "the collector did not respond in time"
+            raise
+        except requests.ConnectionError:
+            self.problem = "the collector cannot be reached"
+            raise
+        except requests.RequestException as error:
+            self.problem = f"the request could not be sent: {type(error).__name__}"
+            raise
+        self.problem = f"the collector responded with HTTP {response.status_code}"
+        return response
+
+
+def _resource(attributes: Mapping[str, str]) -> Resource:
+    """Return the resource; OTEL_RESOURCE_ATTRIBUTES and OTEL_SERVICE_NAME take precedence."""
+    named = OTELResourceDetector().detect().attributes
+    return Resource.create({key: attributes[key] for key in attributes.keys() - named.keys()})
+
+
+def _parent(traceparent: str) -> SpanContext:
+    _, trace_id, span_id, flags = traceparent.split("-")
+    return SpanContext(
+        int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=TraceFlags(int(flags, 16))
+    )
