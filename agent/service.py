@@ -12,7 +12,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from provider_agent.agent.backends.capabilities import agent_limits, metadata, model_offers
 from provider_agent.agent.backends.configured import Backends
@@ -33,7 +33,7 @@ from provider_agent.agent.link.state import LinkState
 from provider_agent.agent.link.uplink import Uplink
 from provider_agent.agent.reload.effects import Reload, decide_reload
 from provider_agent.agent.telemetry.job_history import JobHistory
-from provider_agent.agent.telemetry.ledger import Ledger
+from provider_agent.agent.telemetry.job_outputs import JobOutputs
 from provider_agent.agent.telemetry.metrics import Metrics
 from provider_agent.agent.telemetry.reports import Reports, count_job
 from provider_agent.agent.telemetry.rolling_stats import RollingStats
@@ -43,9 +43,6 @@ from provider_agent.agent.telemetry.traces.settings import TraceSettings
 from provider_agent.event_log import EventLogger
 from provider_agent.protocol.field_values import whole_milliseconds
 from provider_agent.protocol.frames import Capabilities, Draining, ModelOffer, Welcome
-
-if TYPE_CHECKING:
-    from provider_agent.agent.telemetry.traces.exporter import TraceExporter
 
 log = EventLogger(__name__)
 
@@ -100,8 +97,6 @@ class Service:
         self.metrics = Metrics(clock)
         self._stats = stats = RollingStats(clock)
         self._history = history = JobHistory(clock)
-        ledger_path = config.observability.ledger_path
-        self._ledger = None if ledger_path is None else Ledger(ledger_path)
         self._discovery = Discovery(
             backends,
             self._models_changed,
@@ -112,7 +107,9 @@ class Service:
             uniform=uniform,
         )
         self._fingerprint = identity.fingerprint
-        self._traces = self._new_traces(trace_settings)
+        self._outputs = JobOutputs(
+            config.observability.ledger_path, trace_settings, self.metrics, identity.fingerprint
+        )
         self._receipts = ReceiptIssuer(identity.sign)
         self.jobs = Jobs(
             self._discovery,
@@ -122,7 +119,7 @@ class Service:
             clock=clock,
             tokens_per_minute=config.limits.max_tokens_per_minute,
             receipts=self._receipts,
-            traced=self._traces is not None,
+            traced=self._outputs.traced,
         )
         self.uplink = self._new_uplink(identity, uniform, replace=replace)
         self.advertiser = Advertiser(self.outbox, self.uplink.connected, self._capabilities)
@@ -161,13 +158,6 @@ class Service:
             uniform=uniform,
             replace=replace,
         )
-
-    def _new_traces(self, settings: TraceSettings | None) -> "TraceExporter | None":
-        if settings is None:
-            return None
-        from provider_agent.agent.telemetry.traces.exporter import otlp_exporter
-
-        return otlp_exporter(settings, self.metrics.traces, self._fingerprint)
 
     def __repr__(self) -> str:
         return f"<Service {self.uplink!r} {self.jobs!r} {self.outbox!r}>"
@@ -236,26 +226,22 @@ class Service:
             StatusServerError: the status server cannot listen on its address.
             LedgerError: the ledger cannot be written.
         """
-        status_server, ledger = self._status_server(), self._ledger
+        status_server = self._status_server()
         try:
-            if ledger is not None:
-                ledger.open()
+            self._outputs.open()
             if status_server is not None:
                 status_server.listen()
-            if self._traces is not None:
-                self._traces.start()
             async with asyncio.TaskGroup() as group:
                 tasks = [
                     group.create_task(self._keep_connected(), name="link"),
                     group.create_task(self._send_heartbeats(), name="heartbeat"),
                     group.create_task(self._end_slow_consumers(), name="slow consumers"),
                     group.create_task(self._discovery.run(), name="discovery"),
+                    group.create_task(self._outputs.run(), name="ledger"),
                 ]
                 if status_server is not None:
                     serving = self._serve_status(status_server)
                     tasks.append(group.create_task(serving, name="status server"))
-                if ledger is not None:
-                    tasks.append(group.create_task(ledger.run(), name="ledger"))
                 group.create_task(self._stop_on_request(tasks), name="stop")
         finally:
             self.uplink.state = LinkState.STOPPED
@@ -265,10 +251,7 @@ class Service:
             await self._discovery.close()
             if status_server is not None:
                 await status_server.stop()
-            if ledger is not None:
-                ledger.close()
-            if self._traces is not None:
-                await asyncio.to_thread(self._traces.stop)
+            await self._outputs.close()
         return self._exit_code
 
     def _status_server(self) -> StatusServer | None:
@@ -361,10 +344,7 @@ class Service:
 
     def _job_ended(self, record: JobRecord) -> None:
         count_job(record, self._stats, self.metrics, self._history)
-        if self._ledger is not None:
-            self._ledger.add(record)
-        if self._traces is not None:
-            self._traces.add(record)
+        self._outputs.add(record)
 
     def _models_changed(self) -> None:
         self.advertiser.schedule()

@@ -142,7 +142,7 @@ async def _main(start: _Start, identity: "Identity") -> int:
     backends = make_backends(config.backends, os.environ)
     log_skipped(backends)
     service = Service(
-        config, identity, backends, replace=start.replace, trace_settings=_trace_settings()
+        config, identity, backends, replace=start.replace, trace_settings=wanted_traces()
     )
     reloader = Reloader(
         service,
@@ -188,7 +188,7 @@ async def _main(start: _Start, identity: "Identity") -> int:
     return code
 
 
-def _trace_settings() -> "TraceSettings | None":
+def wanted_traces() -> "TraceSettings | None":
     """Return how to export traces; log a problem and go on without them."""
     from provider_agent.agent.telemetry.traces.settings import TraceSettingsError, trace_settings
 

@@ -6,5 +6,6 @@
 - `reports`: builds the heartbeat and the status from the running agent.
 - `status_server`: serves status, readiness and metrics over HTTP.
 - `systemd`: notifies systemd of readiness and liveness.
+- `traces`: exports traces of jobs to OpenTelemetry.
 - `logs`: formats and redacts log records.
 """

@@ -6,7 +6,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from provider_agent.agent.jobs.running import JobRecord
+from provider_agent.agent.jobs.job_record import JobRecord
 from provider_agent.agent.telemetry.job_status import EndedJobStatus, MinuteStatus
 from provider_agent.agent.telemetry.metrics import MILLION, OK
 from provider_agent.agent.telemetry.rolling_stats import MAX_ENDED_JOBS, percentile

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from provider_agent.agent.cli.main import main
-from provider_agent.agent.cli.run import log_failed_task, run
+from provider_agent.agent.cli.run import log_failed_task, run, wanted_traces
 from provider_agent.agent.config.flags import FLAGS
 from provider_agent.agent.service import Service
 from tests.unit.agent.cli.calls import COORDINATOR, ECHO, invoke
@@ -158,3 +158,20 @@ def test_check_creates_no_key(runner: CliRunner) -> None:
 
     assert "the file does not exist" in result.output
     assert not Path("identiy.key").exists()
+
+
+def test_agent_runs_without_traces_if_they_cannot_be_exported(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "zipkin")
+    assert wanted_traces() is None
+    (record,) = caplog.records
+    assert (record.message, vars(record)["fields"]["what_to_do"]) == (
+        "traces off",
+        "set it to otlp, or to none",
+    )
+
+
+def test_traces_are_off_without_a_variable(caplog: pytest.LogCaptureFixture) -> None:
+    assert wanted_traces() is None
+    assert caplog.records == []

@@ -1,7 +1,7 @@
 import pytest
 
 from provider_agent.agent.backends.routing import RefusalReason
-from provider_agent.agent.jobs.running import JobRecord
+from provider_agent.agent.jobs.job_record import JobRecord
 from provider_agent.agent.telemetry.job_history import MAX_LAST_JOBS, MINUTES, JobHistory
 from provider_agent.agent.telemetry.job_status import EndedJobStatus, MinuteStatus
 from provider_agent.protocol.errors import ErrorCode

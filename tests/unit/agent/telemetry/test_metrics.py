@@ -22,7 +22,7 @@ JOB_ID = b"j" * 16
 USAGE = Usage(10, 20)
 JOBS = "provider_agent_jobs_total"
 SERIES = 'backend="vllm:http://gpu",kind="vllm",model="m"'
-OPERATIONS = Path(__file__).parents[4] / "docs" / "operations.md"
+DOCUMENT = Path(__file__).parents[4] / "docs" / "observability.md"
 
 
 def render(metrics: Metrics, status: StatusSnapshot = STATUS) -> str:
@@ -208,6 +208,7 @@ def test_refusals_are_counted_by_reason_and_the_latest_are_kept() -> None:
         'reconnects_total{cause="lost"}',
         'notices_total{severity="error"}',
         'reloads_total{result="failed"}',
+        'traces_total{result="dropped"}',
     ],
 )
 def test_series_with_known_labels_exist_from_the_start(series: str) -> None:
@@ -247,7 +248,7 @@ def test_every_metric_is_documented() -> None:
     routing = Routing(revision=1, unroutable_count=0, unroutable=[])
     page = render(metrics, replace(STATUS, routing=routing))
     names = set(re.findall(r"^# TYPE (provider_agent_\w+) ", page, re.MULTILINE))
-    documented = re.findall(r"^\| `(provider_agent_\w+)`", OPERATIONS.read_text(), re.MULTILINE)
+    documented = re.findall(r"^\| `(provider_agent_\w+)`", DOCUMENT.read_text(), re.MULTILINE)
     assert sorted(names) == sorted(documented)
 
 
