@@ -110,7 +110,8 @@ class Service:
         self._outputs = JobOutputs(
             config.observability.ledger_path, trace_settings, self.metrics, identity.fingerprint
         )
-        self._receipts = ReceiptIssuer(identity.sign)
+        always_hash = config.observability.ledger_path is not None
+        self._receipts = ReceiptIssuer(identity.sign, always_hash=always_hash)
         self.jobs = Jobs(
             self._discovery,
             self.outbox,

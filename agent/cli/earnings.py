@@ -7,11 +7,12 @@ import click
 import msgspec
 from rich.table import Column, Table
 
+from provider_agent.agent.cli.ledger_entries import SelectedEntries, period_options
 from provider_agent.agent.cli.settings import with_local_config
 from provider_agent.agent.cli.terminal import console, dollar_text, visible
 from provider_agent.agent.config import LoadedConfig
 from provider_agent.agent.telemetry.job_totals import tokens_times_price
-from provider_agent.agent.telemetry.ledger import LedgerEntry, read_ledger
+from provider_agent.agent.telemetry.ledger import LedgerEntry
 from provider_agent.agent.telemetry.metrics import MILLION, OK
 
 
@@ -39,43 +40,29 @@ class EarningsRow(msgspec.Struct):
 
 @click.command(short_help="Sum up the earnings by day and model.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@period_options
 @with_local_config
-def earnings(loaded: LoadedConfig, as_json: bool) -> None:
+def earnings(loaded: LoadedConfig, as_json: bool, since: float | None, until: float | None) -> None:
     """Sum up the ledger of ended jobs by day (UTC) and model.
 
     Earnings are tokens times the offered price of the jobs that succeeded. They are the agent's
     claim: the coordinator may count differently. The ledger must be on: set [observability]
-    ledger_path.
+    ledger_path. `provider-agent ledger sum` is the same command.
     """
-    path = loaded.config.observability.ledger_path
-    if path is None:
-        raise click.ClickException(
-            "there is no ledger; set [observability] ledger_path, for example to "
-            '"/var/lib/provider-agent/ledger.jsonl", and restart the agent'
-        )
-    try:
-        rows, unreadable = sum_up(read_ledger(path))
-    except OSError as error:
-        raise click.ClickException(
-            f"the ledger {path} cannot be read: {error.strerror}; has the agent run with it?"
-        ) from error
+    entries = SelectedEntries(loaded, since, until)
+    rows = sum_up(entries)
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(rows)).decode())
     else:
         console().print(_table(rows))
-    if unreadable:
-        click.echo(f"{unreadable} unreadable lines of {path} were skipped", err=True)
+    entries.report_unreadable()
 
 
-def sum_up(entries: Iterable[LedgerEntry | None]) -> tuple[list[EarningsRow], int]:
-    """Return a row for each day and model, in this order, and the number of unreadable lines."""
+def sum_up(entries: Iterable[LedgerEntry]) -> list[EarningsRow]:
+    """Return a row for each day and model, in this order."""
     rows: dict[tuple[str, str], EarningsRow] = {}
-    earned: dict[tuple[str, str], int] = {}
-    unreadable = 0
+    amounts: dict[tuple[str, str], int] = {}
     for entry in entries:
-        if entry is None:
-            unreadable += 1
-            continue
         key = (f"{datetime.fromtimestamp(entry.ended_at, UTC):%Y-%m-%d}", entry.model)
         row = rows.setdefault(key, EarningsRow(*key))
         if entry.code != OK:
@@ -84,19 +71,22 @@ def sum_up(entries: Iterable[LedgerEntry | None]) -> tuple[list[EarningsRow], in
         row.jobs += 1
         row.input_tokens += entry.input_tokens or 0
         row.output_tokens += entry.output_tokens or 0
-        earned[key] = earned.get(key, 0) + _earned(entry)
-    for key, amount in earned.items():
+        amounts[key] = amounts.get(key, 0) + (earned(entry) or 0)
+    for key, amount in amounts.items():
         rows[key].earned_millionths = amount / MILLION
-    return [row for _, row in sorted(rows.items())], unreadable
+    return [row for _, row in sorted(rows.items())]
 
 
-def _earned(entry: LedgerEntry) -> int:
-    return (
-        tokens_times_price(
-            (entry.input_tokens, entry.input_price_per_1m),
-            (entry.output_tokens, entry.output_price_per_1m),
-        )
-        or 0
+def earned(entry: LedgerEntry) -> int | None:
+    """Return what a job earned, in millionths of a millionth of a US dollar.
+
+    0 for a job that failed; None if no number of tokens with a price is known.
+    """
+    if entry.code != OK:
+        return 0
+    return tokens_times_price(
+        (entry.input_tokens, entry.input_price_per_1m),
+        (entry.output_tokens, entry.output_price_per_1m),
     )
 
 

@@ -40,6 +40,7 @@ _COMMANDS: Final = {
     "config": _Command(f"{_CLI}.config", "config", "Inspect the configuration."),
     "status": _Command(f"{_CLI}.status", "status", "Print the state of the running agent."),
     "earnings": _Command(f"{_CLI}.earnings", "earnings", "Sum up the earnings by day and model."),
+    "ledger": _Command(f"{_CLI}.ledger", "ledger", "Sum up or export the ledger of ended jobs."),
     "health": _Command(f"{_CLI}.health", "health", "Check whether the running agent is alive."),
     "coordinator": _Command(
         "provider_agent.coordinator.command", "command", "Run the reference coordinator."

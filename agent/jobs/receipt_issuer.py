@@ -14,17 +14,24 @@ class ReceiptIssuer:
 
     Args:
         sign: returns the Ed25519 signature of the given bytes.
+        always_hash: whether all responses are hashed, also without receipts: for the ledger.
 
     Attributes:
         active: whether the current, or the last, connection negotiated receipts.
     """
 
-    def __init__(self, sign: Callable[[bytes], bytes]) -> None:
+    def __init__(self, sign: Callable[[bytes], bytes], *, always_hash: bool = False) -> None:
         self.active = False
         self._sign = sign
+        self._always_hash = always_hash
 
     def __repr__(self) -> str:
         return f"<ReceiptIssuer active={self.active}>"
+
+    @property
+    def hashes(self) -> bool:
+        """Whether the response of a job that arrives now is hashed."""
+        return self.active or self._always_hash
 
     def negotiated(self, features: Collection[str]) -> None:
         """Set `active` from the features of a new connection."""

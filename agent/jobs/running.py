@@ -176,9 +176,9 @@ class Jobs:
         if job_id in self._seen or job_id in self._outbox:
             return
         receipts = self._receipts
-        hashed = receipts is not None and receipts.active
+        hashed = receipts is not None and receipts.hashes
         channel = self._outbox.open(job_id, header.request_bytes, hashed=hashed)
-        if receipts is not None and hashed:
+        if receipts is not None and receipts.active:
             channel.issue_receipt = partial(receipts.issue, header)
         self._remember(job_id)
         offered = self._prices.get(header.model_id)

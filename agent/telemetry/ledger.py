@@ -9,6 +9,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -62,8 +64,8 @@ class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
         input_price_per_1m: the offered price in millionths of a US dollar per million tokens; None:
             no price.
         output_price_per_1m: the same for output.
-        sha256: the hash of the response's bytes, in hex; None if the coordinator asked for no
-            receipts.
+        sha256: the hash of the bytes of the response that were sent, in hex; None for a job of a
+            version that hashed only for receipts.
     """
 
     id: str
@@ -108,11 +110,18 @@ class Ledger:
     def open(self) -> None:
         """Create the file if it does not exist, readable only for its owner.
 
+        A last line that a power loss has cut off is ended, so that the next one stays whole.
+
         Raises:
             LedgerError: the file cannot be written.
         """
         try:
-            os.close(self._descriptor())
+            descriptor = self._descriptor()
+            try:
+                if _is_cut_off(self._path):
+                    os.write(descriptor, b"\n")
+            finally:
+                os.close(descriptor)
         except OSError as error:
             raise LedgerError(
                 f"the ledger {self._path} cannot be written: {_reason(error)}",
@@ -190,12 +199,15 @@ def read_ledger(path: Path) -> Iterator[LedgerEntry | None]:
         OSError: a file cannot be read.
     """
     decoder = msgspec.json.Decoder(LedgerEntry)
-    for number in range(KEPT_FILES, -1, -1):
-        file = _numbered(path, number)
-        if number and not file.exists():
-            continue
-        with file.open("rb") as lines:
-            for line in lines:
+    with ExitStack() as stack:
+        # All are opened first: the running agent may rename them, but it writes no old one.
+        files = [
+            stack.enter_context(file.open("rb"))
+            for file in [_numbered(path, number) for number in range(KEPT_FILES, -1, -1)]
+            if file == path or file.exists()
+        ]
+        for line in chain.from_iterable(files):
+            if line != b"\n":
                 try:
                     yield decoder.decode(line)
                 except (msgspec.DecodeError, msgspec.ValidationError):
@@ -220,6 +232,13 @@ def _entry(record: JobRecord, now: float) -> LedgerEntry:
         output_price_per_1m=end.output_price_per_1m,
         sha256=None if record.sha256 is None else record.sha256.hex(),
     )
+
+
+def _is_cut_off(path: Path) -> bool:
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        return file.read() not in (b"", b"\n")
 
 
 def _numbered(path: Path, number: int) -> Path:

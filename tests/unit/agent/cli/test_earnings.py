@@ -38,11 +38,9 @@ def test_jobs_are_summed_by_day_and_model() -> None:
         entry(),
         entry(tokens=(None, 7)),
         entry(code="cancelled"),
-        None,
         entry(model="a"),
     ]
-    rows, unreadable = sum_up(entries)
-    assert unreadable == 1
+    rows = sum_up(entries)
     assert rows == [
         EarningsRow("1970-01-01", "a", 1, 0, 3, 7, 15.5),
         EarningsRow("1970-01-01", "m", 2, 1, 3, 14, 29.5),
@@ -65,6 +63,36 @@ def test_earnings_are_printed_as_a_table_with_a_total(runner: CliRunner) -> None
     assert "m\ufffd[2J" in result.output
     assert result.output.count("$0.000016") == 2, "one row, and the total"
     assert "1 unreadable lines of ledger.jsonl were skipped" in result.output
+
+
+@pytest.mark.parametrize("command", [("earnings",), ("ledger", "sum")])
+@pytest.mark.parametrize(
+    ("period", "days"),
+    [
+        ((), [0, 1, 2]),
+        (("--since", "1970-01-02"), [1, 2]),
+        (("--until", "1970-01-03"), [0, 1]),
+        (("--since", "1970-01-02", "--until", "1970-01-03"), [1]),
+        (("--since", "1970-01-02T00:00:01"), [1, 2]),
+        (("--since", "1970-01-02T00:00:02"), [2]),
+        (("--since", "1970-01-02T02:00:02+02:00"), [2]),
+    ],
+)
+def test_earnings_of_a_period(
+    command: tuple[str, ...], period: tuple[str, ...], days: list[int], runner: CliRunner
+) -> None:
+    lines = [msgspec.json.encode(entry(day)) for day in range(3)]
+    Path("ledger.jsonl").write_bytes(b"\n".join(lines))
+    result = invoke(runner, *command, "--json", *period, config=CONFIG)
+    found = [row["day"] for row in json.loads(result.stdout)]
+    assert found == [f"1970-01-0{day + 1}" for day in days]
+
+
+@pytest.mark.parametrize("value", ["yesterday", "2026-13-01", ""])
+def test_unreadable_date_says_how_to_write_it(value: str, runner: CliRunner) -> None:
+    result = invoke(runner, "earnings", "--since", value, config=CONFIG)
+    assert result.exit_code == 2
+    assert "write 2026-11-30 or 2026-11-30T18:00" in " ".join(result.output.split())
 
 
 @pytest.mark.usefixtures("ledger")

@@ -32,6 +32,16 @@ async def test_ends_have_no_receipt_unless_it_was_negotiated() -> None:
     assert [one.sha256 for one in harness.records] == [None]
 
 
+async def test_response_is_hashed_for_the_ledger_without_a_receipt() -> None:
+    backend = ScriptedBackend()
+    harness = JobsHarness(backend, receipts=ReceiptIssuer(KEY.sign, always_hash=True))
+    job, run = await start_job(harness, backend)
+    run.answer(b"x")
+
+    assert (await harness.end(job)).receipt is None
+    assert [one.sha256 for one in harness.records] == [hashlib.sha256(b"x").digest()]
+
+
 async def test_signed_receipt_covers_response_and_usage() -> None:
     backend = ScriptedBackend()
     harness = harness_with_receipts(backend, FEATURE)

@@ -142,3 +142,32 @@ def test_unreadable_lines_are_reported_as_none(tmp_path: Path) -> None:
     )  # fmt: skip
     path.write_bytes(b'{"id":"cut of\n[]\n\xff\n' + msgspec.json.encode(entry) + b"\n")
     assert list(read_ledger(path)) == [None, None, None, entry]
+
+
+def test_line_after_one_that_a_power_loss_cut_off_is_whole(tmp_path: Path) -> None:
+    # The next entry was appended to the damaged line, so that both were lost.
+    path = tmp_path / "ledger.jsonl"
+    path.write_bytes(b'{"id":"6a6a')
+    ledger = Ledger(path)
+    ledger.open()
+    ledger.add(record(model_id="next"))
+    ledger.close()
+    assert models(path) == [None, "next"]
+
+
+def test_reading_continues_with_the_same_files_while_the_agent_renames_them(tmp_path: Path) -> None:
+    # The file that was the first became the second between the two reads, and was skipped.
+    path = tmp_path / "ledger.jsonl"
+    for number, name in enumerate(("c", "b", "a")):
+        file = path.with_name(f"ledger.jsonl.{number}") if number else path
+        ledger = Ledger(file)
+        ledger.add(record(model_id=name))
+        ledger.close()
+    entries = read_ledger(path)
+    first = next(entries)
+    for number in (2, 1, 0):
+        file = path.with_name(f"ledger.jsonl.{number}") if number else path
+        file.replace(path.with_name(f"ledger.jsonl.{number + 1}"))
+    path.touch()
+    found = [one.model for one in [first, *entries] if one is not None]
+    assert found == ["a", "b", "c"]
