@@ -256,10 +256,16 @@ class Service:
         return self._exit_code
 
     def _status_server(self) -> StatusServer | None:
-        address = self._config.observability.prometheus_addr
-        if not address:
+        settings = self._config.observability
+        if not settings.prometheus_addr:
             return None
-        return StatusServer(address, self.status, self.metrics, self._fingerprint)
+        return StatusServer(
+            settings.prometheus_addr,
+            self.status,
+            self.metrics,
+            self._fingerprint,
+            settings.allowed_hosts,
+        )
 
     # --- tasks ------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ a password.
 """
 
 import ipaddress
+import re
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
@@ -69,6 +70,15 @@ def listen_address(text: str) -> tuple[str, range]:
     return host.strip("[]"), range(numbers[0], numbers[1] + 1)
 
 
+def host_name(text: str) -> str:
+    """Return a host name, without scheme and port, in lower case."""
+    name = text.strip().lower().rstrip(".")
+    if not re.fullmatch(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*", name):
+        raise InvalidValue("not a host name", 'write only the name, such as "agent.example"')
+    _check_host(name)
+    return name
+
+
 def _port(text: str) -> int:
     """Return the number of a port; -1 if the text is none."""
     is_number = text.isascii() and text.isdigit() and len(text) <= len("65535")
@@ -85,9 +95,9 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-_LOCAL_DOMAINS: Final = frozenset({"localhost", "local", "lan", "internal", "home", "arpa"})
+_LOCAL_DOMAINS: Final = frozenset({"localhost", "local", "lan", "internal", "home", "arpa", "svc"})
 """The last labels of names that are used only within a network, by standard (RFC 6761, RFC 6762,
-RFC 8375) or by custom."""
+RFC 8375) or by custom (`svc`: services of Kubernetes)."""
 
 
 def is_public(host: str) -> bool:

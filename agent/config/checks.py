@@ -1,6 +1,7 @@
 """Validation beyond the types: addresses, kinds, duplicates, settings that require each other."""
 
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,6 +14,7 @@ from provider_agent.advised_error import AdvisedError
 from provider_agent.agent.config.addresses import (
     backend_url,
     coordinator_url,
+    host_name,
     listen_address,
     proxy_url,
 )
@@ -112,7 +114,13 @@ def _expanded(path: Path | None, environ: Mapping[str, str]) -> Path | None:
 def _observability(
     section: ObservabilityConfig, origins: Mapping[str, str], environ: Mapping[str, str]
 ) -> ObservabilityConfig:
-    section = replace(section, ledger_path=_expanded(section.ledger_path, environ))
+    key = "observability.allowed_hosts"
+    hosts = tuple(
+        _parse_setting(f"{key}[{index}]", origins[key], partial(host_name, text))
+        for index, text in enumerate(section.allowed_hosts)
+    )
+    ledger_path = _expanded(section.ledger_path, environ)
+    section = replace(section, ledger_path=ledger_path, allowed_hosts=hosts)
     address = section.prometheus_addr.strip()
     if address in ("", "off"):
         return replace(section, prometheus_addr="")

@@ -35,6 +35,7 @@ _NAMES: Final = {
 _JSON_SAMPLES: Final = {
     "backends": '[{"kind": "ollama"}]',
     "pricing.models": '{"model": {"input_per_1m": 1, "output_per_1m": 2}}',
+    "observability.allowed_hosts": '["agent.example"]',
     "coordinator.fallback_urls": '["wss://other.example/provider/connect"]',
 }
 

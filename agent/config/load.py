@@ -54,7 +54,14 @@ SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {
 }
 """The tables of the file, except `backends`, which is a list of tables."""
 
-_STRUCTURED: Final = frozenset({"backends", "pricing.models", "coordinator.fallback_urls"})
+_STRUCTURED: Final = frozenset(
+    {
+        "backends",
+        "pricing.models",
+        "coordinator.fallback_urls",
+        "observability.allowed_hosts",
+    }
+)
 """Keys that hold a list or tables; their environment variables contain JSON."""
 
 _LEVEL_ALIASES: Final = {"warn": "warning", "trace": "debug"}

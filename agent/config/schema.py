@@ -24,6 +24,7 @@ Count = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
 Concurrency = Annotated[int, Meta(ge=1, le=MAX_CONCURRENT)]
 Text = Annotated[str, Meta(max_length=512)]
 Name = Annotated[str, Meta(min_length=1, max_length=512)]
+HostNames = Annotated[tuple[Name, ...], Meta(max_length=16)]
 FallbackUrls = Annotated[tuple[Name, ...], Meta(max_length=16)]
 
 
@@ -198,12 +199,14 @@ class ObservabilityConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         log_level: lowest level that is logged.
         log_format: "text" for human-readable lines, "json" for one object per line.
         ledger_path: the file of ended jobs, for accounting; None: no ledger.
+        allowed_hosts: further host names that the status server answers for.
     """
 
     prometheus_addr: str = DEFAULT_STATUS_ADDRESS
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
     ledger_path: Path | None = None
+    allowed_hosts: HostNames = ()
 
 
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

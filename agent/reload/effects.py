@@ -52,6 +52,7 @@ EFFECTS: Final[dict[str, ReloadEffect]] = {
     # Log collectors expect one format per run.
     "observability.log_format": ReloadEffect.RESTART,
     "observability.ledger_path": ReloadEffect.RESTART,
+    "observability.allowed_hosts": ReloadEffect.RESTART,
 }
 """The effect of every configuration key."""
 

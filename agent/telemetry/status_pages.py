@@ -12,13 +12,20 @@ import msgspec
 from aiohttp import web
 from msgspec.structs import replace
 
+from provider_agent.agent.telemetry.host_check import HostCheck
 from provider_agent.agent.telemetry.metrics import Metrics
 from provider_agent.agent.telemetry.metrics_page import CONTENT_TYPE, MetricsPage
+from provider_agent.agent.telemetry.page_files import (
+    SECURITY_HEADERS,
+    PageFile,
+    read_page_files,
+)
 from provider_agent.agent.telemetry.status import (
     FINGERPRINT_HEADER,
     StatusSnapshot,
     readiness,
 )
+from provider_agent.agent.telemetry.status_events import StatusEvents
 from provider_agent.http_server_log import http_logger
 
 _SHUTDOWN_S: Final = 1.0
@@ -32,21 +39,49 @@ KEEP_ALIVE_S: Final = 75.0
 """How long an idle connection stays open: longer than Prometheus's default interval of 60 s."""
 
 
+_EVENTS: Final = "/events"
+
+_FILES: Final = read_page_files()
+"""Read when this module is imported, which happens in a thread."""
+
+_OTHER_HOST: Final = (
+    "this server does not answer for the host name in the request, which may be one of another web "
+    "page; use its IP address, or add the name to observability.allowed_hosts\n"
+)
+
+
 class StatusPages:
-    """Responds to requests for `/livez`, `/readyz`, `/metrics` and `/status`.
+    """Responds to requests for `/`, `/events`, `/livez`, `/readyz`, `/metrics` and `/status`.
 
     Args:
         status: returns the current state; called once per request.
         metrics: shown by `/metrics`.
+        hosts: the hosts that it answers for.
         fingerprint: the fingerprint of the agent's key, for commands that search for the agent.
     """
 
     def __init__(
-        self, status: Callable[[], StatusSnapshot], metrics: Metrics, fingerprint: str = ""
+        self,
+        status: Callable[[], StatusSnapshot],
+        metrics: Metrics,
+        hosts: HostCheck,
+        fingerprint: str = "",
     ) -> None:
         self._status = status
-        self._fingerprint = fingerprint
+        self._hosts = hosts
+        self._headers = {**SECURITY_HEADERS, FINGERPRINT_HEADER: fingerprint}
         self._metrics = MetricsPage(metrics, status)
+        self._events = StatusEvents(self._encode_status)
+        self._routes = {
+            "/livez": _livez,
+            "/readyz": self._readyz,
+            "/metrics": self._show_metrics,
+            "/status": self._show_status,
+        }
+
+    def close(self) -> None:
+        """End all event streams, so that a stop does not wait for them."""
+        self._events.close()
 
     def new_runner(self) -> web.ServerRunner:
         """Return a server without sockets."""
@@ -59,21 +94,30 @@ class StatusPages:
         )
         return web.ServerRunner(server, shutdown_timeout=_SHUTDOWN_S)
 
-    async def _respond(self, request: web.BaseRequest) -> web.Response:
-        routes = {
-            "/livez": _livez,
-            "/readyz": self._readyz,
-            "/metrics": self._show_metrics,
-            "/status": self._show_status,
-        }
-        route = routes.get(request.path)
-        if route is None:
-            raise web.HTTPNotFound
+    async def _respond(self, request: web.BaseRequest) -> web.StreamResponse:
+        path = request.path
+        if not self._may_answer(request):
+            return web.Response(status=421, text=_OTHER_HOST, headers=self._headers)
+        if path not in self._routes and path not in _FILES and path != _EVENTS:
+            raise web.HTTPNotFound(headers=self._headers)
         if request.method not in ("GET", "HEAD"):
-            raise web.HTTPMethodNotAllowed(request.method, ["GET", "HEAD"])
-        response = route()
-        response.headers[FINGERPRINT_HEADER] = self._fingerprint
+            raise web.HTTPMethodNotAllowed(request.method, ["GET", "HEAD"], headers=self._headers)
+        if path == _EVENTS:
+            return await self._events.respond(request, self._headers)
+        file = _FILES.get(path)
+        response = self._routes[path]() if file is None else _file_response(file)
+        response.headers.update(self._headers)
         return response
+
+    def _may_answer(self, request: web.BaseRequest) -> bool:
+        """Return whether the request is not one of another web page.
+
+        `/livez` says nothing about the agent, and probes may send any host.
+        """
+        headers = request.headers
+        return request.path == "/livez" or self._hosts.accepts(
+            headers.get("Host"), headers.get("Origin")
+        )
 
     def _readyz(self) -> web.Response:
         reasons = readiness(self._status())
@@ -85,9 +129,15 @@ class StatusPages:
         return web.Response(body=self._metrics.render(), headers={"Content-Type": CONTENT_TYPE})
 
     def _show_status(self) -> web.Response:
+        return web.Response(body=self._encode_status(), content_type="application/json")
+
+    def _encode_status(self) -> bytes:
         state = self._status()
-        body = msgspec.json.encode(replace(state, not_ready=readiness(state)))
-        return web.Response(body=body, content_type="application/json")
+        return msgspec.json.encode(replace(state, not_ready=readiness(state)))
+
+
+def _file_response(file: PageFile) -> web.Response:
+    return web.Response(body=file.body, content_type=file.content_type, charset="utf-8")
 
 
 def _livez() -> web.Response:

@@ -4,18 +4,21 @@ import asyncio
 import errno
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 from provider_agent.advised_error import AdvisedError
 from provider_agent.agent.config.addresses import listen_address
+from provider_agent.agent.telemetry.host_check import HostCheck
 from provider_agent.agent.telemetry.metrics import Metrics
 from provider_agent.agent.telemetry.status import StatusSnapshot
 from provider_agent.event_log import EventLogger
 
 if TYPE_CHECKING:
     from aiohttp import web
+
+    from provider_agent.agent.telemetry.status_pages import StatusPages
 
 log = EventLogger(__name__)
 
@@ -38,7 +41,9 @@ class StatusServerError(AdvisedError):
 
 
 class StatusServer:
-    """Serves `/livez`, `/readyz`, `/metrics` and `/status`. Read-only, no authentication.
+    """Serves the status page `/`, `/livez`, `/readyz`, `/metrics` and `/status`.
+
+    It is read-only and has no authentication. It refuses requests of other web pages.
 
     Args:
         address: `host:port`, or `host:first-last`, of which the first free port is used; port 0
@@ -46,6 +51,7 @@ class StatusServer:
         status: returns the current state; called once per request.
         metrics: shown by `/metrics`.
         fingerprint: the fingerprint of the agent's key, which each response carries.
+        allowed_hosts: further host names that it answers for.
     """
 
     def __init__(
@@ -54,13 +60,16 @@ class StatusServer:
         status: Callable[[], StatusSnapshot],
         metrics: Metrics,
         fingerprint: str = "",
+        allowed_hosts: Sequence[str] = (),
     ) -> None:
         self._configured = address.strip()
         self._host, self._ports = listen_address(address)
         self._status = status
         self._metrics = metrics
         self._fingerprint = fingerprint
+        self._allowed_hosts = allowed_hosts
         self._sockets: list[socket.socket] = []
+        self._pages: StatusPages | None = None
         self._runner: web.ServerRunner | None = None
 
     def __repr__(self) -> str:
@@ -117,7 +126,9 @@ class StatusServer:
 
         from provider_agent.agent.telemetry.status_pages import StatusPages
 
-        self._runner = StatusPages(self._status, self._metrics, self._fingerprint).new_runner()
+        hosts = HostCheck(self._host, self._allowed_hosts)
+        self._pages = StatusPages(self._status, self._metrics, hosts, self._fingerprint)
+        self._runner = self._pages.new_runner()
         await self._runner.setup()
         for listening in self._sockets:
             await web.SockSite(self._runner, listening).start()
@@ -125,6 +136,8 @@ class StatusServer:
     async def stop(self) -> None:
         """Close the sockets and all connections; does nothing if the server is stopped."""
         runner, self._runner = self._runner, None
+        if self._pages is not None:
+            self._pages.close()
         if runner is not None:
             await runner.cleanup()
         for listening in self._sockets:

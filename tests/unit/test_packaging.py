@@ -91,6 +91,12 @@ def test_the_wheel_holds_the_example_file(wheel: list[str]) -> None:
     assert "provider_agent/agent.example.toml" in wheel
 
 
+def test_the_wheel_holds_the_files_of_the_status_page(wheel: list[str]) -> None:
+    names = ("index.html", "status.css", "status.js", "icon.svg")
+
+    assert {f"provider_agent/agent/telemetry/page/{name}" for name in names} <= set(wheel)
+
+
 def test_an_sdist_builds_the_same_wheel(wheel: list[str], tmp_path: Path) -> None:
     sdist = build("sdist", ROOT, tmp_path / "sdist")
     with tarfile.open(sdist) as archive:

@@ -232,3 +232,16 @@ def test_default_prices_require_each_other(tmp_path: Path) -> None:
     )
     error = load_error(tmp_path, MINIMAL + "[pricing]\ndefault_output_per_1m = 1\n")
     assert "pricing.default_input_per_1m: missing" in error
+
+
+def test_allowed_hosts_are_names_in_lower_case(tmp_path: Path) -> None:
+    section = '[observability]\nallowed_hosts = ["Agent.Example."]\n'
+    assert load(tmp_path, f"{MINIMAL}{section}").config.observability.allowed_hosts == (
+        "agent.example",
+    )
+
+
+@pytest.mark.parametrize("host", ["https://agent.example", "agent.example:8490", "*.example", ""])
+def test_allowed_host_that_is_no_name_is_refused(host: str, tmp_path: Path) -> None:
+    text = f'{MINIMAL}[observability]\nallowed_hosts = ["a", "{host}"]\n'
+    assert "observability.allowed_hosts[1]: " in load_error(tmp_path, text)

@@ -43,6 +43,7 @@ SAMPLES = {
     "observability.log_level": "debug",
     "observability.log_format": "json",
     "observability.ledger_path": "/ledger.jsonl",
+    "observability.allowed_hosts": '["agent.example"]',
     "backends": '[{"kind": "echo"}]',
 }
 
