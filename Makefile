@@ -19,7 +19,7 @@ COMPILE = $(LOCK_VENV)/bin/uv pip compile --quiet --universal --python-version 3
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test coverage examples soak test-faults test-readme test-vllm fuzz check format bench lock man docs docs-diagrams clean
+.PHONY: help demo test coverage examples soak test-faults test-readme test-vllm fuzz check format bench lock man docs docs-reference docs-diagrams clean
 
 help:
 	@echo "make demo         requests through coordinator, agent and a real inference server"
@@ -37,6 +37,7 @@ help:
 	@echo "make lock         pin the requirements again             (upgrade: ARGS=--upgrade)"
 	@echo "make man          the manual page, as build/man/man1/provider-agent.1"
 	@echo "make docs         the documentation site, as build/docs/site"
+	@echo "make docs-reference  write the tables of settings and commands from the code"
 	@echo "make docs-diagrams  draw changed diagrams of the pages, with npm and chromium"
 	@echo "make clean        remove $(VENV), $(VENV)-lock, $(VENV)-docs, $(VENV)-vllm, $(VENV)-3.*, build, dist and all caches"
 
@@ -129,6 +130,9 @@ docs: $(DOCS_VENV)/.installed
 	@$(DOCS_VENV)/bin/python -m documentation.stage build/docs
 	@$(DOCS_VENV)/bin/zensical build --strict --config-file build/docs/zensical.toml
 	@$(DOCS_VENV)/bin/python -m documentation.offline build/docs/site
+
+docs-reference: $(DEV)
+	@$(BIN)/python -m documentation.reference
 
 docs-diagrams:
 	@npm install --prefix build/mermaid --ignore-scripts --no-audit --no-fund --loglevel=error mermaid@11
