@@ -77,8 +77,11 @@ async def _ask(
     timeout_s: float,
 ) -> int:
     loaded, note = await use_found_servers(loaded)
+    # One text for one mistake: the note says that no backend was found.
     if note:
         click.echo(f"{note}; {INIT_ADVICE}", err=True)
+    elif not loaded.config.backends:
+        click.echo(str(NO_BACKEND), err=True)
     backends = make_backends(loaded.config.backends, os.environ)
     discovery = Discovery(backends, lambda: None, pricing=loaded.config.pricing)
     try:
@@ -184,5 +187,3 @@ def _print_served_models(discovery: Discovery, backends: Backends) -> None:
             click.echo(f"{state.backend.id}: {visible(state.health.last_error or '')}", err=True)
     for skipped in backends.skipped:
         click.echo(f"{skipped.backend_id}: skipped: {skipped.reason}", err=True)
-    if not (discovery.states or backends.skipped):
-        click.echo(str(NO_BACKEND), err=True)

@@ -53,8 +53,15 @@ def earnings(loaded: LoadedConfig, as_json: bool, since: float | None, until: fl
     rows = sum_up(entries)
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(rows)).decode())
-    else:
+    elif rows:
         console().print(_table(rows))
+    else:
+        period = "no job has ended" if since is None and until is None else "no job ended then"
+        click.echo(
+            f"Nothing yet: {period}, says the ledger {loaded.config.observability.ledger_path}. "
+            "`provider-agent status` says whether the agent is connected, and which models receive "
+            "jobs."
+        )
     entries.report_unreadable()
 
 

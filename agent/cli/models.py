@@ -61,8 +61,9 @@ def models(loaded: LoadedConfig, as_json: bool) -> None:
 
 async def _collect(loaded: LoadedConfig) -> ModelsReport:
     loaded, note = await use_found_servers(loaded)
-    if note:
-        click.echo(f"{note}; {INIT_ADVICE}", err=True)
+    note = f"{note}; {INIT_ADVICE}" if note else ""
+    if note and loaded.config.backends:
+        click.echo(note, err=True)
     backends = make_backends(loaded.config.backends, os.environ)
     discovery = Discovery(backends, lambda: None, pricing=loaded.config.pricing)
     try:
@@ -80,7 +81,7 @@ async def _collect(loaded: LoadedConfig) -> ModelsReport:
     reports = [report_of(state, withheld.get(state.backend.id, {})) for state in discovery.states]
     reports += [report_of_skipped(skipped) for skipped in backends.skipped]
     if not loaded.config.backends:
-        reports.append(BackendReport("configuration", problem=str(NO_BACKEND)))
+        reports.append(BackendReport("configuration", problem=note or str(NO_BACKEND)))
     return ModelsReport(model_offers(discovery.served_models()), kinds, reports)
 
 

@@ -1,6 +1,6 @@
 """Validation beyond the types: addresses, kinds, duplicates, settings that require each other."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -18,7 +18,7 @@ from provider_agent.agent.config.addresses import (
     listen_address,
     proxy_url,
 )
-from provider_agent.agent.config.errors import bad_value
+from provider_agent.agent.config.errors import ErrorCollector, bad_value, with_ordinal
 from provider_agent.agent.config.files import expand
 from provider_agent.agent.config.kind_names import unknown_kind_advice
 from provider_agent.agent.config.request_fields import check_request_fields
@@ -38,6 +38,10 @@ def validate(
     origins: Mapping[str, str],
     environ: Mapping[str, str],
     known_kinds: Collection[str],
+    *,
+    errors: ErrorCollector,
+    skipped: Collection[str],
+    places: Sequence[int],
 ) -> Config:
     """Return the settings with paths expanded and addresses normalized.
 
@@ -46,19 +50,32 @@ def validate(
         origins: dotted key → its origin, for error messages.
         environ: the environment, for expanding paths.
         known_kinds: kinds of the installed adapters.
-
-    Raises:
-        ConfigError: a setting is not valid; the error names the first one.
+        errors: receives an error for each section, and each backend, that is not valid.
+        skipped: sections that are not checked, because they are invalid already.
+        places: the index of each backend, for error messages.
     """
-    _check_pricing(config.pricing, origins)
-    identity = replace(config.identity, key_path=expand(str(config.identity.key_path), environ))
-    return replace(
-        config,
-        identity=identity,
-        coordinator=_coordinator(config.coordinator, origins, environ),
-        backends=_backends(config.backends, origins["backends"], environ, known_kinds),
-        observability=_observability(config.observability, origins, environ),
+    if "pricing" not in skipped:
+        with errors.collect():
+            _check_pricing(config.pricing, origins)
+    changed: dict[str, object] = {
+        "identity": replace(
+            config.identity, key_path=expand(str(config.identity.key_path), environ)
+        )
+    }
+    if "coordinator" not in skipped:
+        with errors.collect():
+            changed["coordinator"] = _coordinator(config.coordinator, origins, environ)
+    changed["backends"] = _backends(
+        dict(zip(places, config.backends, strict=True)),
+        origins.get("backends", ""),
+        environ,
+        known_kinds,
+        errors,
     )
+    if "observability" not in skipped:
+        with errors.collect():
+            changed["observability"] = _observability(config.observability, origins, environ)
+    return replace(config, **changed)
 
 
 def _coordinator(
@@ -144,33 +161,40 @@ def _check_pricing(section: PricingConfig, origins: Mapping[str, str]) -> None:
 
 
 def _backends(
-    backends: tuple[BackendConfig, ...],
+    backends: Mapping[int, BackendConfig],
     origin: str,
     environ: Mapping[str, str],
     known_kinds: Collection[str],
+    errors: ErrorCollector,
 ) -> tuple[BackendConfig, ...]:
     """Validate each backend, and refuse two of one kind with one address (passthrough: one key)."""
     seen: dict[tuple[str, object, object], int] = {}
     result = []
-    for index, raw in enumerate(backends):
-        backend = _backend(raw, origin, f"backends[{index}]", known_kinds)
-        backend = replace(backend, api_key_file=_expanded(raw.api_key_file, environ))
-        adapter = backend_class(backend.kind)
-        passthrough = not adapter.native
-        key = (backend.api_key_env or backend.api_key_file) if passthrough else None
-        url = backend.url if adapter.native or adapter.requires_url else None
-        upstream = (backend.kind, key, url)
-        if upstream in seen:
-            shared = "key" if passthrough else "address"
-            raise bad_value(
-                origin,
-                f"backends[{index}]",
-                f"the same kind and {shared} as backends[{seen[upstream]}]",
-                "remove one of them",
-            )
-        seen[upstream] = index
-        result.append(backend)
+    for index, raw in backends.items():
+        with errors.collect():
+            backend = _backend(raw, origin, f"backends[{index}]", known_kinds)
+            backend = replace(backend, api_key_file=_expanded(raw.api_key_file, environ))
+            _check_duplicate(backend, origin, index, seen)
+            result.append(backend)
     return tuple(result)
+
+
+def _check_duplicate(
+    backend: BackendConfig, origin: str, index: int, seen: dict[tuple[str, object, object], int]
+) -> None:
+    adapter = backend_class(backend.kind)
+    passthrough = not adapter.native
+    key = (backend.api_key_env or backend.api_key_file) if passthrough else None
+    url = backend.url if adapter.native or adapter.requires_url else None
+    first = seen.setdefault((backend.kind, key, url), index)
+    if first != index:
+        shared = "key" if passthrough else "address"
+        raise bad_value(
+            origin,
+            f"backends[{index}]",
+            f"the same kind and {shared} as {with_ordinal(f'backends[{first}]')}",
+            "remove one of them",
+        )
 
 
 def _backend(

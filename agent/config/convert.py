@@ -1,7 +1,7 @@
 """Converts values of a file, a variable or a flag to the types of the schema."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -9,7 +9,7 @@ from typing import Final, Literal, TypeVar, get_args, get_origin, get_type_hints
 import msgspec
 
 from provider_agent.adapters.settings import TimeoutSettings
-from provider_agent.agent.config.errors import ConfigError, bad_value, did_you_mean
+from provider_agent.agent.config.errors import ConfigError, ErrorCollector, bad_value, did_you_mean
 from provider_agent.agent.config.prices import bad_price
 from provider_agent.agent.config.schema import BackendConfig, Name, Price
 
@@ -45,48 +45,78 @@ def field_names(struct: type[msgspec.Struct]) -> tuple[str, ...]:
     return struct.__struct_fields__
 
 
-def check_known(raw: object, struct: type[msgspec.Struct], origin: str, key: str) -> None:
-    """Refuse keys that the section does not define.
+def unknown_keys(
+    raw: object, struct: type[msgspec.Struct], origin: str, key: str
+) -> Iterator[ConfigError]:
+    """Return an error for each key that the section does not define.
 
-    Raises:
-        ConfigError: with `origin`, the dotted key and the closest known key.
+    Each has `origin`, the dotted key and the closest known key.
     """
     if not isinstance(raw, dict):
         advice = f"write [{key}], in one pair of brackets" if _is_list_of_tables(raw) else ""
-        raise bad_value(origin, key, f"expected a table, got {_describe(raw)}", advice)
+        yield bad_value(origin, key, f"expected a table, got {_describe(raw)}", advice)
+        return
     known = field_names(struct)
     for name, value in raw.items():
         if name in known:
             continue
         if struct is Price and isinstance(value, dict):
-            raise _unquoted(origin, key, name, value)
-        raise bad_value(origin, f"{key}.{name}", "unknown key", did_you_mean(name, known))
+            yield _unquoted(origin, key, name, value)
+        else:
+            yield bad_value(origin, f"{key}.{name}", "unknown key", did_you_mean(name, known))
+
+
+def check_known(raw: object, struct: type[msgspec.Struct], origin: str, key: str) -> None:
+    """Refuse keys that the section does not define.
+
+    Raises:
+        ConfigError: the first error of `unknown_keys`.
+    """
+    for error in unknown_keys(raw, struct, origin, key):
+        raise error
 
 
 def check_known_inside(raw: object, origin: str, key: str) -> None:
-    """Refuse unknown keys inside `backends` and `pricing.models`, whose values contain tables.
+    """Refuse unknown keys inside `pricing.models`, whose values are tables.
 
     Raises:
         ConfigError: as `check_known`.
     """
-    if key == "backends" and isinstance(raw, dict):
-        in_json = origin.startswith("environment ")
-        advice = _ONE_BACKEND_IN_JSON if in_json else _ONE_BACKEND
-        raise bad_value(origin, key, "expected a list of tables, got one table", advice)
-    if key == "backends" and isinstance(raw, list):
-        for index, backend in enumerate(raw):
-            place = f"backends[{index}]"
-            check_known(backend, BackendConfig, origin, place)
-            if "timeouts" in backend:
-                check_known(backend["timeouts"], TimeoutSettings, origin, f"{place}.timeouts")
-            if isinstance(backend.get("alias"), dict):
-                _check_aliases(backend["alias"], origin, f"{place}.alias")
     if key == "pricing.models" and isinstance(raw, dict):
         for model_id, price in raw.items():
             place = f'pricing.models."{model_id}"'
             check_known(price, Price, origin, place)
             # Otherwise the path in msgspec's message is `[...]`, without the model.
             convert(price, Price, origin=origin, key=place, strict=True)
+
+
+def convert_backends(raw: object, origin: str, errors: ErrorCollector) -> dict[int, BackendConfig]:
+    """Return the backends of the right types by index; collect an error for each of the others.
+
+    Raises:
+        ConfigError: `raw` is no list.
+    """
+    if isinstance(raw, dict):
+        in_json = origin.startswith("environment ")
+        advice = _ONE_BACKEND_IN_JSON if in_json else _ONE_BACKEND
+        raise bad_value(origin, "backends", "expected a list of tables, got one table", advice)
+    if not isinstance(raw, list):
+        convert(raw, list[BackendConfig], origin=origin, key="backends", strict=True)
+        return {}
+    backends = {}
+    for index, backend in enumerate(raw):
+        with errors.collect():
+            backends[index] = _backend(backend, origin, f"backends[{index}]")
+    return backends
+
+
+def _backend(raw: object, origin: str, place: str) -> BackendConfig:
+    check_known(raw, BackendConfig, origin, place)
+    if isinstance(raw, dict) and "timeouts" in raw:
+        check_known(raw["timeouts"], TimeoutSettings, origin, f"{place}.timeouts")
+    if isinstance(raw, dict) and isinstance(raw.get("alias"), dict):
+        _check_aliases(raw["alias"], origin, f"{place}.alias")
+    return convert(raw, BackendConfig, origin=origin, key=place, strict=True)
 
 
 def _check_aliases(aliases: Mapping[str, object], origin: str, key: str) -> None:

@@ -13,12 +13,18 @@ import msgspec
 
 from provider_agent.agent.config.checks import validate
 from provider_agent.agent.config.convert import (
-    check_known,
     check_known_inside,
     convert,
+    convert_backends,
     parse_variable,
+    unknown_keys,
 )
-from provider_agent.agent.config.errors import ConfigError, bad_value, did_you_mean
+from provider_agent.agent.config.errors import (
+    ConfigError,
+    ErrorCollector,
+    bad_value,
+    did_you_mean,
+)
 from provider_agent.agent.config.files import config_home, find_file, read_file, search_path
 from provider_agent.agent.config.flags import (
     CONFIG_VARIABLE,
@@ -67,6 +73,12 @@ _STRUCTURED: Final = frozenset(
 _LEVEL_ALIASES: Final = {"warn": "warning", "trace": "debug"}
 """Rust's names of levels, which files of the existing Rust agent may contain."""
 
+_PLACEHOLDERS: Final[dict[str, object]] = {
+    "coordinator.url": "wss://placeholder.invalid",
+    "identity.key_path": Path("placeholder"),
+}
+"""Values of required keys whose value is not valid, so that the other settings are checked."""
+
 SectionT = TypeVar("SectionT", bound=msgspec.Struct)
 T = TypeVar("T")
 
@@ -108,7 +120,8 @@ def load_config(
     """
     found = find_file(path, environ)
     raw = read_file(found) if found is not None else {}
-    sources = _Sources(raw, str(found or ""), environ, overrides)
+    errors = ErrorCollector()
+    sources = _Sources(raw, str(found or ""), environ, overrides, errors)
     sources.check_names()
     config = Config(
         operator=sources.section("operator", OperatorConfig),
@@ -120,13 +133,22 @@ def load_config(
         discovery=sources.section("discovery", DiscoveryConfig),
         observability=sources.section("observability", ObservabilityConfig),
     )
-    config = validate(config, sources.origins, environ, known_kinds)
+    checked = validate(
+        config,
+        sources.origins,
+        environ,
+        known_kinds,
+        errors=errors,
+        skipped=sources.invalid,
+        places=sources.places,
+    )
+    errors.raise_errors()
     warnings = (
         *unknown_variables(environ),
-        *low_prices(config.pricing, sources.in_dollars),
-        *request_field_warnings(config.backends),
+        *low_prices(checked.pricing, sources.in_dollars),
+        *request_field_warnings(checked.backends),
     )
-    return LoadedConfig(config, sources.origins, found, warnings)
+    return LoadedConfig(checked, sources.origins, found, warnings)
 
 
 def known_keys() -> tuple[str, ...]:
@@ -165,6 +187,9 @@ class _Sources:
     Attributes:
         origins: dotted key → its origin, of the keys that were read.
         in_dollars: the dotted keys of the prices that were given with their unit.
+        invalid: the sections in which a key or value is not valid; their other values must not be
+            compared with each other.
+        places: the index of each backend in its list, which also has those of the wrong types.
     """
 
     def __init__(
@@ -173,6 +198,7 @@ class _Sources:
         file_name: str,
         environ: Mapping[str, str],
         overrides: Mapping[str, object],
+        errors: ErrorCollector,
     ) -> None:
         self.origins: dict[str, str] = {}
         self.in_dollars: set[str] = set()
@@ -180,41 +206,59 @@ class _Sources:
         self._file_name = file_name
         self._environ = environ
         self._overrides = overrides
+        self.invalid: set[str] = set()
+        self.places: tuple[int, ...] = ()
+        self._errors = errors
+        self._has_unknown_names = False
 
     def check_names(self) -> None:
-        """Refuse unknown sections and keys of the file."""
+        """Collect an error for each unknown section and key of the file."""
         known = (*SECTIONS, "backends")
         for name, table in self._file.items():
             if name not in known:
                 hint = did_you_mean(name, known)
-                raise ConfigError(f"{self._file_name}: {name}: unknown section", hint)
-            if name in SECTIONS:
-                check_known(table, SECTIONS[name], self._file_name, name)
+                found = [ConfigError(f"{self._file_name}: {name}: unknown section", hint)]
+            elif name in SECTIONS:
+                found = list(unknown_keys(table, SECTIONS[name], self._file_name, name))
+            else:
+                continue
+            self._errors.errors += found
+            if found:
+                self._has_unknown_names = True
+                self.invalid.add(name)
 
     def section(self, section: str, struct: type[SectionT]) -> SectionT:
-        """Return one section, each value from the source with the highest precedence."""
+        """Return one section, each value from the source with the highest precedence.
+
+        An invalid value has its default, or `_PLACEHOLDERS`, and its error is collected.
+        """
         values: dict[str, object] = {}
         for field in msgspec.structs.fields(struct):
             key = f"{section}.{field.name}"
-            raw, origin = self._find(key)
-            self.origins[key] = origin
-            if origin == DEFAULT:
-                if field.required:
+            count = len(self._errors.errors)
+            with self._errors.collect():
+                raw, origin = self._find(key)
+                self.origins[key] = origin
+                if origin != DEFAULT:
+                    values[field.name] = self._convert(raw, field.type, origin, key)
+                elif field.required:
                     values[field.name] = self._required_default(key)
-                continue
-            values[field.name] = self._convert(raw, field.type, origin, key)
+            if len(self._errors.errors) > count:
+                self.invalid.add(section)
+                if field.required:
+                    values[field.name] = _PLACEHOLDERS[key]
         return struct(**values)
 
     def backends(self) -> tuple[BackendConfig, ...]:
-        """Return the list of backends; empty if no source defines it."""
-        raw, origin = self._find("backends")
-        self.origins["backends"] = origin
-        if origin == DEFAULT:
-            return ()
-        backends: tuple[BackendConfig, ...] = self._convert(
-            raw, tuple[BackendConfig, ...], origin, "backends"
-        )
-        return backends
+        """Return the backends of the right types; collect an error for each of the others."""
+        with self._errors.collect():
+            raw, origin = self._find("backends")
+            self.origins["backends"] = origin
+            if origin != DEFAULT:
+                backends = convert_backends(raw, origin, self._errors)
+                self.places = tuple(backends)
+                return tuple(backends.values())
+        return ()
 
     def _convert(self, raw: object, target: type[T], origin: str, key: str) -> T:
         if key.startswith("pricing."):
@@ -238,8 +282,8 @@ class _Sources:
             return (parse_variable(text, origin, key) if key in _STRUCTURED else text), origin
         section, _, name = key.partition(".")
         value = self._file.get(section)
-        if name and isinstance(value, dict):
-            value = value.get(name)
+        if name:
+            value = value.get(name) if isinstance(value, dict) else None
         return (None, DEFAULT) if value is None else (value, self._file_name)
 
     def _required_default(self, key: str) -> object:
@@ -250,6 +294,8 @@ class _Sources:
         """
         if key == "identity.key_path":
             return config_home(self._environ) / "identity.key"
+        if self._has_unknown_names:  # one of them is probably this one
+            return _PLACEHOLDERS[key]
         advice = f"set it, or {variable_of(key)}"
         if key in FLAGS:
             advice += f", or `run {FLAGS[key]}`"

@@ -157,6 +157,12 @@ IN_THE_SETTINGS = (
         "remove one of them",
     ),
     Mistake(
+        "the second backend",
+        backend("kind='vllm'") + "[[backends]]\nkind = 'vlm'",
+        'backends[1].kind (the second [[backends]]): unknown kind "vlm"',
+        'did you mean "vllm"?',
+    ),
+    Mistake(
         "no list of models",
         backend("kind='vllm'\nmodels='a'"),
         "backends[0].models: expected a list, got a string in quotes",

@@ -31,6 +31,7 @@ from provider_agent.agent.cli.settings import (
     start_logging,
 )
 from provider_agent.agent.config import Config, ConfigError, LoadedConfig, load_config
+from provider_agent.agent.config.errors import SeveralConfigErrors
 from provider_agent.agent.config.files import find_file
 from provider_agent.agent.config.flags import variable_of
 from provider_agent.agent.identity.key import Identity, IdentityError, load
@@ -88,7 +89,8 @@ def check(
     except ConfigError as error:
         advice = "correct it; docs/configuration.md explains every key"
         target = str(find_file(config_path, os.environ) or ENVIRONMENT)
-        show([failure("configuration", target, error, advice)], as_json=as_json)
+        errors = error.errors if isinstance(error, SeveralConfigErrors) else (error,)
+        show([failure("configuration", target, one, advice) for one in errors], as_json=as_json)
         sys.exit(EXIT_CONFIG)
     show(findings, as_json=as_json)
     sys.exit(0 if all_passed(findings) else 1 if dials else EXIT_CONFIG)

@@ -217,7 +217,7 @@ def _write(path: Path, answers: Answers, *, force: bool) -> None:
         advice = "name another file with --config"
         raise SetupError(f"{path}: cannot be written: {error.strerror}; {advice}") from error
     count = len(answers.servers)
-    click.echo(f"settings     {path} ({count} server{'' if count == 1 else 's'})")
+    click.echo(f"settings     {path.absolute()} ({count} server{'' if count == 1 else 's'})")
     click.echo(f"public key   {key.public_key_text}")
     click.echo(f"fingerprint  {key.fingerprint}")
     click.echo(f"key file     {key_path}")

@@ -90,10 +90,10 @@ def read_service_config(host: Host, path: Path | None, *, user: bool) -> Service
     named = path or (find_file(None, host.environ) if user else SYSTEM_CONFIG)
     if named is None or not host.on_disk(named.absolute()).is_file():
         place = named or "~/.config/provider-agent/agent.toml"
-        raise ServiceError(
-            f"there is no configuration: {place} does not exist",
-            f"copy your agent.toml there, or write one: provider-agent init --config {place}",
-        )
+        advice = f"copy your agent.toml there, or write one: provider-agent init --config {place}"
+        if path is None and not user:
+            advice += "; for a service of your own instead of the system's, add --user"
+        raise ServiceError(f"there is no configuration: {place} does not exist", advice)
     found = named.absolute()
     variables = _read_env_file(host, found.with_name(ENV_FILE))
     named_home = host.environ.get("XDG_CONFIG_HOME", "")

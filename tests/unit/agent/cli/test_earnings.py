@@ -113,3 +113,18 @@ def test_missing_ledger_says_what_to_do(config: str, message: str, runner: CliRu
     result = invoke(runner, "earnings", config=config)
     assert result.exit_code == 1
     assert message in result.output
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_empty_ledger_is_explained(runner: CliRunner, as_json: bool) -> None:
+    """It printed the head of a table without rows."""
+    Path("ledger.jsonl").touch()
+
+    result = invoke(runner, "earnings", *(["--json"] if as_json else []), config=CONFIG)
+
+    assert result.exit_code == 0
+    if as_json:
+        assert json.loads(result.stdout) == []
+    else:
+        assert result.output.startswith("Nothing yet: no job has ended")
+        assert "`provider-agent status`" in result.output

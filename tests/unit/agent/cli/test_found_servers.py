@@ -78,7 +78,10 @@ async def test_no_server_is_found(
 
     assert result.exit_code == 1
     note = f"no inference server answers on the port {no_server} of this machine"
-    assert f"there is no agent.toml, and {note}; `provider-agent init`" in result.stderr
+    assert f"there is no agent.toml, and {note}; `provider-agent init`" in result.output
+    # There was a second advice, to add [[backends]] to the missing file.
+    assert "no backend is configured" not in result.output
+    assert result.output.count("agent.toml") == 1
 
 
 @pytest.mark.parametrize("configured", ["file", "variable"])

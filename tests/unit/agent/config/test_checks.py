@@ -91,7 +91,9 @@ def test_only_a_duplicate_backend_is_refused(
     if message is None:
         assert len(load(tmp_path, text).config.backends) == 2
     else:
-        assert f"backends[1]: the {message} as backends[0]" in load_error(tmp_path, text)
+        assert f"backends[1] (the second [[backends]]): the {message} as backends[0]" in load_error(
+            tmp_path, text
+        )
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from provider_agent.agent.config import (
     TimeoutSettings,
     load_config,
 )
+from provider_agent.agent.config.errors import MAX_SHOWN, SeveralConfigErrors
 from provider_agent.agent.config.flags import variable_of
 from provider_agent.protocol.formats import WireFormat
 from tests.unit.agent.config.loading import MINIMAL, load, load_error
@@ -320,3 +321,58 @@ def test_openai_compatible_accepts_formats(tmp_path: Path) -> None:
 def test_integer_is_accepted_for_a_float_key(tmp_path: Path) -> None:
     text = MINIMAL + "[limits]\ndrain_timeout_s = 10\n"
     assert math.isclose(load(tmp_path, text).config.limits.drain_timeout_s, 10.0)
+
+
+SEVERAL = """
+[coordinator]
+url = "c.example"
+[limits]
+max_conccurent = 2
+max_tokens_per_minute = "many"
+[pricing]
+default_input_per_1m = 0.5
+default_output_per_1m = 1
+[[backends]]
+kind = "vlm"
+[[backends]]
+kind = "vllm"
+[[backends]]
+url = "http://127.0.0.1:9000"
+[observability]
+log_level = "loud"
+"""
+
+
+def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
+    """Only the first one was, so that a file was corrected line by line."""
+    with pytest.raises(SeveralConfigErrors) as caught:
+        load(tmp_path, SEVERAL)
+    errors = [error.problem.partition(".toml: ")[2] for error in caught.value.errors]
+    assert [error.partition(": ")[0] for error in errors] == [
+        "limits.max_conccurent",
+        "backends[2] (the third [[backends]])",
+        "pricing.default_input_per_1m",
+        "limits.max_tokens_per_minute",
+        "observability.log_level",
+        "coordinator.url",
+        "backends[0].kind",
+    ]
+
+
+def test_number_of_reported_mistakes_is_bounded(tmp_path: Path) -> None:
+    names = "\n".join(f"wrong_{number} = 1" for number in range(MAX_SHOWN + 5))
+    error = load_error(tmp_path, f'[coordinator]\nurl = "wss://c/"\n[limits]\n{names}\n')
+    assert error.startswith(f"{MAX_SHOWN + 5} settings are not valid:\n")
+    assert error.count("unknown key") == MAX_SHOWN
+    assert error.endswith("\n  and 5 more")
+
+
+def test_wrong_value_causes_no_second_error(tmp_path: Path) -> None:
+    for text in (
+        '[pricing]\ndefault_input_per_1m = 0.5\ndefault_output_per_1m = "1 USD"\n',
+        '[coordinator]\nclient_cert_file = ""\nclient_key_file = "x"\n',
+        '[coordinator]\nulr = "wss://c/"\n',
+    ):
+        url = "" if "[coordinator]" in text else '[coordinator]\nurl = "wss://c/"\n'
+        text = text.replace("[coordinator]\nc", '[coordinator]\nurl = "wss://c/"\nc')
+        assert "\n" not in load_error(tmp_path, url + text)

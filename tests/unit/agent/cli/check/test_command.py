@@ -89,3 +89,16 @@ def test_insecure_address_as_an_option_needs_the_other_option(runner: CliRunner)
     assert refused.exit_code == 2
     assert "--allow-insecure" in refused.output
     assert "no such host: far.invalid" in dialed.output
+
+
+def test_every_invalid_setting_is_a_finding(runner: CliRunner) -> None:
+    config = COORDINATOR + "[limits]\nmax_concurrent = 0\n[[backends]]\nkind = 'vlm'\n"
+    result = invoke(runner, "check", "--json", config=config)
+
+    findings = json.loads(result.output)["findings"]
+    assert result.exit_code == 2
+    assert [f["details"].partition(":")[0] for f in findings] == [
+        "limits.max_concurrent",
+        "backends[0].kind",
+    ]
+    assert all(f["what_to_do"] for f in findings)

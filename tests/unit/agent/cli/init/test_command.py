@@ -96,7 +96,7 @@ async def test_file_has_the_found_servers_and_the_key_is_created(
     assert mode_of("agent.toml") & 0o777 == 0o600
     key = load(config.identity.key_path)
     assert result.stdout.splitlines() == [
-        "settings     agent.toml (2 servers)",
+        f"settings     {config.identity.key_path.parents[2] / 'agent.toml'} (2 servers)",
         f"public key   {key.public_key_text}",
         f"fingerprint  {key.fingerprint}",
         f"key file     {config.identity.key_path}",

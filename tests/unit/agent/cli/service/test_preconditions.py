@@ -81,7 +81,7 @@ def on_windows(machine: Machine) -> None:
         (
             without_config,
             "/etc/provider-agent/agent.toml does not exist",
-            "agent init --config /etc",
+            "agent init --config /etc/provider-agent/agent.toml; for a service of your own",
         ),
         (with_invalid_config, "limits.drain_timeout_s", ""),
         (without_command, "the command /opt/other/provider-agent does not exist", "install provi"),
