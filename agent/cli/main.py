@@ -53,6 +53,11 @@ _COMMANDS: Final = {
     "service": _Command(
         f"{_CLI}.service.command", "service", "Run the agent as a service of systemd or launchd."
     ),
+    "support-bundle": _Command(
+        f"{_CLI}.support.command",
+        "support_bundle",
+        "Collect what a report of a problem needs, in one file.",
+    ),
     "completion": _Command(
         f"{_CLI}.completion", "completion", "Print or install the completion of a shell."
     ),

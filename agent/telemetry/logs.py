@@ -7,6 +7,8 @@ traceback is redacted too, and escaping cannot hide a secret.
 
 import logging
 import re
+from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -26,6 +28,14 @@ MAX_VALUE_CHARS: Final = 4096
 
 MAX_TRACE_CHARS: Final = 32 * 1024
 """A longer traceback is cut to this length."""
+
+RECENT_LINES: Final = 500
+"""The number of last lines that are kept in memory, for the support bundle."""
+
+MAX_RECENT_CHARS: Final = 2048
+"""A longer line is kept in part, so that all lines together need a few MiB at most."""
+
+_recent: Final[deque[str]] = deque(maxlen=RECENT_LINES)
 
 _SECRET_FIELDS: Final = frozenset(
     {"api_key", "authorization", "enrollment_code", "password", "secret", "token", "x-api-key"}
@@ -79,12 +89,26 @@ def set_level(level: str) -> None:
     logging.getLogger(ROOT).setLevel(level.upper())
 
 
-class _RedactingFormatter(logging.Formatter):
-    """Base of both formatters: returns the redacted parts of a record."""
+def recent_lines() -> list[str]:
+    """Return the last lines of the log, the oldest first, as they were written."""
+    return list(_recent)
+
+
+class _RedactingFormatter(logging.Formatter, ABC):
+    """Base of both formatters: returns the redacted parts of a record, and keeps the last lines."""
 
     def __init__(self, secrets: Collection[str]) -> None:
         super().__init__()
         self._secrets = secrets
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of a record, with the lines of its traceback."""
+        line = self._line(record)
+        _recent.append(line[:MAX_RECENT_CHARS])
+        return line
+
+    @abstractmethod
+    def _line(self, record: logging.LogRecord) -> str: ...
 
     def _event(self, record: logging.LogRecord) -> str:
         return self._clean(record.getMessage(), MAX_VALUE_CHARS)
@@ -149,7 +173,7 @@ class _RedactingFormatter(logging.Formatter):
 class TextFormatter(_RedactingFormatter):
     """`2026-01-31T12:00:00.000Z INFO provider_agent.agent.link.uplink connected resumed=2 …`."""
 
-    def format(self, record: logging.LogRecord) -> str:
+    def _line(self, record: logging.LogRecord) -> str:
         """Return one line, followed by the indented lines of the traceback."""
         event = record.getMessage()
         plain = self._plain_fields(event, record)
@@ -169,8 +193,7 @@ class TextFormatter(_RedactingFormatter):
 class JsonFormatter(_RedactingFormatter):
     """One JSON object with time, level, logger, event, the fields, and any traceback as `trace`."""
 
-    def format(self, record: logging.LogRecord) -> str:
-        """Return one line."""
+    def _line(self, record: logging.LogRecord) -> str:
         entry: dict[str, object] = {
             "time": _time(record),
             "level": record.levelname.lower(),

@@ -13,6 +13,8 @@ from aiohttp import web
 from msgspec.structs import replace
 
 from provider_agent.agent.telemetry.host_check import HostCheck
+from provider_agent.agent.telemetry.local_requests import is_local
+from provider_agent.agent.telemetry.logs import recent_lines
 from provider_agent.agent.telemetry.metrics import Metrics
 from provider_agent.agent.telemetry.metrics_page import CONTENT_TYPE, MetricsPage
 from provider_agent.agent.telemetry.page_files import (
@@ -41,6 +43,8 @@ KEEP_ALIVE_S: Final = 75.0
 
 _EVENTS: Final = "/events"
 
+_LOG: Final = "/log"
+
 _FILES: Final = read_page_files()
 """Read when this module is imported, which happens in a thread."""
 
@@ -49,9 +53,11 @@ _OTHER_HOST: Final = (
     "page; use its IP address, or add the name to observability.allowed_hosts\n"
 )
 
+_OTHER_MACHINE: Final = "the log is only for programs on this machine\n"
+
 
 class StatusPages:
-    """Responds to requests for `/`, `/events`, `/livez`, `/readyz`, `/metrics` and `/status`.
+    """Responds to requests for `/`, `/events`, `/log` and the pages of programs.
 
     Args:
         status: returns the current state; called once per request.
@@ -77,6 +83,7 @@ class StatusPages:
             "/readyz": self._readyz,
             "/metrics": self._show_metrics,
             "/status": self._show_status,
+            _LOG: _show_log,
         }
 
     def close(self) -> None:
@@ -104,6 +111,8 @@ class StatusPages:
             raise web.HTTPMethodNotAllowed(request.method, ["GET", "HEAD"], headers=self._headers)
         if path == _EVENTS:
             return await self._events.respond(request, self._headers)
+        if path == _LOG and not is_local(request.remote, request.host):
+            return web.Response(status=403, text=_OTHER_MACHINE, headers=self._headers)
         file = _FILES.get(path)
         response = self._routes[path]() if file is None else _file_response(file)
         response.headers.update(self._headers)
@@ -138,6 +147,11 @@ class StatusPages:
 
 def _file_response(file: PageFile) -> web.Response:
     return web.Response(body=file.body, content_type=file.content_type, charset="utf-8")
+
+
+def _show_log() -> web.Response:
+    """The last lines of the log, for `support-bundle`."""
+    return web.Response(text="".join(f"{line}\n" for line in recent_lines()))
 
 
 def _livez() -> web.Response:

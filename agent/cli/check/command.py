@@ -85,7 +85,7 @@ def check(
     try:
         loaded = load_config(config_path, os.environ, overrides, KnownKinds())
         start_logging(loaded, "error")
-        findings = run_async(_check(loaded, completions, dials=dials))
+        findings = run_async(run_checks(loaded, completions, dials=dials))
     except ConfigError as error:
         advice = "correct it; docs/configuration.md explains every key"
         target = str(find_file(config_path, os.environ) or ENVIRONMENT)
@@ -96,7 +96,14 @@ def check(
     sys.exit(0 if all_passed(findings) else 1 if dials else EXIT_CONFIG)
 
 
-async def _check(loaded: LoadedConfig, completions: bool, *, dials: bool) -> list[Finding]:
+async def run_checks(loaded: LoadedConfig, completions: bool, *, dials: bool) -> list[Finding]:
+    """Return all findings.
+
+    Args:
+        loaded: the settings.
+        completions: whether to request a few tokens from each server.
+        dials: whether the settings name a coordinator.
+    """
     loaded, search = await use_found_servers(loaded)
     config = loaded.config
     findings = [_configuration(loaded, search)]

@@ -9,6 +9,13 @@ import aiohttp
 import pytest
 from msgspec.structs import replace
 
+from provider_agent.agent.telemetry.logs import (
+    MAX_RECENT_CHARS,
+    RECENT_LINES,
+    JsonFormatter,
+    TextFormatter,
+    recent_lines,
+)
 from provider_agent.agent.telemetry.metrics import Metrics
 from provider_agent.agent.telemetry.status import BackendStatus, StatusSnapshot
 from provider_agent.agent.telemetry.status_pages import KEEP_ALIVE_S, MAX_CONNECTIONS
@@ -247,3 +254,27 @@ async def test_range_without_a_free_port_is_an_error() -> None:
     ):
         server.listen()
     assert f"cannot listen on 127.0.0.1:{ports[0]}-{ports[1]}: " in str(caught.value)
+
+
+async def test_log_has_the_last_lines_and_is_for_this_machine_only(server: StatusServer) -> None:
+    TextFormatter(()).format(logging.LogRecord("n", logging.INFO, "", 0, "an event", None, None))
+    status, content_type, text = await get(server, "/log")
+    assert (status, content_type) == (200, "text/plain")
+    assert text.endswith(" INFO n an event\n")
+    assert len(text.splitlines()) <= RECENT_LINES
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"http://{server.address}/log", headers={"Host": "10.0.0.7"}) as response,
+    ):
+        assert response.status == 403
+        assert "an event" not in await response.text()
+
+
+def test_last_lines_are_bounded() -> None:
+    for number in range(2 * RECENT_LINES):
+        text = f"{number} {'x' * 2 * MAX_RECENT_CHARS}"
+        JsonFormatter(()).format(logging.LogRecord("n", logging.INFO, "", 0, text, None, None))
+    lines = recent_lines()
+    assert len(lines) == RECENT_LINES
+    assert all(len(line) == MAX_RECENT_CHARS for line in lines)
+    assert f'"event":"{2 * RECENT_LINES - 1} x' in lines[-1]

@@ -1,0 +1,1 @@
+"""`provider-agent support-bundle`: what a maintainer needs to see, safe to publish."""

@@ -1,0 +1,25 @@
+import pytest
+
+from provider_agent.agent.telemetry.local_requests import is_local
+
+
+@pytest.mark.parametrize(
+    ("peer", "host", "local"),
+    [
+        ("127.0.0.1", "127.0.0.1:8490", True),
+        ("127.0.0.1", "localhost:8490", True),
+        ("127.8.8.8", "LOCALHOST", True),
+        ("::1", "[::1]:8490", True),
+        ("::ffff:127.0.0.1", "127.0.0.1", True),
+        ("10.0.0.7", "127.0.0.1:8490", False),
+        ("127.0.0.1", "attacker.example:8490", False),
+        ("127.0.0.1", "127.0.0.1.attacker.example", False),
+        ("127.0.0.1", "", False),
+        (None, "localhost", False),
+        ("not an address", "localhost", False),
+    ],
+)
+def test_local_request_has_a_loopback_peer_and_host(
+    peer: str | None, host: str, local: bool
+) -> None:
+    assert is_local(peer, host) is local
