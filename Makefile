@@ -19,7 +19,7 @@ COMPILE = $(LOCK_VENV)/bin/uv pip compile --quiet --universal --python-version 3
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test coverage examples soak test-faults test-readme test-vllm fuzz check format bench lock man docs docs-reference docs-diagrams clean
+.PHONY: help demo test coverage examples soak test-faults test-readme test-vllm fuzz check format bench lock man docs docs-reference docs-diagrams screenshot clean
 
 help:
 	@echo "make demo         requests through coordinator, agent and a real inference server"
@@ -39,6 +39,7 @@ help:
 	@echo "make docs         the documentation site, as build/docs/site"
 	@echo "make docs-reference  write the tables of settings and commands from the code"
 	@echo "make docs-diagrams  draw changed diagrams of the pages, with npm and chromium"
+	@echo "make screenshot   the README's picture of the status page, with chromium"
 	@echo "make clean        remove $(VENV), $(VENV)-lock, $(VENV)-docs, $(VENV)-vllm, $(VENV)-3.*, build, dist and all caches"
 
 demo: $(DEMO)
@@ -133,6 +134,11 @@ docs: $(DOCS_VENV)/.installed
 
 docs-reference: $(DEV)
 	@$(BIN)/python -m documentation.reference
+# Needs chromium and chromium-driver of Debian.
+screenshot: $(DEV)
+	@mkdir -p docs/images
+	@STATUS_PAGE_SCREENSHOT=docs/images/status-page.png $(BIN)/python -m pytest \
+		tests/integration/test_status_page.py -k screenshot
 
 docs-diagrams:
 	@npm install --prefix build/mermaid --ignore-scripts --no-audit --no-fund --loglevel=error mermaid@11

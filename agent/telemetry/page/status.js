@@ -25,8 +25,8 @@ const ago = (seconds) => (seconds === null ? "never" : `${duration(seconds)} ago
 const count = (number) => (number === null ? NONE : number.toLocaleString("en-US"));
 const dollars = (millionths) => {
   if (millionths === null) return NONE;
-  const digits = millionths && millionths < 1e6 ? 6 : 2;
-  return `$${(millionths / 1e6).toFixed(digits)}`;
+  const digits = { minimumFractionDigits: 2, maximumFractionDigits: millionths < 1e6 ? 6 : 2 };
+  return `$${(millionths / 1e6).toLocaleString("en-US", digits)}`;
 };
 const milliseconds = (value) => {
   if (value === null) return NONE;
@@ -214,7 +214,7 @@ function showServers(state) {
 // --- charts --------------------------------------------------------------------------------------
 
 const CHARTS = [
-  { title: "Output tokens per minute", value: (minute) => minute.output_tokens, text: count },
+  { title: "Tokens per minute", value: (minute) => minute.output_tokens, text: count },
   { title: "First byte, median", value: (minute) => minute.first_byte_p50_ms, text: milliseconds },
   { title: "Failed and refused jobs", value: (minute) => minute.failed + minute.refused,
     text: count, className: "failures" },
