@@ -1,0 +1,1 @@
+"""When the agent serves: its schedule and pauses by hand."""

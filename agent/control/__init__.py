@@ -1,0 +1,1 @@
+"""Signed commands of the operator to the running agent, from the same machine."""
