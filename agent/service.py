@@ -14,12 +14,14 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
+from provider_agent.agent.availability.hours import ServingHours
 from provider_agent.agent.backends.capabilities import agent_limits, metadata, model_offers
 from provider_agent.agent.backends.configured import Backends
 from provider_agent.agent.backends.discovery import Discovery
 from provider_agent.agent.backends.offer_groups import ServedModel
 from provider_agent.agent.backends.offer_warnings import OfferWarningLog, offer_warnings
 from provider_agent.agent.config import Config
+from provider_agent.agent.config.schedules import schedule_of
 from provider_agent.agent.free_memory import FreeMemory
 from provider_agent.agent.identity.key import Identity
 from provider_agent.agent.jobs.drain import drain, stop_immediately, stop_jobs
@@ -32,6 +34,8 @@ from provider_agent.agent.link.advertiser import Advertiser
 from provider_agent.agent.link.state import LinkState
 from provider_agent.agent.link.uplink import Uplink
 from provider_agent.agent.reload.effects import Reload, decide_reload
+from provider_agent.agent.serving_link import ServingLink
+from provider_agent.agent.telemetry.heartbeats import Heartbeats
 from provider_agent.agent.telemetry.job_history import JobHistory
 from provider_agent.agent.telemetry.job_outputs import JobOutputs
 from provider_agent.agent.telemetry.metrics import Metrics
@@ -41,8 +45,7 @@ from provider_agent.agent.telemetry.status import StatusSnapshot
 from provider_agent.agent.telemetry.status_server import StatusServer
 from provider_agent.agent.telemetry.traces.settings import TraceSettings
 from provider_agent.event_log import EventLogger
-from provider_agent.protocol.field_values import whole_milliseconds
-from provider_agent.protocol.frames import Capabilities, Draining, ModelOffer, Welcome
+from provider_agent.protocol.frames import Capabilities, ModelOffer, Welcome
 
 log = EventLogger(__name__)
 
@@ -74,6 +77,7 @@ class Service:
         identity: the agent's key.
         backends: the configured backends; the service closes them when they are no longer used.
         clock: monotonic, in seconds.
+        wall_clock: POSIX time in seconds.
         uniform: random, in [0, 1).
         replace: whether to replace a connected agent with the same key.
         trace_settings: how to export traces of jobs; None: not at all.
@@ -86,6 +90,7 @@ class Service:
         backends: Backends,
         *,
         clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
         uniform: Callable[[], float] = random.random,
         replace: bool = False,
         trace_settings: TraceSettings | None = None,
@@ -123,6 +128,15 @@ class Service:
             traced=self._outputs.traced,
         )
         self.uplink = self._new_uplink(identity, uniform, replace=replace)
+        self.hours = ServingHours(
+            schedule_of(config.schedule),
+            backends.schedules,
+            on_backends=self._discovery.suspend,
+            wall_clock=wall_clock,
+        )
+        self._link = ServingLink(
+            self.uplink, self.jobs, self.outbox, self.hours, self._drain_timeout_s, clock
+        )
         self.advertiser = Advertiser(self.outbox, self.uplink.connected, self._capabilities)
         self._slow_consumers = SlowConsumers()
         self._reports = Reports(
@@ -133,12 +147,11 @@ class Service:
             stats,
             self.metrics,
             history,
+            self.hours,
             clock,
         )
         self._warnings = OfferWarningLog()
-        self._heartbeat_s = 0.0
-        self._new_link = asyncio.Event()
-        self._drain_ends_at: float | None = None
+        self._heartbeats = Heartbeats(self.outbox, self.uplink.connected, self._reports.heartbeat)
         self._free_memory = FreeMemory()
         self._stop_requested = asyncio.Event()
         self._force_requested = asyncio.Event()
@@ -188,6 +201,9 @@ class Service:
             draining=self.stopping,
         )
 
+    def _drain_timeout_s(self) -> float:
+        return self._config.limits.drain_timeout_s
+
     def stop(self) -> None:
         """Drain and stop; a second call stops immediately. For `loop.add_signal_handler`."""
         if self._stop_requested.is_set():
@@ -215,6 +231,7 @@ class Service:
             self._warnings.reset()
             self._discovery.set_pricing(result.config.pricing)
             self._discovery.replace_backends(backends)
+            self.hours.replace(schedule_of(config.schedule), backends.schedules)
             self._reports.replace_settings(result.config, backends.skipped)
         return result
 
@@ -232,13 +249,15 @@ class Service:
             self._outputs.open()
             if status_server is not None:
                 status_server.listen()
+            self.hours.check()  # before the first dial
             async with asyncio.TaskGroup() as group:
                 tasks = [
                     group.create_task(self._keep_connected(), name="link"),
-                    group.create_task(self._send_heartbeats(), name="heartbeat"),
+                    group.create_task(self._heartbeats.run(), name="heartbeat"),
                     group.create_task(self._end_slow_consumers(), name="slow consumers"),
                     group.create_task(self._discovery.run(), name="discovery"),
                     group.create_task(self._outputs.run(), name="ledger"),
+                    group.create_task(self.hours.run(), name="serving hours"),
                 ]
                 if status_server is not None:
                     serving = self._serve_status(status_server)
@@ -271,7 +290,7 @@ class Service:
 
     async def _keep_connected(self) -> None:
         await self._discovery.wait_for_first_checks(FIRST_CHECKS_S)
-        await self.uplink.run()
+        await self._link.run()
         # While the agent stops, the drain decides the exit code: it reports what was not delivered.
         if not self.stopping:
             self._exit_code = EXIT_REFUSED
@@ -288,18 +307,6 @@ class Service:
         await server.wait_for_connection()
         await server.serve()
         await self.metrics.loop_lag.measure()  # only an agent that is watched needs it
-
-    async def _send_heartbeats(self) -> None:
-        while True:
-            await self.uplink.connected.wait()
-            self._new_link.clear()
-            try:
-                self.outbox.put(self._reports.heartbeat())
-            except Exception:
-                log.exception("heartbeat failed")
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._heartbeat_s):
-                    await self._new_link.wait()  # `Welcome` may set another interval
 
     async def _end_slow_consumers(self) -> None:
         """End the jobs of slow consumers, which would hold memory and a backend forever."""
@@ -318,10 +325,9 @@ class Service:
 
     async def _stop_on_request(self, tasks: list[asyncio.Task[None]]) -> None:
         await self._stop_requested.wait()
-        limit_s = self._config.limits.drain_timeout_s
-        self._drain_ends_at = self._clock() + limit_s
+        limit_s = self._drain_timeout_s()
         lost_before = self.outbox.lost_jobs
-        self._send_draining()
+        self._link.announce_stop(limit_s)
         draining = asyncio.create_task(drain(self.jobs, self.outbox, limit_s), name="drain")
         force = asyncio.create_task(self._force_requested.wait(), name="force")
         try:
@@ -343,11 +349,10 @@ class Service:
     def _welcomed(self, welcome: Welcome) -> None:
         self.metrics.resumed(sum(not job.ended for job in welcome.resumed))
         self._receipts.negotiated(welcome.features)
-        self._heartbeat_s = welcome.heartbeat_ms / 1000
         self._slow_consumers.reset()  # the time without a link does not count
-        self._new_link.set()
+        self._heartbeats.welcomed(welcome.heartbeat_ms / 1000)
         self.advertiser.send()
-        self._send_draining()
+        self._link.announce_draining()
 
     def _job_ended(self, record: JobRecord) -> None:
         count_job(record, self._stats, self.metrics, self._history)
@@ -368,9 +373,3 @@ class Service:
             self._warnings.report(offer_warnings(serving, self._discovery.states, self._config))
         except Exception:
             log.exception("offer warnings failed")
-
-    def _send_draining(self) -> None:
-        """While draining, send the remaining time; each new link needs it again."""
-        if self._drain_ends_at is not None:
-            left_s = self._drain_ends_at - self._clock()
-            self.outbox.put(Draining(whole_milliseconds(left_s)))

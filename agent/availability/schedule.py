@@ -11,7 +11,7 @@ Windows may overlap; they are then one.
 """
 
 from collections.abc import Iterable, Iterator
-from datetime import UTC, date, datetime, timedelta, tzinfo
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from typing import Final
 
 from msgspec import Struct
@@ -109,7 +109,7 @@ def _merged(openings: Iterable[tuple[float, float]]) -> Iterator[tuple[float, fl
 
 def _instant(day: date, minutes: int, zone: tzinfo) -> float:
     """Return the first POSIX time at which local clocks show at least this time of this day."""
-    local = datetime(day.year, day.month, day.day) + timedelta(minutes=minutes)
+    local = datetime.combine(day, time()) + timedelta(minutes=minutes)
     found = local.replace(tzinfo=zone).timestamp()
     if _wall(found, zone) == local:
         return found

@@ -6,7 +6,9 @@ from msgspec import Struct
 
 from provider_agent.adapters.base import Backend, BackendSettings
 from provider_agent.adapters.registry import AdapterError, backend_class, create_backend
+from provider_agent.agent.availability.schedule import Schedule
 from provider_agent.agent.config import BackendConfig, ConfigError, missing_key, resolve_api_key
+from provider_agent.agent.config.schedules import schedule_of
 
 
 class SkippedBackend(Struct, frozen=True):
@@ -33,6 +35,7 @@ class Backends(Struct, frozen=True):
         tokens_per_minute: the operator's limits, by backend id.
         created_from: the settings that each backend was created with, by backend id.
         overflow: the ids of the backends whose setting `overflow` is on.
+        schedules: when each backend serves, by backend id; those without a schedule are missing.
     """
 
     usable: list[Backend]
@@ -41,6 +44,7 @@ class Backends(Struct, frozen=True):
     tokens_per_minute: dict[str, int] = {}
     created_from: dict[str, BackendSettings] = {}
     overflow: set[str] = set()
+    schedules: dict[str, Schedule] = {}
 
 
 def make_backends(
@@ -80,6 +84,8 @@ def make_backends(
             created.tokens_per_minute[backend.id] = config.max_tokens_per_minute
         if config.overflow:
             created.overflow.add(backend.id)
+        if config.schedule is not None:
+            created.schedules[backend.id] = schedule_of(config.schedule)
         created.markups[backend.id] = None if backend.native else config.markup
     return created
 

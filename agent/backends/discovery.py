@@ -7,7 +7,7 @@ when its last job has ended.
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -59,6 +59,8 @@ class Discovery:
         self._retired: list[HealthMonitor] = []
         """The monitors of retired backends that are not closed yet."""
         self._unstarted: asyncio.Queue[HealthMonitor] = asyncio.Queue()
+        self._suspended: frozenset[str] = frozenset()
+        """The ids of the backends that receive no new jobs for now, by the operator's decision."""
         self._on_change = on_change
         self._pricing = pricing
         self._served: dict[str, list[ServedModel]] = {}
@@ -94,7 +96,7 @@ class Discovery:
         return [
             self._serve(monitor, model)
             for monitor in self._monitors.values()
-            for model in monitor.state.models
+            for model in self._offerable(monitor)
             if not monitor.admission.is_open(model.model_id)
         ]
 
@@ -123,14 +125,17 @@ class Discovery:
 
         A backend may have hundreds of models, and each job needs the backends of one.
         """
-        models = [monitor.state.models for monitor in self._monitors.values()]
+        models = [self._offerable(monitor) for monitor in self._monitors.values()]
         if models != self._served_from:
             self._served_from, self._served, self._groups = models, {}, {}
             for monitor in self._monitors.values():
-                for model in monitor.state.models:
+                for model in self._offerable(monitor):
                     one = self._serve(monitor, model)
                     self._served.setdefault(model.model_id, []).append(one)
         return self._served
+
+    def _offerable(self, monitor: HealthMonitor) -> tuple[BackendModel, ...]:
+        return () if monitor.backend.id in self._suspended else monitor.state.models
 
     def _serve(self, monitor: HealthMonitor, model: BackendModel) -> ServedModel:
         price = price_for(model, self._pricing, monitor.markup)
@@ -171,6 +176,11 @@ class Discovery:
             backends: the new backends; no id of an added backend may be in `busy_ids`.
         """
         self._set_backends(backends)
+        self._on_change()
+
+    def suspend(self, backend_ids: Collection[str]) -> None:
+        """Withdraw the offers of these backends, and of no others; running jobs continue."""
+        self._suspended = frozenset(backend_ids)
         self._on_change()
 
     def set_pricing(self, pricing: PricingConfig) -> None:

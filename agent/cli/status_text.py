@@ -10,7 +10,12 @@ from provider_agent.agent.cli.status_jobs_text import ago, duration, hour_text, 
 from provider_agent.agent.cli.terminal import dollar_text, visible
 from provider_agent.agent.telemetry.metrics import OK
 from provider_agent.agent.telemetry.rolling_stats import StatsSnapshot
-from provider_agent.agent.telemetry.status import StatusSnapshot, readiness
+from provider_agent.agent.telemetry.status import (
+    AvailabilityStatus,
+    BackendStatus,
+    StatusSnapshot,
+    readiness,
+)
 
 _LISTED: Final = 8
 """The most names in one row, and the most models with their earnings."""
@@ -47,6 +52,8 @@ def _facts(state: StatusSnapshot) -> Table:
     facts.add_row("up", duration(state.uptime_s))
     facts.add_row("coordinator", visible(state.coordinator_url))
     facts.add_row("link", state.link)
+    if serves := _serving(state.availability):
+        facts.add_row("serves", serves)
     facts.add_row("last welcome", ago(state.last_welcome_age_s))
     if state.last_disconnect:  # absent while connected, also if an earlier link was lost
         facts.add_row("last disconnect", visible(state.last_disconnect))
@@ -90,9 +97,21 @@ def _backends(state: StatusSnapshot) -> Table:
             "yes" if backend.healthy else "no",
             str(backend.models),
             f"{backend.running} of {backend.capacity}",
-            visible(backend.last_error or ""),
+            visible(_problem(backend)),
         )
     return table
+
+
+def _problem(backend: BackendStatus) -> str:
+    return "; ".join(filter(None, (backend.availability.reason, backend.last_error)))
+
+
+def _serving(state: AvailabilityStatus) -> str:
+    """Return when the agent serves; "" if neither schedule nor pause limits it."""
+    if state.reason is not None:
+        back = f"; back at {state.opens_at}" if state.opens_at else ""
+        return f"no: {state.reason}{back}"
+    return f"until {state.schedule_changes_at}" if state.schedule_changes_at else ""
 
 
 def _routing(state: StatusSnapshot) -> str:
@@ -100,7 +119,12 @@ def _routing(state: StatusSnapshot) -> str:
         return "draining"
     if state.coordinator_draining:
         return "the coordinator is stopping; it sends no new jobs"
-    if not any(backend.healthy and backend.models for backend in state.backends):
+    if not state.availability.open:
+        return "none: the agent does not serve now"
+    if not any(
+        backend.healthy and backend.models and backend.availability.open
+        for backend in state.backends
+    ):
         return "none offered"
     if state.routing is None:
         return "not reported by the coordinator yet"

@@ -18,6 +18,8 @@ from provider_agent.agent.config.schema import (
     OperatorConfig,
     Price,
     PricingConfig,
+    ScheduleConfig,
+    WindowConfig,
 )
 from provider_agent.agent.config.secrets import masked, missing_key, resolve_api_key, secret_values
 
@@ -34,7 +36,9 @@ __all__ = [
     "OperatorConfig",
     "Price",
     "PricingConfig",
+    "ScheduleConfig",
     "TimeoutSettings",
+    "WindowConfig",
     "load_config",
     "masked",
     "missing_key",

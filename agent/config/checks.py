@@ -22,6 +22,7 @@ from provider_agent.agent.config.errors import ErrorCollector, bad_value, with_o
 from provider_agent.agent.config.files import expand
 from provider_agent.agent.config.kind_names import unknown_kind_advice
 from provider_agent.agent.config.request_fields import check_request_fields
+from provider_agent.agent.config.schedules import check_backend_schedules, check_schedule
 from provider_agent.agent.config.schema import (
     BackendConfig,
     Config,
@@ -65,9 +66,14 @@ def validate(
     if "coordinator" not in skipped:
         with errors.collect():
             changed["coordinator"] = _coordinator(config.coordinator, origins, environ)
+    if "schedule" not in skipped:
+        with errors.collect():
+            check_schedule(config.schedule, origins)
+    origin = origins.get("backends", "")
+    backends = dict(zip(places, config.backends, strict=True))
     changed["backends"] = _backends(
-        dict(zip(places, config.backends, strict=True)),
-        origins.get("backends", ""),
+        check_backend_schedules(backends, config.schedule.time_zone, origin, errors),
+        origin,
         environ,
         known_kinds,
         errors,

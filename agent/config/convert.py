@@ -11,7 +11,13 @@ import msgspec
 from provider_agent.adapters.settings import TimeoutSettings
 from provider_agent.agent.config.errors import ConfigError, ErrorCollector, bad_value, did_you_mean
 from provider_agent.agent.config.prices import bad_price
-from provider_agent.agent.config.schema import BackendConfig, Name, Price
+from provider_agent.agent.config.schema import (
+    BackendConfig,
+    Name,
+    Price,
+    ScheduleConfig,
+    WindowConfig,
+)
 
 T = TypeVar("T")
 
@@ -37,6 +43,7 @@ _JSON_SAMPLES: Final = {
     "pricing.models": '{"model": {"input_per_1m": 1, "output_per_1m": 2}}',
     "observability.allowed_hosts": '["agent.example"]',
     "coordinator.fallback_urls": '["wss://other.example/provider/connect"]',
+    "schedule.windows": '[{"days": ["mon"], "start": "18:00", "end": "08:00"}]',
 }
 
 
@@ -77,11 +84,13 @@ def check_known(raw: object, struct: type[msgspec.Struct], origin: str, key: str
 
 
 def check_known_inside(raw: object, origin: str, key: str) -> None:
-    """Refuse unknown keys inside `pricing.models`, whose values are tables.
+    """Refuse unknown keys inside `pricing.models` and `schedule.windows`, which contain tables.
 
     Raises:
         ConfigError: as `check_known`.
     """
+    if key == "schedule.windows":
+        _check_windows(raw, origin, key)
     if key == "pricing.models" and isinstance(raw, dict):
         for model_id, price in raw.items():
             place = f'pricing.models."{model_id}"'
@@ -114,9 +123,21 @@ def _backend(raw: object, origin: str, place: str) -> BackendConfig:
     check_known(raw, BackendConfig, origin, place)
     if isinstance(raw, dict) and "timeouts" in raw:
         check_known(raw["timeouts"], TimeoutSettings, origin, f"{place}.timeouts")
+    if isinstance(raw, dict) and isinstance(schedule := raw.get("schedule"), dict):
+        check_known(schedule, ScheduleConfig, origin, f"{place}.schedule")
+        _check_windows(schedule.get("windows"), origin, f"{place}.schedule.windows")
     if isinstance(raw, dict) and isinstance(raw.get("alias"), dict):
         _check_aliases(raw["alias"], origin, f"{place}.alias")
     return convert(raw, BackendConfig, origin=origin, key=place, strict=True)
+
+
+def _check_windows(windows: object, origin: str, key: str) -> None:
+    if isinstance(windows, dict):
+        advice = 'write [{ start = "18:00", end = "08:00" }], in square brackets'
+        raise bad_value(origin, key, "expected a list of tables, got one table", advice)
+    if isinstance(windows, list):
+        for index, window in enumerate(windows):
+            check_known(window, WindowConfig, origin, f"{key}[{index}]")
 
 
 def _check_aliases(aliases: Mapping[str, object], origin: str, key: str) -> None:

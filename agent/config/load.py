@@ -45,6 +45,7 @@ from provider_agent.agent.config.schema import (
     ObservabilityConfig,
     OperatorConfig,
     PricingConfig,
+    ScheduleConfig,
 )
 
 DEFAULT: Final = "default"
@@ -56,6 +57,7 @@ SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {
     "pricing": PricingConfig,
     "limits": LimitsConfig,
     "discovery": DiscoveryConfig,
+    "schedule": ScheduleConfig,
     "observability": ObservabilityConfig,
 }
 """The tables of the file, except `backends`, which is a list of tables."""
@@ -66,6 +68,7 @@ _STRUCTURED: Final = frozenset(
         "pricing.models",
         "coordinator.fallback_urls",
         "observability.allowed_hosts",
+        "schedule.windows",
     }
 )
 """Keys that hold a list or tables; their environment variables contain JSON."""
@@ -131,6 +134,7 @@ def load_config(
         pricing=sources.section("pricing", PricingConfig),
         limits=sources.section("limits", LimitsConfig),
         discovery=sources.section("discovery", DiscoveryConfig),
+        schedule=sources.section("schedule", ScheduleConfig),
         observability=sources.section("observability", ObservabilityConfig),
     )
     checked = validate(

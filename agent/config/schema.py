@@ -96,6 +96,34 @@ class IdentityConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     key_path: Path
 
 
+class WindowConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A time of the week.
+
+    Attributes:
+        days: the days on which the window starts: mon, tue, wed, thu, fri, sat, sun; None: every
+            day.
+        start: local time, as "18:00".
+        end: local time; one that is not after `start` is on the next day. "24:00" is midnight.
+    """
+
+    days: Annotated[tuple[Name, ...], Meta(min_length=1)] | None = None
+    start: Name
+    end: Name
+
+
+class ScheduleConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When to serve.
+
+    Attributes:
+        time_zone: name of the time zone of the windows, as "Europe/Berlin"; None only without
+            windows.
+        windows: when to serve; empty: always.
+    """
+
+    time_zone: Name | None = None
+    windows: Annotated[tuple[WindowConfig, ...], Meta(max_length=32)] = ()
+
+
 class BackendConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One inference server, or one key for a remote service.
 
@@ -123,6 +151,8 @@ class BackendConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             URLs that the server fetches; None selects the default of the kind.
         max_output_tokens: most output tokens of a job; None selects the default of the kind.
         venice_system_prompt: whether Venice may put its own system prompt before the client's.
+        schedule: when the backend serves, within the agent's own schedule; None: always. Its time
+            zone is that of the agent's schedule by default.
     """
 
     kind: Name
@@ -143,6 +173,7 @@ class BackendConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     media_urls: MediaUrls | None = None
     max_output_tokens: Annotated[int, Meta(ge=1, le=MAX_INTEGER)] | None = None
     venice_system_prompt: bool = False
+    schedule: ScheduleConfig | None = None
 
 
 class PricingConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -219,4 +250,5 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pricing: PricingConfig
     limits: LimitsConfig
     discovery: DiscoveryConfig = DiscoveryConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
     observability: ObservabilityConfig

@@ -46,7 +46,7 @@ async def drain(jobs: Jobs, outbox: Outbox, limit_s: float) -> bool:
         Whether every job finished in time, and the coordinator has acknowledged its whole response
         and its end.
     """
-    jobs.stop_accepting()
+    jobs.set_accepting(accepting=False)
     lost_before = outbox.lost_jobs
     stopped = cut = 0
     log.info("draining", in_flight=jobs.in_flight, at_most_s=limit_s)
@@ -71,7 +71,7 @@ async def stop_immediately(jobs: Jobs, outbox: Outbox, lost_before: int) -> None
         outbox: holds the jobs' responses and ends until they are acknowledged.
         lost_before: the outbox's `lost_jobs` at the start of the drain that this call cuts short.
     """
-    jobs.stop_accepting()
+    jobs.set_accepting(accepting=False)
     log.warning("stopping immediately", in_flight=jobs.in_flight)
     detail = "the agent stopped without waiting for its jobs"
     stopped = jobs.in_flight

@@ -156,9 +156,9 @@ class Jobs:
             for offer in offers
         }
 
-    def stop_accepting(self) -> None:
-        """Refuse all further jobs with `draining`."""
-        self._admission.accepting = False
+    def set_accepting(self, *, accepting: bool) -> None:
+        """Accept new jobs, or refuse them with `draining`."""
+        self._admission.accepting = accepting
 
     def submit(self, header: JobHeader) -> None:
         """Accept a job, or end it with a refusal; never waits.

@@ -10,4 +10,6 @@ class LinkState(StrEnum):
     CONNECTING = "connecting"
     """Dialing, in the handshake, or waiting to dial again."""
     CONNECTED = "connected"
+    DISCONNECTED = "disconnected"
+    """Closed on request; the agent does not dial until it is requested again."""
     STOPPED = "stopped"

@@ -3,10 +3,11 @@
 ::
 
     starting ──▶ connecting ◀──▶ connected
-                     │               │
-                     └───────┬───────┘
-                             ▼
-                          stopped
+                  ▲  │               │
+                  │  └───────┬───────┘
+                  │          ├────────▶ stopped
+                  │          ▼
+                  └── disconnected
 
 Jobs and their streams outlive a link.
 """
@@ -139,7 +140,7 @@ class Uplink:
         """Stay connected; returns when every address has failed permanently.
 
         Cancelling it closes the link with a close handshake. The session's jobs remain until
-        `abandon_session`.
+        `abandon_session`. After `disconnected`, it may be called again.
         """
         config = self.config
         coordinators = Coordinators(_urls(config))
@@ -179,6 +180,15 @@ class Uplink:
                 waited_s = decision.waited_s - decision.after_s + wait_s
             self._on_retry(disconnect.cause)
             await asyncio.sleep(wait_s)
+
+    def disconnected(self) -> None:
+        """Forget the link and its session, after `run` was cancelled on request."""
+        self.state = LinkState.DISCONNECTED
+        self.last_disconnect = None
+        self.connected.clear()
+        self.messages.link_ended()
+        self._outbox.drop_control()
+        self.abandon_session()
 
     def abandon_session(self) -> None:
         """Forget the session, and cancel its jobs: no coordinator will resume them."""

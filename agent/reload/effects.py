@@ -46,6 +46,8 @@ EFFECTS: Final[dict[str, ReloadEffect]] = {
     "limits.slow_consumer_s": ReloadEffect.NOW,
     "discovery.interval_s": ReloadEffect.NOW,
     "discovery.liveness_interval_s": ReloadEffect.NOW,
+    "schedule.time_zone": ReloadEffect.NOW,
+    "schedule.windows": ReloadEffect.NOW,
     # Prometheus and health probes use the old address.
     "observability.prometheus_addr": ReloadEffect.RESTART,
     "observability.log_level": ReloadEffect.NOW,

@@ -33,7 +33,12 @@ _UNROUTABLE_CODES: Final = ("price", "unknown_model", "quota", "not_verified", "
 """The codes of unroutable models that the protocol names."""
 
 _BACKEND_GAUGES: Final[Sequence[tuple[str, str, Callable[[BackendStatus], float]]]] = (
-    ("up", "1 when the backend receives jobs.", lambda backend: backend.healthy),
+    ("up", "1 when the backend is healthy.", lambda backend: backend.healthy),
+    (
+        "serving",
+        "1 when its schedule and no pause let the backend serve.",
+        lambda backend: backend.availability.open,
+    ),
     ("models", "Models offered.", lambda backend: backend.models),
     ("running", "The agent's jobs on the backend now.", lambda backend: backend.running),
     (
@@ -139,6 +144,11 @@ def _gauges(state: StatusSnapshot) -> Iterable[Metric]:
     yield _gauge("in_flight", "Jobs running now.", state.in_flight)
     yield _gauge("capacity", "Most jobs at once.", state.capacity)
     yield _gauge("draining", "1 while the agent is stopping.", state.draining)
+    yield _gauge(
+        "serving",
+        "1 when its schedule and no pause let the agent serve.",
+        state.availability.open,
+    )
     yield _gauge(
         "link_up",
         "1 when the coordinator has welcomed the agent.",

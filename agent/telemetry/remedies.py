@@ -5,7 +5,7 @@ from typing import Final
 from provider_agent.agent.backends.routing import RefusalReason
 
 REMEDIES: Final[dict[str, str]] = {
-    RefusalReason.DRAINING: "the agent is stopping",
+    RefusalReason.DRAINING: "the agent was stopping, paused, or outside its schedule",
     RefusalReason.NOT_SERVED: "no healthy backend serves the model: see `provider-agent models`",
     RefusalReason.PRICE: "only backends above the offered price were left: see `overflow`",
     RefusalReason.FORMAT: "its servers lack the format or operation: see `provider-agent models`",

@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import islice
 
+from provider_agent.agent.availability.availability import iso_time
+from provider_agent.agent.availability.hours import AGENT, ServingHours
 from provider_agent.agent.backends.configured import SkippedBackend
 from provider_agent.agent.backends.discovery import Discovery
 from provider_agent.agent.config import Config
@@ -19,6 +21,7 @@ from provider_agent.agent.telemetry.rolling_stats import RollingStats
 from provider_agent.agent.telemetry.running_jobs import RunningJobs
 from provider_agent.agent.telemetry.status import (
     MAX_OFFERED,
+    AvailabilityStatus,
     BackendStatus,
     RefusedJobStatus,
     StatusSnapshot,
@@ -41,6 +44,7 @@ class Reports:
         stats: statistics of the last 60 seconds.
         metrics: counters since the start; with the same clock.
         history: the last jobs and the last hour.
+        hours: when the agent and its backends may serve.
         clock: monotonic, in seconds.
     """
 
@@ -53,8 +57,10 @@ class Reports:
         stats: RollingStats,
         metrics: Metrics,
         history: JobHistory,
+        hours: ServingHours,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._hours = hours
         self._config = config
         self._skipped = skipped
         self._discovery = discovery
@@ -129,6 +135,7 @@ class Reports:
             running=self._running.snapshot(self._jobs.running, self._history.bytes_per_token()),
             last_jobs=self._history.last_jobs(),
             last_hour=self._history.last_hour(),
+            availability=self._availability(AGENT),
         )
 
     def _backends_in_use(self) -> list[BackendStatus]:
@@ -146,9 +153,22 @@ class Reports:
                 running=monitor.running,
                 queued=queued[monitor.backend.id],
                 capacity=monitor.backend.max_concurrent,
+                availability=self._availability(monitor.backend.id),
             )
             for monitor in self._discovery.monitors
         ]
+
+    def _availability(self, target: str) -> AvailabilityStatus:
+        state, zone = self._hours.of(target), self._hours.zone(target)
+        return AvailabilityStatus(
+            open=state.open,
+            reason=state.reason(zone) or None,
+            opens_at=self._hours.opens_at(target),
+            paused=state.pause is not None,
+            paused_until=iso_time(state.pause.until if state.pause else None, zone),
+            scheduled=state.scheduled,
+            schedule_changes_at=iso_time(state.schedule_changes_at, zone),
+        )
 
     def _backends_skipped(self) -> list[BackendStatus]:
         return [

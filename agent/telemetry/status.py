@@ -1,5 +1,6 @@
 """The status snapshot of an agent, and the rule for its readiness."""
 
+from collections.abc import Sequence
 from typing import Final
 
 from msgspec import Struct
@@ -17,19 +18,47 @@ FINGERPRINT_HEADER: Final = "Provider-Agent-Key"
 their agent among several on one machine."""
 
 
+class AvailabilityStatus(Struct, frozen=True, kw_only=True):
+    """Whether schedule and pause let the agent, or one backend, serve now.
+
+    Times are ISO 8601 with offset.
+
+    Attributes:
+        open: whether both do.
+        reason: why not, for the operator; None if `open`.
+        opens_at: when it serves again; None: it serves now, or the time is not known.
+        paused: whether the operator has paused it.
+        paused_until: the end of the pause; None: until `resume`.
+        scheduled: whether the schedule is open; without a schedule it is.
+        schedule_changes_at: when the schedule opens or closes next; None: never.
+    """
+
+    open: bool = True
+    reason: str | None = None
+    opens_at: str | None = None
+    paused: bool = False
+    paused_until: str | None = None
+    scheduled: bool = True
+    schedule_changes_at: str | None = None
+
+
+ALWAYS_OPEN: Final = AvailabilityStatus()
+
+
 class BackendStatus(Struct, frozen=True, kw_only=True):
     """One backend in the status.
 
     Attributes:
         id: the backend's id.
         kind: the backend's kind.
-        healthy: whether it may receive jobs.
+        healthy: whether its server works; it receives jobs if `availability` allows it too.
         latency_ms: duration of its last health check; None if that failed or there was none.
         last_error: why it receives no jobs, or not all; None: no reason.
         models: number of its models at its last health check; 0 if that failed.
         running: the agent's jobs on it now.
         queued: those of them that have no byte of their response yet.
         capacity: the most of the agent's jobs at once.
+        availability: whether its own schedule and pause let it serve now.
     """
 
     id: str
@@ -41,6 +70,7 @@ class BackendStatus(Struct, frozen=True, kw_only=True):
     running: int = 0
     queued: int = 0
     capacity: int = 0
+    availability: AvailabilityStatus = ALWAYS_OPEN
 
 
 class RefusedJobStatus(Struct, frozen=True, kw_only=True):
@@ -101,6 +131,8 @@ class StatusSnapshot(Struct, frozen=True, kw_only=True):
         last_jobs: the latest ended jobs, the latest first.
         last_hour: the minutes in which jobs ended, the latest first.
         not_ready: what `readiness` returns; the status server sets it.
+        availability: whether schedule and pause let the agent serve now. While they do not, running
+            jobs finish, and the link is then closed.
     """
 
     version: str
@@ -126,6 +158,7 @@ class StatusSnapshot(Struct, frozen=True, kw_only=True):
     last_jobs: list[EndedJobStatus] = []
     last_hour: list[MinuteStatus] = []
     not_ready: list[str] = []
+    availability: AvailabilityStatus = ALWAYS_OPEN
 
 
 def readiness(state: StatusSnapshot) -> list[str]:
@@ -133,20 +166,34 @@ def readiness(state: StatusSnapshot) -> list[str]:
     reasons = []
     if state.draining:
         reasons.append("draining: the agent is stopping and accepts no new jobs")
+    if not state.availability.open:
+        reasons.append(f"not serving: {state.availability.reason}")
     if state.coordinator_draining:
         reasons.append("coordinator draining: it is stopping and sends no new jobs")
-    if state.link != LinkState.CONNECTED:
+    if state.link != LinkState.CONNECTED and state.availability.open:
         reason = f"not connected: the link to {state.coordinator_url} is {state.link}"
         if state.last_disconnect:
             reason += f" ({state.last_disconnect})"
         reasons.append(reason)
-    if not state.backends:
-        reasons.append("no backend: none is configured")
-    elif not any(backend.healthy for backend in state.backends):
-        errors = "; ".join(
-            f"{backend.id}: {backend.last_error or 'no reason given'}" for backend in state.backends
-        )
-        reasons.append(f"no healthy backend: {errors}")
-    elif not any(backend.healthy and backend.models for backend in state.backends):
-        reasons.append("no model: the healthy backends offer none")
+    if (no_backend := _no_backend(state.backends)) is not None:
+        reasons.append(no_backend)
     return reasons
+
+
+def _no_backend(backends: Sequence[BackendStatus]) -> str | None:
+    """Return why no backend can run jobs; None if one can."""
+    if not backends:
+        return "no backend: none is configured"
+    healthy = [backend for backend in backends if backend.healthy]
+    if not healthy:
+        errors = "; ".join(
+            f"{backend.id}: {backend.last_error or 'no reason given'}" for backend in backends
+        )
+        return f"no healthy backend: {errors}"
+    serving = [backend for backend in healthy if backend.availability.open]
+    if not serving:
+        reasons = "; ".join(f"{backend.id}: {backend.availability.reason}" for backend in healthy)
+        return f"no serving backend: {reasons}"
+    if not any(backend.models for backend in serving):
+        return "no model: the healthy backends offer none"
+    return None

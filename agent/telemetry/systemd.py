@@ -54,7 +54,9 @@ class ServiceManager:
                 stopping = True
                 self._notify("STOPPING=1")
             jobs = f"{state.in_flight} of {state.capacity} jobs"
-            self._notify("WATCHDOG=1", f"STATUS=link {state.link}, {jobs}")
+            reason = state.availability.reason
+            closed = "" if reason is None else f", {reason}"
+            self._notify("WATCHDOG=1", f"STATUS=link {state.link}, {jobs}{closed}")
             await asyncio.sleep(every_s)
 
     def _notify(self, *states: str) -> None:

@@ -12,6 +12,7 @@ from provider_agent.agent.config import (
     ObservabilityConfig,
     OperatorConfig,
     PricingConfig,
+    ScheduleConfig,
 )
 
 
@@ -25,6 +26,7 @@ def agent_config(
     pricing: PricingConfig | None = None,
     limits: LimitsConfig | None = None,
     discovery: DiscoveryConfig | None = None,
+    schedule: ScheduleConfig | None = None,
     prometheus_addr: str = "",
 ) -> Config:
     """Return settings with the given sections, and defaults for the others.
@@ -41,5 +43,6 @@ def agent_config(
         pricing=pricing or PricingConfig(),
         limits=limits or LimitsConfig(),
         discovery=discovery or DiscoveryConfig(),
+        schedule=schedule or ScheduleConfig(),
         observability=ObservabilityConfig(prometheus_addr=prometheus_addr),
     )

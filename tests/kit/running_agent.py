@@ -1,6 +1,7 @@
 """A whole agent in this process, for tests with a scripted coordinator."""
 
 import asyncio
+import time
 from collections.abc import Collection, Sequence
 from types import TracebackType
 from typing import Self
@@ -8,6 +9,7 @@ from typing import Self
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from provider_agent.adapters.base import Backend
+from provider_agent.agent.availability.schedule import Schedule
 from provider_agent.agent.backends.configured import Backends, SkippedBackend
 from provider_agent.agent.config import Config
 from provider_agent.agent.identity.key import Identity
@@ -29,7 +31,9 @@ class RunningAgent:
         tokens_per_minute: the operator's limits, by backend id.
         overflow: the ids of the backends that join the offers of others.
         trace_settings: how the agent exports traces; None: not at all.
+        schedules: when each backend serves, by backend id.
         jitter: replaces all random numbers; with 0, the agent reconnects at once.
+        started_at: the time of day as POSIX time when the agent is created; None: the real time.
 
     Attributes:
         service: the agent under test.
@@ -45,15 +49,26 @@ class RunningAgent:
         tokens_per_minute: dict[str, int] | None = None,
         overflow: Collection[str] = (),
         trace_settings: TraceSettings | None = None,
+        schedules: dict[str, Schedule] | None = None,
         jitter: float = 0.0,
+        started_at: float | None = None,
     ) -> None:
+        created_at = now()
         self.service = Service(
             config or agent_config(coordinator.url if coordinator else ""),
             Identity(Ed25519PrivateKey.generate()),
             Backends(
-                list(backends), {}, list(skipped), tokens_per_minute or {}, overflow=set(overflow)
+                list(backends),
+                {},
+                list(skipped),
+                tokens_per_minute or {},
+                overflow=set(overflow),
+                schedules=schedules or {},
             ),
             clock=now,
+            wall_clock=(
+                time.time if started_at is None else lambda: started_at + now() - created_at
+            ),
             uniform=lambda: jitter,
             trace_settings=trace_settings,
         )

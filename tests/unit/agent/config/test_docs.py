@@ -39,6 +39,8 @@ SAMPLES = {
     "limits.slow_consumer_s": "6",
     "discovery.interval_s": "30",
     "discovery.liveness_interval_s": "3",
+    "schedule.time_zone": "Europe/Berlin",
+    "schedule.windows": '[{"start": "18:00", "end": "08:00"}]',
     "observability.prometheus_addr": "127.0.0.1:1",
     "observability.log_level": "debug",
     "observability.log_format": "json",

@@ -69,7 +69,7 @@ async def test_routes_and_the_chosen_backend_are_logged(
 async def test_a_refusal_is_logged_with_its_reason(debug_log: pytest.LogCaptureFixture) -> None:
     harness = JobsHarness(ScriptedBackend())
     submit_job(harness.jobs, new_job("unknown"))
-    harness.jobs.stop_accepting()
+    harness.jobs.set_accepting(accepting=False)
     submit_job(harness.jobs, new_job())
     assert field(debug_log, "job refused", "code") == ["model_not_loaded", "draining"]
     reasons = field(debug_log, "job refused", "reason")

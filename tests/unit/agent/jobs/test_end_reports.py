@@ -106,7 +106,7 @@ async def test_error_reports_what_the_job_used(name: str) -> None:
 
 async def test_refusal_reports_the_price_and_nothing_else() -> None:
     harness = harness_with_price(ScriptedBackend())
-    harness.jobs.stop_accepting()
+    harness.jobs.set_accepting(accepting=False)
     job = new_job()
 
     submit_job(harness.jobs, job)

@@ -64,7 +64,7 @@ async def test_receipt_of_a_failed_job_covers_what_was_sent(end: str) -> None:
     backend = ScriptedBackend()
     harness = harness_with_receipts(backend, FEATURE)
     if end == "refused":
-        harness.jobs.stop_accepting()
+        harness.jobs.set_accepting(accepting=False)
         job = new_job()
         submit_job(harness.jobs, job)
     else:

@@ -139,7 +139,7 @@ async def test_a_draining_agent_refuses_new_jobs_and_finishes_running_ones() -> 
     backend = ScriptedBackend()
     harness = JobsHarness(backend)
     job, run = await start_job(harness, backend)
-    harness.jobs.stop_accepting()
+    harness.jobs.set_accepting(accepting=False)
     late = new_job()
     submit_job(harness.jobs, late)
     assert harness.refusal(late).code == "draining"

@@ -202,7 +202,7 @@ async def test_jobs_still_fail_over_while_the_agent_drains() -> None:
     first, second = two_backends()
     harness = JobsHarness(first, second)
     job, run = await start_job(harness, first)
-    harness.jobs.stop_accepting()
+    harness.jobs.set_accepting(accepting=False)
     run.fail(Unreachable("refused"))
     (await second.next_run()).answer(b"x")
     assert isinstance(await harness.end(job), JobResult)

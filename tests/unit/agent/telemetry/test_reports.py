@@ -1,6 +1,8 @@
 import pytest
 
 from provider_agent.adapters.base import BackendHealth, Unreachable
+from provider_agent.agent.availability.hours import ServingHours
+from provider_agent.agent.availability.schedule import Schedule
 from provider_agent.agent.backends.configured import Backends, SkippedBackend
 from provider_agent.agent.backends.discovery import Discovery
 from provider_agent.agent.backends.routing import RefusalReason
@@ -65,6 +67,7 @@ class ReportsHarness:
             self.stats,
             self.metrics,
             self.history,
+            ServingHours(Schedule(), on_backends=self.discovery.suspend),
             self.clock,
         )
 
