@@ -151,7 +151,7 @@ class Service:
             clock,
         )
         self._warnings = OfferWarningLog()
-        self._heartbeats = Heartbeats(self.outbox, self.uplink.connected, self._reports.heartbeat)
+        self._heartbeats = Heartbeats(self.outbox, self.uplink.connected, self._reports)
         self._free_memory = FreeMemory()
         self._stop_requested = asyncio.Event()
         self._force_requested = asyncio.Event()

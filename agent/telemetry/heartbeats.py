@@ -1,12 +1,11 @@
 """Sends the agent's load to the coordinator, as often as the coordinator wants it."""
 
 import asyncio
-from collections.abc import Callable
 from contextlib import suppress
 
 from provider_agent.agent.jobs.outbox import Outbox
+from provider_agent.agent.telemetry.reports import Reports
 from provider_agent.event_log import EventLogger
-from provider_agent.protocol.frames import Heartbeat
 
 log = EventLogger(__name__)
 
@@ -17,15 +16,13 @@ class Heartbeats:
     Args:
         outbox: sends the frames.
         connected: set while there is a link.
-        heartbeat: builds the frame.
+        reports: builds the frame.
     """
 
-    def __init__(
-        self, outbox: Outbox, connected: asyncio.Event, heartbeat: Callable[[], Heartbeat]
-    ) -> None:
+    def __init__(self, outbox: Outbox, connected: asyncio.Event, reports: Reports) -> None:
         self._outbox = outbox
         self._connected = connected
-        self._heartbeat = heartbeat
+        self._reports = reports
         self._interval_s = 0.0
         self._new_link = asyncio.Event()
 
@@ -40,7 +37,7 @@ class Heartbeats:
             await self._connected.wait()
             self._new_link.clear()
             try:
-                self._outbox.put(self._heartbeat())
+                self._outbox.put(self._reports.heartbeat())
             except Exception:
                 log.exception("heartbeat failed")
             with suppress(TimeoutError):
