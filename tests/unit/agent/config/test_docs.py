@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 
 from provider_agent.adapters.registry import BUILT_IN_KINDS, backend_class
-from provider_agent.agent.config import BackendConfig, Price, TimeoutSettings, load_config
+from provider_agent.agent.config import (
+    BackendConfig,
+    Price,
+    ScheduleConfig,
+    TimeoutSettings,
+    load_config,
+)
 from provider_agent.agent.config.flags import FLAGS, variable_of
 from provider_agent.agent.config.load import known_keys
 
@@ -66,7 +72,12 @@ def test_key_is_documented_with_its_flag_and_variable(key: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [f"backends.{name}" for name in BackendConfig.__struct_fields__ if name != "timeouts"]
+    [
+        f"backends.{name}"
+        for name in BackendConfig.__struct_fields__
+        if name not in ("timeouts", "schedule")
+    ]
+    + [f"backends.schedule.{name}" for name in ScheduleConfig.__struct_fields__]
     + [f"backends.timeouts.{name}" for name in TimeoutSettings.__struct_fields__],
 )
 def test_key_of_a_backend_is_documented(name: str) -> None:

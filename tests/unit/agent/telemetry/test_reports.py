@@ -13,6 +13,7 @@ from provider_agent.agent.jobs.running import Jobs
 from provider_agent.agent.link.coordinator_messages import CoordinatorMessages
 from provider_agent.agent.telemetry.job_history import JobHistory
 from provider_agent.agent.telemetry.metrics import JobKey, Metrics
+from provider_agent.agent.telemetry.remedies import REMEDIES
 from provider_agent.agent.telemetry.reports import Reports, count_job
 from provider_agent.agent.telemetry.rolling_stats import RollingStats, StatsSnapshot
 from provider_agent.agent.telemetry.status import (
@@ -261,7 +262,9 @@ async def test_status_shows_offers_waiting_jobs_refusals_and_earnings() -> None:
         jobs={"ok": 1, "draining": 1}, refusals={"draining": 1}, earned={"m": 11}
     )
     assert state.last_refusals == [
-        RefusedJobStatus(reason="draining", model_id="m", age_s=7.0, remedy="the agent is stopping")
+        RefusedJobStatus(
+            reason="draining", model_id="m", age_s=7.0, remedy=REMEDIES[RefusalReason.DRAINING]
+        )
     ]
     (await harness.up.next_run()).answer()
     await harness.jobs.wait_until_idle()
