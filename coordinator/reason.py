@@ -7,6 +7,7 @@ class Reason(StrEnum):
     """`reason` in the log line of a request; docs/coordinator.md explains each."""
 
     # No job was sent.
+    NO_AGENT = "no_agent"
     NOT_OFFERED = "not_offered"
     UNROUTABLE = "unroutable"
     WRONG_OPERATION = "wrong_operation"

@@ -40,7 +40,7 @@ class NoAgent(Struct, frozen=True):
 
     Attributes:
         reason: the cause.
-        detail: why the model is unroutable; "" if it is not.
+        detail: see `Fleet.why_not_offered`.
         retry_after_s: seconds until a new attempt may succeed; None if unknown.
     """
 
@@ -183,7 +183,8 @@ class Dispatcher:
         if may_wait or replaces:
             return None
         reason = self._fleet.why_no_agent(wanted.model_id, chosen)
-        return NoAgent(reason, self._fleet.why_unroutable(wanted.model_id))
+        wire_format = wanted.operation.wire_format
+        return NoAgent(reason, self._fleet.why_not_offered(wanted.model_id, wire_format))
 
     def _withdraw(self, wanted: Wanted) -> None:
         """Remove a request from the queue; abandon its job if it was sent meanwhile."""

@@ -35,7 +35,10 @@ MODEL_GRACE_S = 60.0
 """How long a missing model counts as temporarily unavailable (503, so that clients retry) instead
 of unknown (404): its server may restart or its agent reconnect. The time runs from the model's last
 job, or from the disconnection of an agent that offered it; for a model with neither, from the
-coordinator's start, until an agent has sent its offers."""
+coordinator's start, while agents are connected that have not sent their offers."""
+
+MAX_NAMED_MODELS = 10
+"""How many offered models the error for another model names."""
 
 MAX_REMEMBERED_MODELS = 4096
 """For how many models the times of the last job and of the last disconnection are remembered; the
@@ -66,6 +69,7 @@ class Fleet:
         self._on_capacity: Callable[[str | None], None] = lambda _: None
         self._drain_reason: str | None = None
         self._closed = False
+        self._had_agents = False
 
     def __repr__(self) -> str:
         retired = f" retired={list(self._retired.values())}" if self._retired else ""
@@ -142,6 +146,7 @@ class Fleet:
     def join(self, agent: ConnectedAgent) -> None:
         """Add an admitted agent; close or retire older connections of its key."""
         key = agent.public_key
+        self._had_agents = True
         if not agent.resumed:
             self._detached.end_replaced(key, agent.instance_id)
             self._close_same_process(agent)
@@ -227,6 +232,8 @@ class Fleet:
             return Reason.COORDINATOR_STOPPING
         match code:
             case ErrorCode.MODEL_NOT_LOADED:
+                if not self._had_agents:
+                    return Reason.NO_AGENT
                 return Reason.UNROUTABLE if self.why_unroutable(model_id) else Reason.NOT_OFFERED
             case ErrorCode.FORMAT_NOT_SUPPORTED:
                 return Reason.WRONG_OPERATION
@@ -243,6 +250,19 @@ class Fleet:
         tables = (agent.offers for agent in self._agents.values() if agent.offers is not None)
         reasons = (table.unroutable.get(model_id, "") for table in tables)
         return next(filter(None, reasons), "")
+
+    def why_not_offered(self, model_id: str, wire_format: WireFormat) -> str:
+        """Return the detail of the error for a model that receives no jobs.
+
+        It says why an offered model is unroutable, or else begins with "; " and names the first of
+        the offered models. It is "" if there are none.
+        """
+        if reason := self.why_unroutable(model_id):
+            return reason
+        models = self.models(wire_format)
+        named = ", ".join(f"`{name}`" for name in models[:MAX_NAMED_MODELS])
+        more = len(models) - MAX_NAMED_MODELS
+        return f"; offered: {named}{f' and {more} more' if more > 0 else ''}" if models else ""
 
     def set_capacity_callback(self, callback: Callable[[str | None], None]) -> None:
         """Call `callback` when an agent may have room, with the model of the job that has ended.
@@ -275,13 +295,14 @@ class Fleet:
             self._offers(agent, model_id) for agent in (*self._agents.values(), *self._detached)
         ):
             return True
-        left_at = self._left_at.get(model_id, self._started_at if self._is_new else None)
+        left_at = self._left_at.get(model_id, self._started_at if self._awaits_offers else None)
         return left_at is not None and self._clock() - left_at < MODEL_GRACE_S
 
     @property
-    def _is_new(self) -> bool:
-        """Whether no connected agent has sent its offers."""
-        return all(agent.offers is None for agent in self._agents.values())
+    def _awaits_offers(self) -> bool:
+        """Whether agents are connected, but none of them has sent its offers."""
+        agents = self._agents.values()
+        return bool(agents) and all(agent.offers is None for agent in agents)
 
     @staticmethod
     def _offers(owner: ConnectedAgent | DetachedSession, model_id: str) -> bool:
@@ -302,7 +323,9 @@ class Fleet:
 
     def _may_return(self, model_id: str) -> bool:
         """Whether the model may soon be available again."""
-        last_seen = self._last_job_at.get(model_id, self._started_at if self._is_new else None)
+        last_seen = self._last_job_at.get(
+            model_id, self._started_at if self._awaits_offers else None
+        )
         if last_seen is not None and self._clock() - last_seen < MODEL_GRACE_S:
             return True
         return self.is_awaited(model_id)

@@ -248,8 +248,9 @@ class HttpApi:
             return denied
         model_id = request.match_info["model_id"]
         if model_id not in self._fleet.models(wire_format):
-            detail = self._fleet.why_unroutable(model_id)
-            reason = Reason.UNROUTABLE if detail else Reason.NOT_OFFERED
+            is_unroutable = bool(self._fleet.why_unroutable(model_id))
+            reason = Reason.UNROUTABLE if is_unroutable else Reason.NOT_OFFERED
+            detail = self._fleet.why_not_offered(model_id, wire_format)
             error = error_of_reason(reason, model_id, detail=detail)
             return error_response(wire_format, error)
         return json_response(render_model(wire_format, model_id))

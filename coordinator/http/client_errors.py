@@ -84,7 +84,7 @@ _BY_STATUS_AND_CODE: Final = {
         Reason.WRONG_OPERATION: "The model `{model}` is offered, but not for {operation}.",
     },
     (404, ErrorCode.MODEL_NOT_LOADED): {
-        Reason.NOT_OFFERED: "The model `{model}` is not offered by any connected provider.",
+        Reason.NOT_OFFERED: "The model `{model}` is not offered by any connected provider{detail}.",
         Reason.UNROUTABLE: "The model `{model}` is offered, but receives no requests: {detail}",
     },
     (502, Reason.PROVIDER_LOST): {
@@ -97,6 +97,7 @@ _BY_STATUS_AND_CODE: Final = {
         ),
     },
     (503, ErrorCode.OUT_OF_CAPACITY): {
+        Reason.NO_AGENT: "No provider is connected to this coordinator; try again soon.",
         Reason.QUEUE_FULL: "Too many requests already wait for a provider; try again soon.",
         Reason.QUEUE_TIMEOUT: (
             "Every provider of the model `{model}` was busy for too long; try again soon."
@@ -155,7 +156,7 @@ def error_of_reason(
         reason: the cause.
         model_id: the requested model.
         operation: the requested operation.
-        detail: why the model is unroutable, or the limit of the body.
+        detail: why the model is unroutable, which models are offered, or the limit of the body.
     """
     status, code, template = _BY_REASON[reason]
     name = f"{operation.wire_format} {operation}"

@@ -5,7 +5,8 @@ from provider_agent.coordinator.access import SecretSet
 from provider_agent.coordinator.agents import fleet
 from provider_agent.coordinator.agents.close_reason import REPLACED_BY_NEWER, CloseReason
 from provider_agent.coordinator.agents.connected_agent import ConnectedAgent
-from provider_agent.coordinator.agents.fleet import MODEL_GRACE_S, Fleet
+from provider_agent.coordinator.agents.fleet import MAX_NAMED_MODELS, MODEL_GRACE_S, Fleet
+from provider_agent.coordinator.reason import Reason
 from provider_agent.coordinator.sessions.offers import OfferTable
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.protocol.coordinator_protocol import CoordinatorProtocol
@@ -117,11 +118,33 @@ def test_only_the_most_recently_used_models_are_remembered(monkeypatch: pytest.M
     assert harness.fleet.pick("older", Operation.CHAT) is ErrorCode.MODEL_NOT_LOADED
 
 
-def test_any_model_is_out_of_capacity_soon_after_start_until_an_agent_connects() -> None:
+def test_without_any_agent_a_request_does_not_wait() -> None:
+    """A first request, before any agent was started, hung for 30 s."""
     harness = FleetHarness()
+    assert harness.fleet.pick("tiny", Operation.CHAT) is ErrorCode.MODEL_NOT_LOADED
+    assert harness.fleet.why_no_agent("tiny", ErrorCode.MODEL_NOT_LOADED) is Reason.NO_AGENT
+
+
+def test_request_waits_for_the_offers_of_a_connected_agent() -> None:
+    harness = FleetHarness()
+    agent = harness.agent(b"a")
+    offers, agent.offers = agent.offers, None
+    harness.fleet.join(agent)
     assert harness.fleet.pick("tiny", Operation.CHAT) is ErrorCode.OUT_OF_CAPACITY
+    agent.offers = offers
+    assert harness.fleet.pick("tiny", Operation.CHAT) is agent
+    assert harness.fleet.pick("other", Operation.CHAT) is ErrorCode.MODEL_NOT_LOADED
+
+
+def test_other_model_is_not_offered_and_the_offered_ones_are_named() -> None:
+    harness = FleetHarness()
     harness.fleet.join(harness.agent(b"a"))
     assert harness.fleet.pick("other", Operation.CHAT) is ErrorCode.MODEL_NOT_LOADED
+    assert harness.fleet.why_no_agent("other", ErrorCode.MODEL_NOT_LOADED) is Reason.NOT_OFFERED
+    assert harness.fleet.why_not_offered("other", WireFormat.OPENAI) == "; offered: `tiny`"
+    for number in range(MAX_NAMED_MODELS + 1):
+        harness.fleet.join(harness.agent(bytes([number]), f"m{number}"))
+    assert harness.fleet.why_not_offered("other", WireFormat.OPENAI).endswith("and 2 more")
 
 
 def test_models_of_all_agents_are_sorted() -> None:
