@@ -124,8 +124,8 @@ def _run_step(
         _copy(image, rest, context, stages)
     elif name == "ENV":
         for variable, value in (pair.split("=", 1) for pair in rest.split()):
-            text = value.replace("$PATH", image.environment["PATH"])
-            image.environment[variable] = image.translate(text)
+            text = image.translate(value)
+            image.environment[variable] = text.replace("$PATH", image.environment["PATH"])
     elif name == "WORKDIR":
         image.workdir = rest
         image.folder("").mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 import json
 import platform
 import re
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -16,6 +17,7 @@ import yaml
 from provider_agent.adapters.registry import BUILT_IN_KINDS
 from provider_agent.agent.config import load_config
 from provider_agent.agent.config.schema import LimitsConfig
+from provider_agent.agent.identity.key import load_or_create
 
 if (sys.platform, platform.machine()) != ("linux", "x86_64"):
     pytest.skip("no wheel of helm-python-sdk for this platform", allow_module_level=True)
@@ -310,6 +312,39 @@ def test_the_readme_lists_every_value_with_its_default() -> None:
     assert [key for key, _ in rows] == list(leaves)
     for key, default in rows:
         assert default in (f"`{json.dumps(leaves[key])}`", "see `values.yaml`")
+
+
+def test_the_examples_of_the_documentation_use_values_of_the_chart() -> None:
+    readme = (CHART / "README.md").read_text("utf-8")
+    (example,) = re.findall(r"(?s)```yaml\n(.*?)```", readme)
+    assert "vllm" in str(pod(yaml.safe_load(example))["initContainers"])
+
+    leaves = {key for key, _ in flat(yaml.safe_load((CHART / "values.yaml").read_text("utf-8")))}
+    documentation = readme + (ROOT / "docs" / "operations.md").read_text("utf-8")
+    used = set(re.findall(r"--set(?:-file)? ([\w.]+)=", documentation))
+    assert used == {"agentToml", "image.repository", "enrollment.existingSecret"}
+    assert used <= leaves
+
+
+def test_the_init_container_copies_the_key_for_its_owner_only(tmp_path: Path) -> None:
+    """The command of the init container, run with the paths of this machine."""
+    (tmp_path / "secret").mkdir()
+    identity = load_or_create(tmp_path / "secret" / "identity.key")
+    (tmp_path / "secret" / "identity.key").chmod(0o440)
+    (tmp_path / "run").mkdir()
+    (copy,) = pod(CASES["own objects"])["initContainers"]
+    paths = {"/run/secrets/identity": tmp_path / "secret", "/run/provider-agent": tmp_path / "run"}
+    assert {mount["mountPath"] for mount in copy["volumeMounts"]} == set(paths)
+    command = [
+        re.sub("|".join(paths), lambda match: str(paths[match[0]]), part)
+        for part in copy["command"]
+    ]
+
+    subprocess.run(command, check=True)
+
+    copied = tmp_path / "run" / "identity.key"
+    assert copied.stat().st_mode & 0o777 == 0o600
+    assert load_or_create(copied).fingerprint == identity.fingerprint
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -51,6 +51,13 @@ def test_workflows_satisfy_the_published_schema(tmp_path: Path) -> None:
     assert validate(wrong).returncode == 1
 
 
+def test_the_updates_of_actions_satisfy_the_published_schema() -> None:
+    file = ROOT / ".github" / "dependabot.yml"
+    ran = run("check-jsonschema", "--builtin-schema", "vendor.dependabot", file)
+
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
 def test_workflows_pass_the_security_linter(tmp_path: Path) -> None:
     ran = audit(*WORKFLOWS)
     assert ran.returncode == 0, ran.stdout + ran.stderr
