@@ -1,10 +1,10 @@
 """Request policies: which fields of a client's request are sent to a server.
 
 A policy is an allow-list of fields for each operation, with rules for their values. Each kind of
-backend has one (`Backend.request_policy`; docs/adapters.md lists them). A field or tool that is not
-in the list could spend the operator's money beyond the job, reach internals of the server or select
-another model. The operator chooses whether it is removed (`strip`), fails the job (`refuse`) or is
-sent (`pass`), and can extend and shorten the list.
+backend has one (`Backend.request_policy`; docs/servers/request-policy.md lists them). A field or
+tool that is not in the list could spend the operator's money beyond the job, reach internals of the
+server or select another model. The operator chooses whether it is removed (`strip`), fails the job
+(`refuse`) or is sent (`pass`), and can extend and shorten the list.
 """
 
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""Installed third-party adapters: the example in `docs/adapters.md`, and a defective adapter."""
+"""Installed third-party adapters: that of docs/servers/adapters.md, and a defective one."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from aiohttp import web
 from provider_agent.adapters.registry import ENTRY_POINT_GROUP
 from tests.kit.cli_process import start_command
 
-DOCUMENT = (Path(__file__).parents[2] / "docs" / "adapters.md").read_text()
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "servers" / "adapters.md").read_text()
 RESPONSE_BODY = (
     b'data: {"choices":[{"index":0,"delta":{"content":"hello from acme"},"finish_reason":"stop"}],'
     b'"usage":{"prompt_tokens":1,"completion_tokens":3}}\n\ndata: [DONE]\n\n'

@@ -1,4 +1,4 @@
-"""The tables of docs/adapters.md match the code."""
+"""The tables in docs/servers/ match the code."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,8 @@ from provider_agent.adapters.registry import backend_class, create_backend
 from provider_agent.adapters.requests.policy import default_policy
 from provider_agent.adapters.servers.model_selection import LIST_IT, NOT_LISTED
 
-DOCUMENT = (Path(__file__).parents[3] / "docs" / "adapters.md").read_text()
+PAGES = sorted((Path(__file__).parents[3] / "docs" / "servers").glob("*.md"))
+DOCUMENT = "".join(page.read_text(encoding="utf-8") for page in PAGES)
 KINDS = (
     *("vllm", "llamacpp", "lmstudio", "ollama", "openrouter", "venice"),
     *("openai_compatible", "openai_passthrough", "echo"),

@@ -19,6 +19,7 @@ from provider_agent.agent.config.load import known_keys
 
 ROOT = Path(__file__).parents[4]
 DOCUMENT = (ROOT / "docs" / "configuration.md").read_text()
+COORDINATOR = '[coordinator]\nurl = "wss://c.example/x"\n'
 EXAMPLE = (ROOT / "agent.example.toml").read_text()
 
 SAMPLES = {
@@ -113,6 +114,19 @@ def test_example_is_valid_and_contains_every_key() -> None:
     names |= {*BackendConfig.__struct_fields__, *Price.__struct_fields__}
     for name in names:
         assert re.search(rf"\b{name}\b", EXAMPLE), name
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*sorted((ROOT / "docs" / "servers").glob("*.md")), ROOT / "README.md"],
+    ids=lambda path: path.name,
+)
+def test_examples_of_the_pages_are_valid(path: Path, tmp_path: Path) -> None:
+    for text in re.findall(r"```toml\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL):
+        file = tmp_path / "agent.toml"
+        file.write_text(text if "[coordinator]" in text else f"{COORDINATOR}{text}")
+        if "[[backends]]" in text:
+            assert load_config(file, {"HOME": "/home/op"}, {}, BUILT_IN_KINDS).warnings == ()
 
 
 def test_example_is_valid_with_every_line_uncommented(tmp_path: Path) -> None:
