@@ -8,7 +8,7 @@ and counted: jobs never wait.
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 from urllib.parse import urlsplit
 
 from provider_agent.agent.jobs.job_record import JobRecord
@@ -19,6 +19,11 @@ from provider_agent.event_log import EventLogger
 from provider_agent.protocol.field_values import to_line
 
 log = EventLogger(__name__)
+
+_ADVICE: Final = (
+    "jobs continue; check the collector, its port for HTTP (usually 4318) in "
+    "OTEL_EXPORTER_OTLP_ENDPOINT, and OTEL_EXPORTER_OTLP_HEADERS"
+)
 
 Trace = tuple[str, Sequence[JobSpan]]
 """A `traceparent`, which may be invalid, and the spans of a job."""
@@ -153,7 +158,7 @@ class TraceExporter:
                     "traces not exported",
                     endpoint=self.endpoint,
                     reason=problem,
-                    what_to_do="check the collector and OTEL_EXPORTER_OTLP_ENDPOINT; jobs continue",
+                    what_to_do=_ADVICE,
                 )
             self._lost += traces
         elif self._lost:

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import requests
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -34,8 +34,7 @@ class OtlpSender:
 
     def __init__(self, resource: Mapping[str, str]) -> None:
         # The packages log errors, once for each attempt and with values of variables.
-        logging.getLogger("opentelemetry").addHandler(logging.NullHandler())
-        logging.getLogger("opentelemetry").propagate = False
+        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL + 1)
         self._session = _Session()
         self._exporter = OTLPSpanExporter(session=self._session)
         self._ended = _EndedSpans()
@@ -112,17 +111,31 @@ class _Session(requests.Session):
     def request(self, *args: Any, **kwargs: Any) -> requests.Response:  # noqa: ANN401
         try:
             response = super().request(*args, **kwargs)
-        except requests.Timeout:
-            self.problem = "the collector did not respond in time"
-            raise
-        except requests.ConnectionError:
-            self.problem = "the collector cannot be reached"
-            raise
-        except requests.RequestException as error:
-            self.problem = f"the request could not be sent: {type(error).__name__}"
+        except Exception as error:
+            self.problem = _reason(error)
             raise
         self.problem = f"the collector responded with HTTP {response.status_code}"
         return response
+
+
+_REASONS: Final = (
+    (requests.Timeout, "the collector did not respond in time"),
+    (requests.exceptions.ProxyError, "the proxy before the collector cannot be reached"),
+    (
+        requests.exceptions.SSLError,
+        "TLS with the collector failed; see OTEL_EXPORTER_OTLP_CERTIFICATE",
+    ),
+    (requests.ConnectionError, "the collector cannot be reached"),
+)
+"""The first one whose class fits."""
+
+
+def _reason(error: Exception) -> str:
+    for kind, reason in _REASONS:
+        if isinstance(error, kind):
+            return reason
+    # Not its text, which contains the address, and that may contain a password.
+    return f"the request could not be sent: {type(error).__name__}"
 
 
 def _resource(attributes: Mapping[str, str]) -> Resource:

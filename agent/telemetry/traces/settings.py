@@ -7,6 +7,7 @@ Protocol Exporter"; the packages of the extra read those that are not here by th
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Final
+from urllib.parse import urlsplit
 
 from msgspec import Struct
 
@@ -75,6 +76,12 @@ def trace_settings(
             f"the OTLP protocol {protocol} is not supported",
             f"set {_PROTOCOLS[0]}={_PROTOCOL} and the collector's port for HTTP (usually 4318)",
         )
+    if endpoint and not _is_http(endpoint):
+        # Not the address itself, which may contain a password.
+        raise TraceSettingsError(
+            "the address of the collector is not an http:// or https:// address",
+            f"write it like {_DEFAULT_ENDPOINT} in OTEL_EXPORTER_OTLP_ENDPOINT",
+        )
     if not installed():
         raise TraceSettingsError("OpenTelemetry is not installed", f"install it with: {INSTALL}")
     default = TraceSettings()
@@ -82,6 +89,14 @@ def trace_settings(
     max_batch = _number(environ, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", default.max_batch)
     delay_ms = _number(environ, "OTEL_BSP_SCHEDULE_DELAY", round(default.schedule_delay_s * 1000))
     return TraceSettings(endpoint or _DEFAULT_ENDPOINT, delay_ms / 1000, max_queue, max_batch)
+
+
+def _is_http(address: str) -> bool:
+    try:
+        parts = urlsplit(address)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _first(environ: Mapping[str, str], *names: str) -> str:

@@ -1,7 +1,6 @@
 """Traces of jobs, from an agent to a collector in this process."""
 
 import logging
-from collections.abc import Iterator
 
 import pytest
 from msgspec.structs import replace
@@ -19,14 +18,6 @@ TRACE_ID, SPAN_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SAMPLED = f"00-{TRACE_ID}-{SPAN_ID}-01"
 PROMPT, ANSWER, KEY = b"the prompt of a client", b"the answer of a model", "the-key-of-a-collector"
 SETTINGS = TraceSettings(schedule_delay_s=0.01, flush_s=RECEIVED_WITHIN_S)
-
-
-@pytest.fixture(autouse=True)
-def restored_logger() -> Iterator[None]:
-    logger = logging.getLogger("opentelemetry")
-    handlers, propagate = logger.handlers[:], logger.propagate
-    yield
-    logger.handlers, logger.propagate = handlers, propagate
 
 
 def export_to(url: str, monkeypatch: pytest.MonkeyPatch, **more: str) -> None:

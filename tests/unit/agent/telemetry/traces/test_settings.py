@@ -62,6 +62,11 @@ def test_standard_variables_configure_the_export(
             ENDPOINT | {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
             "grpc is not supported; set OTEL_EXPORTER_OTLP_TRACES_PROTOCOL=http/protobuf",
         ),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318"},
+            "is not an http:// or https://",
+        ),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://[::1"}, "write it like http://localhost:4318"),
         (ENDPOINT | {"OTEL_BSP_MAX_QUEUE_SIZE": "many"}, "OTEL_BSP_MAX_QUEUE_SIZE is not a number"),
         (ENDPOINT | {"OTEL_BSP_SCHEDULE_DELAY": "0"}, "OTEL_BSP_SCHEDULE_DELAY is not a number"),
         (ENDPOINT | {"OTEL_BSP_SCHEDULE_DELAY": "9" * 5000}, "is not a number from 1 to 1000000"),
