@@ -123,7 +123,7 @@ _REASONS: Final = (
     (requests.exceptions.ProxyError, "the proxy before the collector cannot be reached"),
     (
         requests.exceptions.SSLError,
-        "TLS with the collector failed; see OTEL_EXPORTER_OTLP_CERTIFICATE",
+        "TLS failed; see OTEL_EXPORTER_OTLP_CERTIFICATE",
     ),
     (requests.ConnectionError, "the collector cannot be reached"),
 )
