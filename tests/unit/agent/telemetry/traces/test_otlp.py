@@ -14,7 +14,7 @@ SPAN = JobSpan("job", 1, 2, {})
     [
         (
             {"OTEL_EXPORTER_OTLP_ENDPOINT": "https://user:PASSWORD@{place}"},
-            "TLS with the collector",
+            "TLS failed",
         ),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://user:PASSWORD@127.0.0.1:9"}, "cannot be reached"),
         (
