@@ -71,6 +71,20 @@ EXIT_INTERRUPTED: Final = 130
 """The exit code of Ctrl-C. `run`, which drains, and `demo --serve` exit with their own codes."""
 
 
+_PLATFORM: Final = sys.platform
+
+_NOT_ON_WINDOWS: Final = (
+    "provider-agent does not run on Windows itself; run it in WSL 2 or in a container, while its "
+    "inference servers stay on Windows (docs/operations.md explains how)"
+)
+
+
+class _UnsupportedPlatform(click.ClickException):
+    """Printed as one message, without a traceback; the code is that of a wrong setup."""
+
+    exit_code = 2
+
+
 class _LazyGroup(click.Group):
     """Imports a subcommand only when it is used, so that `run` does not import the others."""
 
@@ -88,6 +102,8 @@ class _LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        if _PLATFORM == "win32":  # before the imports of modules that Windows does not have
+            raise _UnsupportedPlatform(_NOT_ON_WINDOWS)
         if args[:1] == ["run"]:
             # Imports create many objects and hardly any garbage.
             gc.disable()
