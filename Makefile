@@ -134,6 +134,7 @@ docs: $(DOCS_VENV)/.installed
 
 docs-reference: $(DEV)
 	@$(BIN)/python -m documentation.reference
+
 # Needs chromium and chromium-driver of Debian.
 screenshot: $(DEV)
 	@mkdir -p docs/images

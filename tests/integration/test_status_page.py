@@ -47,8 +47,6 @@ SCREENSHOT = "STATUS_PAGE_SCREENSHOT"
 HTML = '<img src=x onerror="window.hacked = true"><script>window.hacked = true</script>'
 LONG = "acme/" + "a-very-long-name-without-a-space-" * 6
 
-pytestmark = pytest.mark.xdist_group("browser")
-
 
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
