@@ -25,6 +25,7 @@ from provider_agent.agent.telemetry.job_status import (
 )
 from provider_agent.agent.telemetry.reports import count_job
 from provider_agent.agent.telemetry.status import (
+    AvailabilityStatus,
     BackendStatus,
     RefusedJobStatus,
     StatusSnapshot,
@@ -145,6 +146,28 @@ async def test_a_drain_and_the_end_of_the_agent_are_shown(browser: Browser) -> N
         assert await stage.agent.task == 0
         await browser.wait_until("text('link').startsWith('The agent does not respond')")
         assert await browser.evaluate("document.body.className") == "lost"
+
+
+OPEN_UNTIL = AvailabilityStatus(schedule_changes_at="2026-11-29T18:00:00+00:00")
+PAUSED = AvailabilityStatus(
+    open=False, reason="paused by hand", opens_at="2026-11-29T14:00:00+00:00", paused=True
+)
+
+
+async def test_schedule_and_pause_of_agent_and_backend_are_shown(browser: Browser) -> None:
+    backend = replace(READY.backends[0], availability=PAUSED)
+    async with status_server(
+        replace(READY, availability=OPEN_UNTIL, backends=[backend])
+    ) as address:
+        await browser.open(f"http://{address}/")
+        await browser.wait_until("text('link').startsWith('Connected')")
+        assert "Serves until2026-11-29T18:00:00+00:00" in await browser.evaluate("text('facts')")
+        assert "not serving" in await browser.evaluate("text('backends')")
+        assert "paused by hand" in await browser.evaluate("text('backends')")
+    async with status_server(replace(READY, availability=PAUSED, link="stopped")) as address:
+        await browser.open(f"http://{address}/")
+        text = "Not serving: paused by hand; back at 2026-11-29T14:00:00+00:00"
+        await browser.wait_until(f"text('link') === {text!r}")
 
 
 async def test_page_reconnects_to_a_restarted_agent(browser: Browser) -> None:

@@ -44,20 +44,6 @@ function speed(job) {
   return job.bytes_per_second === null ? NONE : `${bytes(Math.round(job.bytes_per_second))}/s`;
 }
 
-// A value of a part of the state that this page does not know in detail.
-function describe(value) {
-  if (value === true) return "yes";
-  if (Array.isArray(value)) return value.map(describe).join("; ");
-  if (value === null || typeof value !== "object") return String(value);
-  const shown = Object.entries(value).filter(([, one]) => isPresent(one));
-  return shown.map(([name, one]) => `${name.replaceAll("_", " ")}: ${describe(one)}`).join(", ");
-}
-
-function isPresent(value) {
-  if (value === undefined || value === null || value === false || value === "") return false;
-  return typeof value !== "object" || Object.keys(value).length > 0;
-}
-
 // --- elements ------------------------------------------------------------------------------------
 
 // Unchanged nodes stay as they are: a selection survives, and a screen reader hears only changes.
@@ -119,8 +105,18 @@ const age = (seconds) => [ago(seconds), "age"];
 
 // --- the parts of the page -----------------------------------------------------------------------
 
+function notServing({ reason, opens_at: opensAt }) {
+  return `Not serving: ${reason}${opensAt ? `; back at ${opensAt}` : ""}`;
+}
+
+function backendState({ healthy, availability }) {
+  if (!healthy) return ["no jobs", "bad-text"];
+  return availability.open ? ["healthy", "good-text"] : ["not serving", ""];
+}
+
 function linkText(state) {
   if (state.draining) return ["The agent is stopping: running jobs finish", ""];
+  if (!state.availability.open) return [notServing(state.availability), ""];
   if (state.link !== "connected") {
     const reason = state.last_disconnect ? `: ${state.last_disconnect}` : "";
     return [`Not connected to ${state.coordinator_url} (${state.link})${reason}`, "bad"];
@@ -158,8 +154,8 @@ function showNow(state) {
   if (state.token_limit_wait_s > 0) {
     facts.push(["Token limit", `used up for ${duration(Math.ceil(state.token_limit_wait_s))}`]);
   }
-  for (const [name, value] of [["Paused", state.paused], ["Schedule", state.schedule]]) {
-    if (isPresent(value)) facts.push([name, describe(value)]);
+  if (state.availability.open && state.availability.schedule_changes_at) {
+    facts.push(["Serves until", state.availability.schedule_changes_at]);
   }
   showPairs("facts", facts);
   byId("reasons").hidden = state.not_ready.length === 0;
@@ -193,9 +189,10 @@ function showJobs(state) {
 function showServers(state) {
   showTable("backends", state.backends.map((backend) => [
     long(backend.id),
-    backend.healthy ? ["healthy", "good-text"] : ["no jobs", "bad-text"],
+    backendState(backend),
     number(count(backend.models)), number(`${backend.running} of ${backend.capacity}`),
-    number(milliseconds(backend.latency_ms)), long(backend.last_error ?? ""),
+    number(milliseconds(backend.latency_ms)),
+    long([backend.availability.reason, backend.last_error].filter(Boolean).join("; ")),
   ]));
   const unroutable = new Map((state.routing?.unroutable ?? []).map((one) => [one.model_id, one]));
   const others = (state.routing?.unroutable_count ?? 0) > unroutable.size;
