@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import aiohttp
 import pytest
 from msgspec import Struct
 from msgspec.structs import replace
@@ -91,13 +92,14 @@ async def test_a_job_appears_runs_and_ends(browser: Browser) -> None:
     backend = ScriptedBackend()
     async with shown_agent(browser, backend) as stage:
         assert await browser.evaluate("text('running')") == ""
-        job = new_job()
+        request = b'{"messages":[{"role":"user","content":"SECRET prompt"}],"stream":true}'
+        job = new_job(request=request)
         await stage.connection.send_jobs(job)
         run = await backend.next_run()
         await browser.wait_until("text('running').includes('waiting')")
 
         run.start()
-        run.send(b"x" * 1000)
+        run.send(b"SECRET answer".ljust(1000))
         rate = "document.querySelector('#running td:last-child').textContent"
         await browser.wait_until(f"{rate}.endsWith('B/s')")
         first = await browser.evaluate(rate)
@@ -110,6 +112,11 @@ async def test_a_job_appears_runs_and_ends(browser: Browser) -> None:
         chart = "document.querySelector('#charts svg').getAttribute('aria-label')"
         assert "highest 40, in the current minute 40" in await browser.evaluate(chart)
         assert await browser.problems() == []
+        # Neither the page nor the state has a text of the job.
+        assert "SECRET" not in await browser.evaluate("document.documentElement.outerHTML")
+        async with aiohttp.ClientSession() as http, http.get(f"{stage.url}status") as response:
+            assert job.job_id.hex() in (text := await response.text())
+            assert "SECRET" not in text
 
 
 async def test_a_lost_backend_is_shown_with_its_problem(browser: Browser) -> None:
@@ -344,7 +351,7 @@ UNNAMED = """
     const by = node.getAttribute("aria-labelledby");
     return node.getAttribute("aria-label") || (by && document.getElementById(by).textContent);
   };
-  for (const node of document.querySelectorAll("section, [role=region], svg, .reasons")) {
+  for (const node of document.querySelectorAll("section, [role=group], svg, .reasons")) {
     if (!named(node)) unnamed.push(node.outerHTML.slice(0, 80));
   }
   for (const node of document.querySelectorAll("thead th, tbody th")) {

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import TimeoutException
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.keys import Keys
@@ -85,7 +86,11 @@ class Browser:
     async def wait_until(self, condition: str) -> None:
         """Wait until a JavaScript expression is true; it is evaluated when the page changes."""
         script = _WAIT_UNTIL % (_TEXT, condition)
-        await asyncio.to_thread(self._driver.execute_async_script, script)
+        try:
+            await asyncio.to_thread(self._driver.execute_async_script, script)
+        except TimeoutException:
+            shown = await self.evaluate("document.body.innerText")
+            pytest.fail(f"not within {_WAIT_S:.0f} s: {condition}\nThe page shows:\n{shown}")
 
     async def press_tab(self) -> None:
         await asyncio.to_thread(lambda: self._driver.switch_to.active_element.send_keys(Keys.TAB))
