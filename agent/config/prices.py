@@ -57,6 +57,17 @@ def dollars(millionths: int) -> str:
     return f"{whole}.{f'{rest:06}'.rstrip('0').ljust(2, '0')} USD"
 
 
+def dollars_meant(text: str) -> tuple[int, str]:
+    """Return an example for the error about a text that is not a price: an amount, and its name.
+
+    The amount is that of the text if it looks like dollars without their unit.
+    """
+    if not _NUMBER.fullmatch(text):
+        return 500_000, "half a dollar"
+    whole, _, rest = text.partition(".")
+    return int(whole or 0) * MILLION + int(rest.ljust(6, "0")), f"{text} dollars"
+
+
 def bad_price(origin: str, key: str, reason: str, value: object, *, in_quotes: bool) -> ConfigError:
     """Return the error for a value that is not a price.
 
@@ -68,11 +79,7 @@ def bad_price(origin: str, key: str, reason: str, value: object, *, in_quotes: b
             variable, it may be a secret.
         in_quotes: whether text is in quotes at this origin, as in a file.
     """
-    amount, subject = 500_000, "half a dollar"
-    if _NUMBER.fullmatch(str(value)):
-        whole, _, rest = str(value).partition(".")
-        amount = int(whole or 0) * MILLION + int(rest.ljust(6, "0"))
-        subject = f"{value} dollars"
+    amount, subject = dollars_meant(str(value))
     quote = '"' if in_quotes else ""
     forms = f"{amount:_} or {quote}{dollars(amount)}{quote}"
     reason = reason.replace("expected a whole number, got", f"expected {_EXPECTED}, got")

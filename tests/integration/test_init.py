@@ -46,12 +46,12 @@ async def test_answers_in_a_terminal_become_the_file(tmp_path: Path) -> None:
         await terminal.answer("Coordinator's address (wss://…): ", "ws://127.0.0.1:8700/connect")
         await terminal.answer(CODE_QUESTION, CODE)
         await terminal.answer("Input price of all models (Enter for no price): ", "half")
-        await terminal.expect('"half" is not a price; write dollars per million tokens')
-        await terminal.answer("Input price of all models (Enter for no price): ", "0.50")
-        await terminal.answer("Output price of all models: ", "$1.50")
+        await terminal.expect('expected dollars with their unit, got "half"')
+        await terminal.answer("Input price of all models (Enter for no price): ", "0.50 USD")
+        await terminal.answer("Output price of all models: ", "1.50 USD")
         await terminal.answer("The same for each of the 2 models? [Y/n]: ", "n")
-        await terminal.answer(f"Input price of {LORA_ADAPTER} [0.50 USD]: ", "1")
-        await terminal.answer(f"Output price of {LORA_ADAPTER} [1.50 USD]: ", "2")
+        await terminal.answer(f"Input price of {LORA_ADAPTER} [0.50 USD]: ", "1 USD")
+        await terminal.answer(f"Output price of {LORA_ADAPTER} [1.50 USD]: ", "2 USD")
         await terminal.answer(f"Input price of {MODEL} [0.50 USD]: ", "")
         await terminal.answer(f"Output price of {MODEL} [1.50 USD]: ", "")
         assert await terminal.wait() == 0
@@ -71,7 +71,7 @@ async def test_answers_in_a_terminal_become_the_file(tmp_path: Path) -> None:
 async def test_options_and_variables_are_not_asked_for(tmp_path: Path) -> None:
     url = "wss://coordinator.example/connect"
     async with FakeVllm() as vllm:
-        options = ["--coordinator-url", url, "--input-price", "1", "--output-price", "2"]
+        options = ["--coordinator-url", url, "--input-price", "1 USD", "--output-price", "2 USD"]
         env = {"PROVIDER_AGENT_COORDINATOR_ENROLLMENT_CODE": CODE}
         command = ["init", *ports_of(vllm), *options]
         async with start_in_terminal(*command, home=tmp_path, env=env) as terminal:

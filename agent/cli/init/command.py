@@ -64,15 +64,15 @@ class _Options(Struct, frozen=True):
     "--input-price",
     "input_prices",
     multiple=True,
-    metavar="[MODEL=]USD",
-    help="Dollars per million input tokens, of all models or of one. Repeatable.",
+    metavar="[MODEL=]PRICE",
+    help='Price per million input tokens, of all models or of one: "0.50 USD". Repeatable.',
 )
 @click.option(
     "--output-price",
     "output_prices",
     multiple=True,
-    metavar="[MODEL=]USD",
-    help="Dollars per million output tokens, of all models or of one. Repeatable.",
+    metavar="[MODEL=]PRICE",
+    help="Price per million output tokens, of all models or of one. Repeatable.",
 )
 @click.option(
     "--key-path",

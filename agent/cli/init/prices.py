@@ -1,42 +1,33 @@
-"""Prices as operators write them: in US dollars per million tokens."""
+"""Prices in the options and answers of `init`: US dollars per million tokens, with their unit."""
 
-import re
 from collections.abc import Iterable
-from typing import Final
 
 from msgspec import Struct
 
 from provider_agent.advised_error import AdvisedError
 from provider_agent.agent.config import Price
-from provider_agent.agent.config.prices import MILLION, parse_amount
-
-MAX_DOLLARS: Final = 10_000
-"""No model costs more per million tokens: a higher number is probably in millionths."""
-
-_AMOUNT: Final = re.compile(r"\$?\s*([0-9.]+)\s*(?:usd)?", re.IGNORECASE)
-"""The unit may be missing: the question or option names it."""
-
-_EXAMPLE: Final = "write dollars per million tokens, such as 0.50"
+from provider_agent.agent.config.prices import dollars, dollars_meant, parse_amount
 
 
 class InvalidPrice(AdvisedError, ValueError):
     """A text is not a price."""
 
 
-def parse_dollars(text: str) -> int:
-    """Return a price such as `0.50`, `$0.50` or `0.50 USD` in millionths of a US dollar.
+def parse_price(text: str) -> int:
+    """Return a price such as `0.50 USD` in millionths of a US dollar.
+
+    The unit is required, as in the file: there, a bare whole number is in millionths.
 
     Raises:
-        InvalidPrice: it is negative, no number, has more than six decimals, or is over
-            `MAX_DOLLARS`.
+        InvalidPrice: it is not a price with its unit; the error has the words of the file's.
     """
-    match = _AMOUNT.fullmatch(text.strip())
-    amount = None if match is None else parse_amount(f"{match[1]} USD")
-    if match is None or amount is None:
-        raise InvalidPrice(f'"{text.strip()}" is not a price', _EXAMPLE)
-    if amount > MAX_DOLLARS * MILLION:
-        problem = f"{match[1]} dollars per million tokens is too much"
-        raise InvalidPrice(problem, f"{_EXAMPLE}, not millionths")
+    text = text.strip()
+    amount = parse_amount(text)
+    if amount is None:
+        meant, subject = dollars_meant(f"{text}.0" if text.isascii() and text.isdigit() else text)
+        subject = subject.replace(f"{text}.0 ", f"{text} ")
+        problem = f'expected dollars with their unit, got "{text}"'
+        raise InvalidPrice(problem, f"{subject} per million tokens is {dollars(meant)}")
     return amount
 
 
@@ -53,7 +44,7 @@ def parse_options(texts: Iterable[str]) -> tuple[int | None, dict[str, int]]:
     by_model: dict[str, int] = {}
     for text in texts:
         model, separator, amount = text.rpartition("=")
-        price = parse_dollars(amount)
+        price = parse_price(amount)
         if (model in by_model) if separator else (default is not None):
             whose = f'the model "{model}"' if separator else "all models"
             raise InvalidPrice(f"there are two prices for {whose}", "remove one of them")
@@ -110,4 +101,4 @@ def _pair(input_price: int | None, output_price: int | None, prefix: str) -> Pri
     if input_price is None:
         missing, given = given, missing
     problem = f"{given} is set without {missing}"
-    raise InvalidPrice(problem, f"add {missing} {prefix}USD")
+    raise InvalidPrice(problem, f"add {missing} {prefix}PRICE")

@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 import click
 
 from provider_agent.agent.cli.init.document import OfferedServer
-from provider_agent.agent.cli.init.prices import Prices, parse_dollars
+from provider_agent.agent.cli.init.prices import Prices, parse_price
 from provider_agent.agent.cli.terminal import visible
 from provider_agent.agent.config import Price
 from provider_agent.agent.config.addresses import coordinator_url
@@ -47,11 +47,11 @@ def ask_prices(models: Sequence[str]) -> Prices:
     Args:
         models: the ids of the models.
     """
-    click.echo("Prices in US dollars per million tokens, such as 0.50:", err=True)
-    first = _ask_optional("Input price of all models (Enter for no price)", parse_dollars)
+    click.echo("Prices per million tokens, such as 0.50 USD:", err=True)
+    first = _ask_optional("Input price of all models (Enter for no price)", parse_price)
     if first is None:
         return Prices()
-    default = Price(first, _ask("Output price of all models", parse_dollars))
+    default = Price(first, _ask("Output price of all models", parse_price))
     if not 1 < len(models) <= MAX_ASKED_MODELS:
         return Prices(default)
     if click.confirm(f"The same for each of the {len(models)} models?", default=True, err=True):
@@ -68,7 +68,7 @@ def _ask_model(model: str, default: Price) -> Price:
 
 
 def _ask_price(text: str, default: int) -> int:
-    return _ask(text, parse_dollars, default=dollars(default))
+    return _ask(text, parse_price, default=dollars(default))
 
 
 def _ask(text: str, parse: Callable[[str], T], *, default: str | None = None) -> T:

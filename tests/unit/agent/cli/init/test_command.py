@@ -74,11 +74,11 @@ async def test_file_has_the_found_servers_and_the_key_is_created(
             "--coordinator-url",
             URL,
             "--input-price",
-            "0.5",
+            "0.5 USD",
             "--output-price",
-            "1.5",
+            "1.5 USD",
             "--output-price",
-            f"{MODEL}=2",
+            f"{MODEL}=2 USD",
             PROVIDER_AGENT_COORDINATOR_ENROLLMENT_CODE=CODE,
         )
 
@@ -217,8 +217,12 @@ async def test_existing_key_is_kept(runner: CliRunner, vllm: FakeVllm) -> None:
         ((), {}, "the coordinator's address is missing; add --coordinator-url, or set PROVIDER_"),
         (("--coordinator-url", "http://c.example"), {}, "--coordinator-url: expected an address"),
         (("--coordinator-url", "ws://c.example"), {}, "--coordinator-url: ws:// would send"),
-        (("--coordinator-url", URL, "--input-price", "0.5"), {}, "--input-price is set without"),
-        (("--coordinator-url", URL, "--input-price", "x"), {}, '"x" is not a price; write'),
+        (
+            ("--coordinator-url", URL, "--input-price", "0.5 USD"),
+            {},
+            "--input-price is set without",
+        ),
+        (("--coordinator-url", URL, "--input-price", "x"), {}, 'with their unit, got "x"; half'),
         (("--coordinator-url", URL, "--key-path", "a\nb"), {}, "--key-path: it contains"),
         (("--coordinator-url", URL, "--key-path", "."), {}, "cannot be read: Is a directory"),
         (
