@@ -137,6 +137,9 @@ async def test_a_lost_link_is_shown_until_it_is_back(browser: Browser) -> None:
         await browser.wait_until("text('link').startsWith('Not connected to ws://')")
         assert await browser.evaluate("document.getElementById('link').className") == "pill bad"
         assert "not connected" in await browser.evaluate("text('reasons')")
+        async with stage.coordinator:
+            await browser.wait_until("text('link').startsWith('Connected to ws://')")
+            assert await browser.evaluate("document.getElementById('reasons').hidden")
 
 
 async def test_a_drain_and_the_end_of_the_agent_are_shown(browser: Browser) -> None:
