@@ -24,6 +24,7 @@ INTERNAL: Final = frozenset({"this backend was closed"})
 
 ELSEWHERE: Final = (
     *("agent/cli/demo/", "agent/cli/completion.py", "agent/telemetry/traces/exporter.py"),
+    "agent/cli/upgrade.py",
 )
 """Modules whose messages concern only their own command, and say all there is to say."""
 

@@ -58,6 +58,7 @@ _COMMANDS: Final = {
         "support_bundle",
         "Collect what a report of a problem needs, in one file.",
     ),
+    "upgrade": _Command(f"{_CLI}.upgrade", "upgrade", "Report whether there is a newer release."),
     "completion": _Command(
         f"{_CLI}.completion", "completion", "Print or install the completion of a shell."
     ),
