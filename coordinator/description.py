@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from provider_agent.coordinator.own_addresses import own_addresses
 from provider_agent.coordinator.server import Coordinator
-from provider_agent.coordinator.settings import is_loopback, is_wildcard
+from provider_agent.coordinator.settings import CoordinatorSettings, is_loopback, is_wildcard
 from provider_agent.protocol.auth import canonical_authority
 from provider_agent.protocol.limits import CONNECT_PATH
 
@@ -37,7 +37,32 @@ def describe(
         *_list("agents", connect_urls, agents),
         f"  agents may dial {', '.join(may_dial)}",
         *_other_machines(connect_urls, has_codes=settings.enrollment_codes is not None),
+        *_warnings(settings, connect_urls),
     ]
+
+
+def _warnings(settings: CoordinatorSettings, connect_urls: Sequence[str]) -> list[str]:
+    """Return warnings for a coordinator on loopback that a proxy opens to others.
+
+    Beyond loopback, the settings require keys.
+    """
+    if not (settings.trusted_proxies or any(map(_is_remote, connect_urls))):
+        return []
+    warnings = []
+    if settings.open_to_clients:
+        warnings.append(
+            "  WARNING: everyone who reaches the proxy may send requests; give --api-keys FILE"
+        )
+    if settings.open_to_agents:
+        warnings.append(
+            "  WARNING: everyone who reaches the proxy may act as an agent, and receive prompts; "
+            "give --enrollment-codes FILE or --agent-keys FILE"
+        )
+    return warnings
+
+
+def _is_remote(url: str) -> bool:
+    return not is_loopback(urlsplit(url).hostname or "")
 
 
 def _own_authorities(
@@ -70,7 +95,7 @@ def _list(name: str, urls: Sequence[str], access: str) -> list[str]:
 
 def _other_machines(connect_urls: Sequence[str], *, has_codes: bool) -> list[str]:
     """Return how to start an agent on another machine, if one can reach this coordinator."""
-    remote = [url for url in connect_urls if not is_loopback(urlsplit(url).hostname or "")]
+    remote = list(filter(_is_remote, connect_urls))
     if not remote:
         return []
     is_plain = remote[0].startswith("ws://")

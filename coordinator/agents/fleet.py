@@ -13,6 +13,7 @@ from provider_agent.coordinator.agents.admission import Admission
 from provider_agent.coordinator.agents.close_reason import REPLACED_BY_NEWER
 from provider_agent.coordinator.agents.connected_agent import RECONNECT_AFTER_MS, ConnectedAgent
 from provider_agent.coordinator.agents.job_history import JobHistory, is_refusal
+from provider_agent.coordinator.agents.model_names import offered_instead
 from provider_agent.coordinator.agents.readiness import why_not_ready
 from provider_agent.coordinator.agents.routing import choose_agent
 from provider_agent.coordinator.agents.snapshots import AgentSnapshot, DetachedSnapshot
@@ -36,9 +37,6 @@ MODEL_GRACE_S = 60.0
 of unknown (404): its server may restart or its agent reconnect. The time runs from the model's last
 job, or from the disconnection of an agent that offered it; for a model with neither, from the
 coordinator's start, while agents are connected that have not sent their offers."""
-
-MAX_NAMED_MODELS = 10
-"""How many offered models the error for another model names."""
 
 MAX_REMEMBERED_MODELS = 4096
 """For how many models the times of the last job and of the last disconnection are remembered; the
@@ -252,17 +250,8 @@ class Fleet:
         return next(filter(None, reasons), "")
 
     def why_not_offered(self, model_id: str, wire_format: WireFormat) -> str:
-        """Return the detail of the error for a model that receives no jobs.
-
-        It says why an offered model is unroutable, or else begins with "; " and names the first of
-        the offered models. It is "" if there are none.
-        """
-        if reason := self.why_unroutable(model_id):
-            return reason
-        models = self.models(wire_format)
-        named = ", ".join(f"`{name}`" for name in models[:MAX_NAMED_MODELS])
-        more = len(models) - MAX_NAMED_MODELS
-        return f"; offered: {named}{f' and {more} more' if more > 0 else ''}" if models else ""
+        """Return why an offered model is unroutable, or else a clause with the offered models."""
+        return self.why_unroutable(model_id) or offered_instead(self.models(wire_format))
 
     def set_capacity_callback(self, callback: Callable[[str | None], None]) -> None:
         """Call `callback` when an agent may have room, with the model of the job that has ended.

@@ -282,6 +282,12 @@ IN_THE_WORLD = (
         f"{COORDINATOR}token_file = 'token'\n{KEY}{ECHO}",
         "[coordinator] token_file token: it cannot be read: No such file or directory",
     ),
+    Mistake(
+        "a mistyped key path",
+        f'{COORDINATOR}[identity]\nkey_path = "identiy.key"\n{ECHO}',
+        "the file does not exist",
+        "`provider-agent identity` creates it",
+    ),
     # --- backends ---
     Mistake(
         "https:// at a server without TLS",

@@ -69,3 +69,15 @@ async def test_configured_authorities_are_what_agents_dial(authority: str, url: 
     assert not any("ws://127.0.0.1" in line for line in lines)
     (command,) = [line for line in lines if "another machine" in line]
     assert command.endswith(url + (" --allow-insecure" if url.startswith("ws:") else ""))
+
+
+@pytest.mark.parametrize(
+    "opened", [{"trusted_proxies": ("127.0.0.1",)}, {"authorities": ("ai.example",)}]
+)
+async def test_open_coordinator_behind_a_proxy_warns(opened: dict[str, tuple[str, ...]]) -> None:
+    async with Coordinator(CoordinatorSettings(port=0, **opened)) as coordinator:  # type: ignore[arg-type]
+        text = "\n".join(describe(coordinator, addresses))
+    assert text.count("WARNING") == 2
+    settings = CoordinatorSettings(port=0, api_keys=KEYS, enrollment_codes=KEYS, **opened)  # type: ignore[arg-type]
+    async with Coordinator(settings) as coordinator:
+        assert "WARNING" not in "\n".join(describe(coordinator, addresses))
