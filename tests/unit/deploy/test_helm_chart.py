@@ -322,7 +322,7 @@ def test_the_examples_of_the_documentation_use_values_of_the_chart() -> None:
     leaves = {key for key, _ in flat(yaml.safe_load((CHART / "values.yaml").read_text("utf-8")))}
     documentation = readme + (ROOT / "docs" / "operations.md").read_text("utf-8")
     used = set(re.findall(r"--set(?:-file)? ([\w.]+)=", documentation))
-    assert used == {"agentToml", "image.repository", "enrollment.existingSecret"}
+    assert used == {"agentToml", "image.repository", "image.tag", "enrollment.existingSecret"}
     assert used <= leaves
 
 
