@@ -4,26 +4,38 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import pytest
+import yaml
 
 from tests.kit.plain_image import PlainImage, StepError, build_plain_image
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.timeout(300)  # pip downloads and installs, on a busy machine
+pytestmark = pytest.mark.timeout(600)  # pip downloads and installs, on a busy machine
 
 IMPORT_ALL = """
 import importlib, pkgutil, provider_agent
 for module in pkgutil.walk_packages(provider_agent.__path__, "provider_agent."):
-    if not module.name.endswith("__main__"):
+    if not module.name.endswith(("__main__", ".traces.otlp")):  # the latter needs the extra `otel`
         importlib.import_module(module.name)
     print(module.name)
 """
+
+
+VARIABLES = {
+    "PROVIDER_AGENT_COORDINATOR_URL": "ws://127.0.0.1:9/",
+    "PROVIDER_AGENT_BACKENDS": '[{"kind": "echo"}]',
+}
+"""All that the agent needs."""
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +75,17 @@ def run(image: PlainImage, *arguments: str, **variables: str) -> tuple[int, str,
     with start(image, *arguments, **variables) as process:
         output, errors = process.communicate()
     return process.returncode, output, errors
+
+
+def wait_until_listening(agent: "subprocess.Popen[str]") -> list[dict[str, Any]]:
+    """Return the events of the log until the status server listens."""
+    assert agent.stderr
+    events: list[dict[str, Any]] = []
+    for line in agent.stderr:
+        events.append(json.loads(line))
+        if events[-1]["event"] == "status server listening":
+            return events
+    raise AssertionError(f"exited before its status server listened: {events}")
 
 
 @pytest.mark.parametrize("command", ["identity", "version", "config example"])
@@ -112,22 +135,13 @@ def test_run_without_any_setting_says_what_to_set(image: PlainImage) -> None:
 
 
 def test_the_agent_runs_on_variables_alone_and_is_healthy(image: PlainImage) -> None:
-    variables = {
-        "PROVIDER_AGENT_COORDINATOR_URL": "ws://127.0.0.1:9/",
-        "PROVIDER_AGENT_BACKENDS": '[{"kind": "echo"}]',
-    }
     entrypoint, *health = image.health_check
     assert [entrypoint] == image.entrypoint
-    assert run(image, *health, **variables)[0] == 1
+    assert run(image, *health, **VARIABLES)[0] == 1
 
-    with start(image, *image.command, **variables) as agent:
-        assert agent.stderr
-        events = []
-        for line in agent.stderr:
-            events.append(json.loads(line))
-            if events[-1]["event"] == "status server listening":
-                break
-        healthy = run(image, *health, **variables)
+    with start(image, *image.command, **VARIABLES) as agent:
+        events = wait_until_listening(agent)
+        healthy = run(image, *health, **VARIABLES)
         agent.send_signal(signal.SIGTERM)
         agent.communicate()
 
@@ -136,11 +150,42 @@ def test_the_agent_runs_on_variables_alone_and_is_healthy(image: PlainImage) -> 
     assert agent.returncode == 0
 
 
+def test_the_probes_of_the_helm_chart_reach_the_agent(image: PlainImage) -> None:
+    helm = pytest.importorskip(
+        "helm_python", reason="no wheel of helm-python-sdk for this platform"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    values = {"statusPort": port, "env": [{"name": n, "value": v} for n, v in VARIABLES.items()]}
+    with helm.Chart.load(ROOT / "deploy" / "helm" / "provider-agent") as chart:
+        manifests = chart.render(values, name="demo")
+    deployment = yaml.safe_load(manifests["provider-agent/templates/deployment.yaml"])
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    variables = {one["name"]: one["value"] for one in container["env"]}
+
+    def probe(name: str) -> tuple[int, str]:
+        path = container[name]["httpGet"]["path"]
+        try:
+            with urlopen(f"http://127.0.0.1:{port}{path}", timeout=30) as answer:
+                return answer.status, answer.read().decode()
+        except HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+    with start(image, *image.command, **variables) as agent:
+        wait_until_listening(agent)
+        live, ready = probe("livenessProbe"), probe("readinessProbe")
+        agent.send_signal(signal.SIGTERM)
+        agent.communicate()
+
+    assert live[0] == 200, live
+    assert ready[0] == 503, ready  # there is no coordinator
+
+
 def test_the_image_contains_every_module_and_imports_it(image: PlainImage) -> None:
     python = image.folder("/opt/provider-agent/bin/python")
-    imported = subprocess.run(
-        [python, "-I", "-c", IMPORT_ALL], check=True, capture_output=True, text=True
-    )
+    imported = subprocess.run([python, "-I", "-c", IMPORT_ALL], capture_output=True, text=True)
+    assert imported.returncode == 0, imported.stderr
 
     package = ROOT / "src" / "provider_agent"
     folders = [path for path in package.iterdir() if path.is_dir() and path.name != "__pycache__"]
