@@ -91,6 +91,10 @@ class Discovery:
         """The ids of backends that execute jobs now; a new backend must not have one of them."""
         return frozenset(monitor.backend.id for monitor in self._all_monitors() if monitor.running)
 
+    def kinds(self) -> dict[str, str]:
+        """Return the kinds of the backends in use by their ids."""
+        return {one.backend.id: one.backend.kind for one in self._monitors.values()}
+
     def served_models(self) -> list[ServedModel]:
         """Return every model of every healthy backend, except those that a breaker stops."""
         return [

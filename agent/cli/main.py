@@ -39,6 +39,8 @@ _COMMANDS: Final = {
     ),
     "config": _Command(f"{_CLI}.config", "config", "Inspect the configuration."),
     "status": _Command(f"{_CLI}.status", "status", "Print the state of the running agent."),
+    "pause": _Command(f"{_CLI}.pause", "pause", "Stop serving for a while, without a restart."),
+    "resume": _Command(f"{_CLI}.pause", "resume", "End a pause."),
     "earnings": _Command(f"{_CLI}.earnings", "earnings", "Sum up the earnings by day and model."),
     "ledger": _Command(f"{_CLI}.ledger", "ledger", "Sum up or export the ledger of ended jobs."),
     "health": _Command(f"{_CLI}.health", "health", "Check whether the running agent is alive."),

@@ -90,6 +90,22 @@ async def fetch_snapshot(prometheus_addr: str, fingerprint: str | None = None) -
     return min(states, key=lambda state: state.draining)
 
 
+async def find_agent(prometheus_addr: str, fingerprint: str) -> str:
+    """Return the `host:port` of the running agent with this key; of two, that which stays.
+
+    Raises:
+        NoAgent: as `fetch_status_page`, or the agent there has another key.
+    """
+    pages = await _fetch_pages(prometheus_addr, "/status", fingerprint)
+    page = min(pages, key=lambda one: _decode(one).draining)
+    if page.fingerprint != fingerprint:
+        raise NoAgent(
+            f"the agent on {page.address} has another key than this configuration; name its "
+            "configuration with --config"
+        )
+    return page.address
+
+
 def _decode(page: AgentPage) -> StatusSnapshot:
     try:
         return msgspec.json.decode(page.body, type=StatusSnapshot)

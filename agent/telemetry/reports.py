@@ -5,14 +5,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import islice
 
-from provider_agent.agent.availability.availability import iso_time
-from provider_agent.agent.availability.hours import AGENT, ServingHours
+from provider_agent.agent.availability.hours import ServingHours
 from provider_agent.agent.backends.configured import SkippedBackend
 from provider_agent.agent.backends.discovery import Discovery
 from provider_agent.agent.config import Config
 from provider_agent.agent.jobs.job_record import JobRecord
 from provider_agent.agent.jobs.running import Jobs
 from provider_agent.agent.link.coordinator_messages import CoordinatorMessages
+from provider_agent.agent.telemetry.availability_status import availability_status
 from provider_agent.agent.telemetry.backend_loads import backend_loads
 from provider_agent.agent.telemetry.job_history import JobHistory
 from provider_agent.agent.telemetry.metrics import MILLION, Metrics
@@ -21,7 +21,6 @@ from provider_agent.agent.telemetry.rolling_stats import RollingStats
 from provider_agent.agent.telemetry.running_jobs import RunningJobs
 from provider_agent.agent.telemetry.status import (
     MAX_OFFERED,
-    AvailabilityStatus,
     BackendStatus,
     RefusedJobStatus,
     StatusSnapshot,
@@ -135,7 +134,7 @@ class Reports:
             running=self._running.snapshot(self._jobs.running, self._history.bytes_per_token()),
             last_jobs=self._history.last_jobs(),
             last_hour=self._history.last_hour(),
-            availability=self._availability(AGENT),
+            availability=availability_status(self._hours),
         )
 
     def _backends_in_use(self) -> list[BackendStatus]:
@@ -153,22 +152,10 @@ class Reports:
                 running=monitor.running,
                 queued=queued[monitor.backend.id],
                 capacity=monitor.backend.max_concurrent,
-                availability=self._availability(monitor.backend.id),
+                availability=availability_status(self._hours, monitor.backend.id),
             )
             for monitor in self._discovery.monitors
         ]
-
-    def _availability(self, target: str) -> AvailabilityStatus:
-        state, zone = self._hours.of(target), self._hours.zone(target)
-        return AvailabilityStatus(
-            open=state.open,
-            reason=state.reason(zone) or None,
-            opens_at=self._hours.opens_at(target),
-            paused=state.pause is not None,
-            paused_until=iso_time(state.pause.until if state.pause else None, zone),
-            scheduled=state.scheduled,
-            schedule_changes_at=iso_time(state.schedule_changes_at, zone),
-        )
 
     def _backends_skipped(self) -> list[BackendStatus]:
         return [

@@ -12,6 +12,9 @@ import msgspec
 from aiohttp import web
 from msgspec.structs import replace
 
+from provider_agent.agent.control.endpoint import ControlEndpoint
+from provider_agent.agent.control.local_control import LocalControl
+from provider_agent.agent.control.signature import PATH as CONTROL_PATH
 from provider_agent.agent.telemetry.host_check import HostCheck
 from provider_agent.agent.telemetry.local_requests import is_local
 from provider_agent.agent.telemetry.logs import recent_lines
@@ -64,6 +67,7 @@ class StatusPages:
         metrics: shown by `/metrics`.
         hosts: the hosts that it answers for.
         fingerprint: the fingerprint of the agent's key, for commands that search for the agent.
+        control: checks and carries out commands; None: there are none.
     """
 
     def __init__(
@@ -72,8 +76,10 @@ class StatusPages:
         metrics: Metrics,
         hosts: HostCheck,
         fingerprint: str = "",
+        control: LocalControl | None = None,
     ) -> None:
         self._status = status
+        self._control = None if control is None else ControlEndpoint(*control)
         self._hosts = hosts
         self._headers = {**SECURITY_HEADERS, FINGERPRINT_HEADER: fingerprint}
         self._metrics = MetricsPage(metrics, status)
@@ -105,6 +111,8 @@ class StatusPages:
         path = request.path
         if not self._may_answer(request):
             return web.Response(status=421, text=_OTHER_HOST, headers=self._headers)
+        if path == CONTROL_PATH and self._control is not None:
+            return await self._control.respond(request, self._headers)
         if path not in self._routes and path not in _FILES and path != _EVENTS:
             raise web.HTTPNotFound(headers=self._headers)
         if request.method not in ("GET", "HEAD"):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from provider_agent.advised_error import AdvisedError
 from provider_agent.agent.config.addresses import listen_address
+from provider_agent.agent.control.local_control import LocalControl
 from provider_agent.agent.telemetry.host_check import HostCheck
 from provider_agent.agent.telemetry.metrics import Metrics
 from provider_agent.agent.telemetry.status import StatusSnapshot
@@ -43,7 +44,7 @@ class StatusServerError(AdvisedError):
 class StatusServer:
     """Serves the status page `/`, `/livez`, `/readyz`, `/metrics` and `/status`.
 
-    It is read-only and has no authentication. It refuses requests of other web pages.
+    The pages are read-only and have no authentication. It refuses requests of other web pages.
 
     Args:
         address: `host:port`, or `host:first-last`, of which the first free port is used; port 0
@@ -52,6 +53,7 @@ class StatusServer:
         metrics: shown by `/metrics`.
         fingerprint: the fingerprint of the agent's key, which each response carries.
         allowed_hosts: further host names that it answers for.
+        control: checks and carries out commands of the operator; None: there are none.
     """
 
     def __init__(
@@ -61,7 +63,9 @@ class StatusServer:
         metrics: Metrics,
         fingerprint: str = "",
         allowed_hosts: Sequence[str] = (),
+        control: LocalControl | None = None,
     ) -> None:
+        self._control = control
         self._configured = address.strip()
         self._host, self._ports = listen_address(address)
         self._status = status
@@ -127,7 +131,9 @@ class StatusServer:
         from provider_agent.agent.telemetry.status_pages import StatusPages
 
         hosts = HostCheck(self._host, self._allowed_hosts)
-        self._pages = StatusPages(self._status, self._metrics, hosts, self._fingerprint)
+        self._pages = StatusPages(
+            self._status, self._metrics, hosts, self._fingerprint, self._control
+        )
         self._runner = self._pages.new_runner()
         await self._runner.setup()
         for listening in self._sockets:

@@ -1,0 +1,81 @@
+"""`provider-agent pause` and `provider-agent resume`."""
+
+import re
+import sys
+from typing import Final
+
+import click
+import msgspec
+
+from provider_agent.agent.cli.control_client import send_command
+from provider_agent.agent.cli.settings import run_async, with_local_config
+from provider_agent.agent.cli.status_client import NoAgent
+from provider_agent.agent.cli.terminal import visible
+from provider_agent.agent.config import LoadedConfig
+from provider_agent.agent.control.commands import MAX_PAUSE_S, Command
+
+_DURATION: Final = re.compile(r"(\d{1,6})([mhd])", re.ASCII)
+_UNIT_S: Final = {"m": 60, "h": 3600, "d": 24 * 3600}
+
+
+def _seconds(_ctx: click.Context, _option: click.Parameter, value: str | None) -> float | None:
+    if value is None:
+        return None
+    match = _DURATION.fullmatch(value)
+    seconds = int(match[1]) * _UNIT_S[match[2]] if match else 0
+    if not 0 < seconds <= MAX_PAUSE_S:
+        raise click.BadParameter(f"expected 30m, 2h or 1d, at most 366d, got {value!r}")
+    return float(seconds)
+
+
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.command(short_help="Stop serving for a while, without a restart.")
+@click.argument("backend", required=False)
+@click.option(
+    "--for", "for_s", callback=_seconds, metavar="TIME", help="End the pause after 30m, 2h or 1d."
+)
+@_json_option
+@with_local_config
+def pause(loaded: LoadedConfig, backend: str | None, for_s: float | None, as_json: bool) -> None:
+    """Pause the running agent, or one BACKEND (its id or kind, see `status`).
+
+    The agent takes no new jobs, finishes those that run, and disconnects until `resume`, or until
+    the end of --for. Of a paused backend only the offers are withdrawn. A pause survives a restart.
+
+    The command works only on the agent's own machine, and needs the agent's key. Exits with 0 if
+    the agent or the backend is paused now.
+    """
+    _send(loaded, Command("pause", backend, for_s), as_json=as_json)
+
+
+@click.command(short_help="End a pause.")
+@click.argument("backend", required=False)
+@_json_option
+@with_local_config
+def resume(loaded: LoadedConfig, backend: str | None, as_json: bool) -> None:
+    """End the pause of the running agent, or of one BACKEND.
+
+    The schedule still holds: outside its windows the agent stays disconnected, and the command
+    prints when it serves again.
+
+    Exits with 0 if nothing is paused any more.
+    """
+    _send(loaded, Command("resume", backend), as_json=as_json)
+
+
+def _send(loaded: LoadedConfig, command: Command, *, as_json: bool) -> None:
+    config = loaded.config
+    address, key_path = config.observability.prometheus_addr, config.identity.key_path
+    try:
+        reply = run_async(send_command(address, key_path, command))
+    except NoAgent as error:
+        raise click.ClickException(str(error)) from error
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(reply)).decode())
+    elif reply.ok:
+        click.echo(visible(reply.message))
+    else:
+        raise click.ClickException(visible(reply.message))
+    sys.exit(0 if reply.ok else 1)

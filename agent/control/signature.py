@@ -1,0 +1,70 @@
+"""Signs commands to the running agent with its own key, and checks the signatures.
+
+Who can read the key is the operator, so that no other secret is needed. The signature covers the
+method, the path, the port of the status server, the time and the body. Each is accepted once,
+within `VALID_S` seconds.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+PATH: Final = "/control"
+"""The path of commands."""
+
+VALID_S: Final = 30.0
+"""How far the time of a command may be from the agent's: both clocks are of one machine."""
+
+TIME_HEADER: Final = "Provider-Agent-Time"
+"""POSIX time in nanoseconds, so that two equal commands have different signatures."""
+
+SIGNATURE_HEADER: Final = "Provider-Agent-Signature"
+"""The signature in hex."""
+
+_CONTEXT: Final = b"provider-agent local control v1"
+"""Distinguishes these signatures from those for coordinators, which are made with the same key."""
+
+
+def signed_message(path: str, port: int, time_ns: int, body: bytes) -> bytes:
+    """Return the bytes that the signature of a POST covers."""
+    head = f"POST\n{path}\n{port}\n{time_ns}\n".encode()
+    return _CONTEXT + b"\n" + head + body
+
+
+class SignatureCheck:
+    """Accepts each signed message once.
+
+    Args:
+        public_key: the agent's public key, 32 bytes.
+        wall_clock: POSIX time in seconds.
+    """
+
+    def __init__(self, public_key: bytes, wall_clock: Callable[[], float] = time.time) -> None:
+        self._key = Ed25519PublicKey.from_public_bytes(public_key)
+        self._wall_clock = wall_clock
+        self._started_ns = int(wall_clock() * 1e9)
+        """Earlier messages may have been accepted before a restart."""
+        self._accepted: dict[bytes, int] = {}
+        """The time of each accepted message that is still valid."""
+
+    def problem(self, path: str, port: int, time_text: str, signature: str, body: bytes) -> str:
+        """Return why a command is refused; "" accepts it."""
+        try:
+            time_ns, signed = int(time_text), bytes.fromhex(signature)
+            message = signed_message(path, port, time_ns, body)
+            self._key.verify(signed, message)
+        except (ValueError, InvalidSignature):
+            return "the command is not signed with the agent's key"
+        now_ns, valid_ns = int(self._wall_clock() * 1e9), int(VALID_S * 1e9)
+        if abs(now_ns - time_ns) > valid_ns or time_ns < self._started_ns:
+            return "the command is too old, or the clocks differ; repeat it"
+        self._accepted = {
+            known: at for known, at in self._accepted.items() if at >= now_ns - valid_ns
+        }
+        if message in self._accepted:
+            return "the command was received before"
+        self._accepted[message] = time_ns
+        return ""
