@@ -112,8 +112,6 @@ async def test_pause_during_a_stream_finishes_it_and_resume_serves_again(
             status = await run_command("status", "--json", home=tmp_path)
             state = json.loads(status.out)
             assert (state["link"], state["availability"]["paused"]) == ("disconnected", True)
-            async with request(client, coordinator) as response:
-                assert response.status == 404
             resumed = await run_command("resume", home=tmp_path)
             assert (resumed.code, resumed.out) == (0, "the agent is no longer paused\n")
             await agent.wait_for_log(" connected ")
