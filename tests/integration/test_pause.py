@@ -82,6 +82,13 @@ async def coordinator() -> AsyncIterator[Coordinator]:
         yield running
 
 
+async def connected(agent: CliProcess, home: Path) -> None:
+    """Wait until the agent is connected, and its status server has started to respond."""
+    await agent.wait_for_log(" connected ")
+    while (await run_command("health", home=home)).code:
+        pass
+
+
 async def stop(agent: CliProcess) -> int:
     agent.signal(signal.SIGTERM)
     return (await agent.wait()).code
@@ -94,7 +101,7 @@ async def test_pause_during_a_stream_finishes_it_and_resume_serves_again(
     async with SlowServer().running() as server, aiohttp.ClientSession() as client:
         write_config(tmp_path, coordinator, server, f"127.0.0.1:{ports[0]}")
         async with start_command("run", home=tmp_path) as agent:
-            await agent.wait_for_log(" connected ")
+            await connected(agent, tmp_path)
             async with request(client, coordinator) as response:
                 assert b"first" in await response.content.readuntil(b"\n\n")
                 paused = await run_command("pause", "--for", "2h", home=tmp_path)
@@ -125,7 +132,7 @@ async def test_pause_survives_a_restart(coordinator: Coordinator, tmp_path: Path
     async with SlowServer().running() as server:
         write_config(tmp_path, coordinator, server, f"127.0.0.1:{ports[0]}")
         async with start_command("run", home=tmp_path) as agent:
-            await agent.wait_for_log(" connected ")
+            await connected(agent, tmp_path)
             assert (await run_command("pause", home=tmp_path)).code == 0
             await agent.wait_for_log(" disconnected ")
             assert await stop(agent) == 0  # at once, although it is paused
@@ -133,6 +140,8 @@ async def test_pause_survives_a_restart(coordinator: Coordinator, tmp_path: Path
         assert stat.S_IMODE(stored.stat().st_mode) == 0o600
         async with start_command("run", home=tmp_path) as agent:
             assert "reason=paused" in await agent.wait_for_log(" agent does not serve ")
+            while (await run_command("health", home=tmp_path)).code:
+                pass
             assert (await run_command("resume", home=tmp_path)).code == 0
             await agent.wait_for_log(" connected ")
             assert not stored.exists()
@@ -159,7 +168,7 @@ async def test_command_to_another_address_of_the_machine_is_refused(
     async with SlowServer().running() as server, aiohttp.ClientSession() as client:
         write_config(tmp_path, coordinator, server, f"0.0.0.0:{ports[0]}")
         async with start_command("run", home=tmp_path) as agent:
-            await agent.wait_for_log(" connected ")
+            await connected(agent, tmp_path)
             headers = {TIME_HEADER: "1", SIGNATURE_HEADER: "00"}
             url = f"http://{address}:{ports[0]}{PATH}"
             async with client.post(url, data=b"{}", headers=headers) as response:

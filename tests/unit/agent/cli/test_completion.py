@@ -88,7 +88,7 @@ def test_a_real_bash_completes_commands_options_and_values(
 
 
 def test_completing_a_command_imports_no_heavy_module(program: Path, bash_script: str) -> None:
-    assert complete(program, bash_script, "r") == ["run"]
+    assert complete(program, bash_script, "ru") == ["run"]
 
     loaded = set((program / "modules").read_text("utf-8").splitlines())
     assert "click" in loaded
