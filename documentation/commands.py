@@ -74,6 +74,6 @@ def _cell(text: str) -> str:
 
 def _plain(text: str) -> str:
     """Escape what Markdown would interpret: `[coordinator]`, `*` and `<`."""
-    for character in r"\*[]<":
+    for character in r"\*[]":
         text = text.replace(character, f"\\{character}")
-    return text
+    return text.replace("<", "&lt;")

@@ -38,11 +38,10 @@ def test_every_named_file_and_folder_exists() -> None:
 
 def test_every_named_module_of_the_diagram_exists() -> None:
     (diagram,) = (part for part, is_code in split_fences(PAGE) if is_code and "mermaid" in part)
-    nodes = re.findall(r'\["([\w/]+)<br/>([\w., ]+)"\]', diagram)
-    assert len(nodes) == 7
-    for folder, names in nodes:
-        for name in names.split(", "):
-            assert (ROOT / folder / name).is_file()
+    names = re.findall(r"\w+\.py", diagram)
+    assert len(names) == 11
+    for name in names:
+        assert [*(ROOT / "agent").rglob(name), *(ROOT / "adapters").rglob(name)], name
 
 
 def test_every_named_task_exists() -> None:

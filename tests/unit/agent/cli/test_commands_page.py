@@ -29,7 +29,7 @@ def test_a_command_has_usage_text_and_options() -> None:
     page = commands_page(group).partition("\n## greet\n")[2]
 
     assert page == (
-        "\n```\nprovider-agent greet [OPTIONS] NAME\n```\n\nGreet \\<name>.\n\n"
+        "\n```\nprovider-agent greet [OPTIONS] NAME\n```\n\nGreet &lt;name>.\n\n"
         "```\nTwo  spaces\n```\n\n| option | meaning |\n| --- | --- |\n"
         "| `--level INTEGER` | One of \\[a\\|b\\] \\*x\\*. \\[default: 3\\] |\n"
     )
