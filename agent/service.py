@@ -22,10 +22,8 @@ from provider_agent.agent.backends.offer_groups import ServedModel
 from provider_agent.agent.backends.offer_warnings import OfferWarningLog, offer_warnings
 from provider_agent.agent.config import Config
 from provider_agent.agent.config.schedules import schedule_of
-from provider_agent.agent.control.commands import Commands
-from provider_agent.agent.control.local_control import LocalControl
+from provider_agent.agent.control.local_control import local_control
 from provider_agent.agent.control.pause_store import PauseStore
-from provider_agent.agent.control.signature import SignatureCheck
 from provider_agent.agent.free_memory import FreeMemory
 from provider_agent.agent.identity.key import Identity
 from provider_agent.agent.jobs.drain import drain, stop_immediately, stop_jobs
@@ -140,16 +138,14 @@ class Service:
             on_backends=self._discovery.suspend,
             wall_clock=wall_clock,
         )
-        self._control = LocalControl(
-            SignatureCheck(identity.public_key, wall_clock),
-            Commands(
-                self.hours,
-                pauses,
-                backends=self._discovery.kinds,
-                in_flight=lambda: self.jobs.in_flight,
-                stopping=lambda: self.stopping,
-                wall_clock=wall_clock,
-            ),
+        self._control = local_control(
+            identity.public_key,
+            self.hours,
+            pauses,
+            backends=self._discovery.kinds,
+            in_flight=lambda: self.jobs.in_flight,
+            stopping=lambda: self.stopping,
+            wall_clock=wall_clock,
         )
         self._link = ServingLink(
             self.uplink, self.jobs, self.outbox, self.hours, self._drain_timeout_s, clock

@@ -19,6 +19,7 @@ from provider_agent.agent.cli.check.backends import (
 )
 from provider_agent.agent.cli.check.coordinator import check_coordinators
 from provider_agent.agent.cli.check.findings import Finding, Outcome, all_passed, failure, show
+from provider_agent.agent.cli.check.hours import check_hours
 from provider_agent.agent.cli.check.servers import duplicate_servers, other_products
 from provider_agent.agent.cli.found_servers import use_found_servers
 from provider_agent.agent.cli.settings import (
@@ -146,7 +147,7 @@ def _identity(config: Config, findings: list[Finding]) -> Identity | str:
 
 async def _check_backends(config: Config, completions: bool) -> list[Finding]:
     backends = make_backends(config.backends, os.environ)
-    findings = duplicate_servers(config.backends)
+    findings = [*check_hours(config, backends), *duplicate_servers(config.backends)]
     discovery = Discovery(backends, lambda: None, pricing=config.pricing)
     try:
         others, _ = await asyncio.gather(other_products(config.backends), discovery.check_all())

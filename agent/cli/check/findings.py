@@ -40,7 +40,7 @@ class Finding(msgspec.Struct, frozen=True):
     """One check and its result.
 
     Attributes:
-        component: configuration, identity, coordinator, backend, completion or offer.
+        component: configuration, identity, coordinator, schedule, backend, completion or offer.
         target: the file, address, backend, model or setting that was checked.
         outcome: the result.
         details: what was found.

@@ -1,0 +1,40 @@
+"""Findings about schedules and pauses: does the agent serve now, and when does that change?"""
+
+import time
+from collections.abc import Callable
+
+from provider_agent.agent.availability.availability import availability, time_text
+from provider_agent.agent.availability.hours import AGENT
+from provider_agent.agent.backends.configured import Backends
+from provider_agent.agent.cli.check.findings import Finding, Outcome
+from provider_agent.agent.config import Config
+from provider_agent.agent.config.schedules import schedule_of
+from provider_agent.agent.control.pause_store import PauseStore
+
+
+def check_hours(
+    config: Config, backends: Backends, wall_clock: Callable[[], float] = time.time
+) -> list[Finding]:
+    """Return a finding for the agent and for each backend with a schedule or a stored pause."""
+    now = wall_clock()
+    pauses = PauseStore(config.identity.key_path).load()
+    schedules = {AGENT: schedule_of(config.schedule), **backends.schedules}
+    findings = []
+    for target in (AGENT, *(backend.id for backend in backends.usable)):
+        schedule = schedules.get(target, schedule_of(None))
+        state = availability(schedule, pauses.get(target), now)
+        if not schedule.windows and state.pause is None:
+            continue
+        zone = schedule.zone if schedule.windows else None
+        details = f"does not serve now: {state.reason(zone)}"
+        if state.open:
+            at = state.schedule_changes_at
+            details = "serves now" + ("" if at is None else f", until {time_text(at, zone)}")
+        advice = ""
+        if state.pause is not None:
+            advice = f"`provider-agent resume {target}`" if target else "`provider-agent resume`"
+        outcome = Outcome.OK if state.open else Outcome.WARNING
+        if not state.open and not advice:
+            advice = "wait, or change the schedule"
+        findings.append(Finding("schedule", target or "the agent", outcome, details, advice))
+    return findings
