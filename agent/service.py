@@ -24,19 +24,18 @@ from provider_agent.agent.config import Config
 from provider_agent.agent.config.schedules import schedule_of
 from provider_agent.agent.control.local_control import local_control
 from provider_agent.agent.control.pause_store import PauseStore
-from provider_agent.agent.free_memory import FreeMemory
 from provider_agent.agent.identity.key import Identity
 from provider_agent.agent.jobs.drain import drain, stop_immediately, stop_jobs
 from provider_agent.agent.jobs.job_record import JobRecord
 from provider_agent.agent.jobs.outbox import Outbox
 from provider_agent.agent.jobs.receipt_issuer import ReceiptIssuer
 from provider_agent.agent.jobs.running import Jobs
-from provider_agent.agent.jobs.slow_consumers import SlowConsumers
 from provider_agent.agent.link.advertiser import Advertiser
 from provider_agent.agent.link.state import LinkState
 from provider_agent.agent.link.uplink import Uplink
 from provider_agent.agent.reload.effects import Reload, decide_reload
 from provider_agent.agent.serving_link import ServingLink
+from provider_agent.agent.slow_consumer_checks import SlowConsumerChecks
 from provider_agent.agent.telemetry.heartbeats import Heartbeats
 from provider_agent.agent.telemetry.job_history import JobHistory
 from provider_agent.agent.telemetry.job_outputs import JobOutputs
@@ -57,9 +56,6 @@ FIRST_CHECKS_S: Final = 5.0
 STATUS_DELAY_S: Final = 0.5
 """The longest time that the status server waits for the first link. Its imports would delay the
 link; probes often time out after a second."""
-
-SLOW_CONSUMER_CHECKS: Final = 4
-"""The number of checks for slow consumers within `limits.slow_consumer_s`."""
 
 EXIT_OK: Final = 0
 EXIT_FORCED: Final = 130
@@ -151,7 +147,9 @@ class Service:
             self.uplink, self.jobs, self.outbox, self.hours, self._drain_timeout_s, clock
         )
         self.advertiser = Advertiser(self.outbox, self.uplink.connected, self._capabilities)
-        self._slow_consumers = SlowConsumers()
+        self._slow_consumers = SlowConsumerChecks(
+            self.uplink, self.jobs, self.outbox, lambda: self._config.limits.slow_consumer_s
+        )
         self._reports = Reports(
             config,
             backends.skipped,
@@ -165,7 +163,6 @@ class Service:
         )
         self._warnings = OfferWarningLog()
         self._heartbeats = Heartbeats(self.outbox, self.uplink.connected, self._reports)
-        self._free_memory = FreeMemory()
         self._stop_requested = asyncio.Event()
         self._force_requested = asyncio.Event()
         self._exit_code = EXIT_OK
@@ -267,7 +264,7 @@ class Service:
                 tasks = [
                     group.create_task(self._keep_connected(), name="link"),
                     group.create_task(self._heartbeats.run(), name="heartbeat"),
-                    group.create_task(self._end_slow_consumers(), name="slow consumers"),
+                    group.create_task(self._slow_consumers.run(), name="slow consumers"),
                     group.create_task(self._discovery.run(), name="discovery"),
                     group.create_task(self._outputs.run(), name="ledger"),
                     group.create_task(self.hours.run(), name="serving hours"),
@@ -322,21 +319,6 @@ class Service:
         await server.serve()
         await self.metrics.loop_lag.measure()  # only an agent that is watched needs it
 
-    async def _end_slow_consumers(self) -> None:
-        """End the jobs of slow consumers, which would hold memory and a backend forever."""
-        while True:
-            await self.uplink.connected.wait()
-            limit_s = self._config.limits.slow_consumer_s
-            streams, active_at = self.outbox.streams, self.uplink.last_activity_at
-            try:
-                for stream in self._slow_consumers.stalled(streams, active_at, limit_s):
-                    self.jobs.end_stalled(stream)
-                if not streams:
-                    self._free_memory.return_if_large()
-            except Exception:
-                log.exception("check for slow consumers failed")
-            await asyncio.sleep(limit_s / SLOW_CONSUMER_CHECKS)
-
     async def _stop_on_request(self, tasks: list[asyncio.Task[None]]) -> None:
         await self._stop_requested.wait()
         limit_s = self._drain_timeout_s()
@@ -363,7 +345,7 @@ class Service:
     def _welcomed(self, welcome: Welcome) -> None:
         self.metrics.resumed(sum(not job.ended for job in welcome.resumed))
         self._receipts.negotiated(welcome.features)
-        self._slow_consumers.reset()  # the time without a link does not count
+        self._slow_consumers.welcomed()
         self._heartbeats.welcomed(welcome.heartbeat_ms / 1000)
         self.advertiser.send()
         self._link.announce_draining()
