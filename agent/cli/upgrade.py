@@ -69,7 +69,7 @@ def upgrade(check: bool) -> None:
         return
     click.echo(f"provider-agent {latest} is available; this is {installed}")
     click.echo(f"to upgrade:  {upgrade_command(installation)}")
-    click.echo("docs/operations.md (Update) says how no job is lost")
+    click.echo("docs/operations/update.md says how no job is lost")
     sys.exit(EXIT_NEWER)
 
 

@@ -13,4 +13,4 @@ REMEDIES: Final[dict[str, str]] = {
     RefusalReason.AGENT_FULL: "raise limits.max_concurrent if the servers have free slots",
     RefusalReason.TOKEN_LIMIT: "raise limits.max_tokens_per_minute, or wait",
 }
-"""What to do about a refusal; docs/operations.md has the same list."""
+"""What to do about a refusal; docs/operations/monitoring.md has the same list."""

@@ -1,4 +1,4 @@
-"""The commands of docs/operations.md for updates, run literally while streams run.
+"""The commands of docs/operations/update.md for updates, run literally while streams run.
 
 systemd, Docker and Kubernetes are replaced by scripts that stop and start real processes of the
 command in the same order: SIGTERM, wait for the exit, start.
@@ -21,7 +21,7 @@ from tests.kit.fakes.openai_compatible import MODEL, FakeOpenAICompatible
 from tests.kit.fakes.server import FakeResponse, RecordedRequest, stream_response
 from tests.readme.console import Command, Terminal, console_blocks
 
-DOCUMENT = (Path(__file__).parents[2] / "docs" / "operations.md").read_text("utf-8")
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "operations" / "update.md").read_text("utf-8")
 UPDATE = DOCUMENT.partition("\n## Update\n")[2].partition("\n## ")[0]
 
 STOP_AND_START = """\

@@ -320,7 +320,8 @@ def test_the_examples_of_the_documentation_use_values_of_the_chart() -> None:
     assert "vllm" in str(pod(yaml.safe_load(example))["initContainers"])
 
     leaves = {key for key, _ in flat(yaml.safe_load((CHART / "values.yaml").read_text("utf-8")))}
-    documentation = readme + (ROOT / "docs" / "operations.md").read_text("utf-8")
+    pages = sorted((ROOT / "docs" / "operations").glob("*.md"))
+    documentation = readme + "".join(page.read_text("utf-8") for page in pages)
     used = set(re.findall(r"--set(?:-file)? ([\w.]+)=", documentation))
     assert used == {"agentToml", "image.repository", "image.tag", "enrollment.existingSecret"}
     assert used <= leaves

@@ -35,7 +35,7 @@ from tests.kit.cli_agent import READY, other_http_server, status_server
 from tests.kit.virtual_time import in_virtual_time
 from tests.unit.agent.cli.calls import invoke, invoke_with_status_server
 
-OPERATIONS = (Path(__file__).parents[4] / "docs" / "operations.md").read_text()
+MONITORING = (Path(__file__).parents[4] / "docs" / "operations" / "monitoring.md").read_text()
 
 
 async def test_status_of_a_ready_agent_prints_its_state_and_exits_with_0(runner: CliRunner) -> None:
@@ -283,7 +283,7 @@ def test_status_fits_a_terminal_of_eighty_columns() -> None:
 
 def test_every_refusal_has_a_remedy() -> None:
     assert REMEDIES.keys() == set(RefusalReason)
-    assert set(RefusalReason) <= set(re.findall(r"^ +\| `(\w+)` \|", OPERATIONS, re.MULTILINE))
+    assert set(RefusalReason) <= set(re.findall(r"^ +\| `(\w+)` \|", MONITORING, re.MULTILINE))
 
 
 @in_virtual_time
