@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from provider_agent.agent.telemetry.status import StatusSnapshot
+from provider_agent.agent.telemetry.status import AvailabilityStatus, StatusSnapshot
 from provider_agent.agent.telemetry.systemd import STATUS_EVERY_S, ServiceManager
 from tests.kit.cli_agent import READY
 from tests.kit.virtual_time import in_virtual_time, now
@@ -88,6 +88,15 @@ def test_status_is_sent_without_a_watchdog(
 ) -> None:
     run_for({"NOTIFY_SOCKET": path, **watchdog}, STATUS_EVERY_S - 1, [STATE])
     assert systemd.received() == ["READY=1", f"WATCHDOG=1\n{STATUS}"]
+
+
+def test_status_says_why_the_agent_does_not_serve(path: str, systemd: FakeSystemd) -> None:
+    closed = AvailabilityStatus(open=False, reason="paused until Mon 2026-06-01 14:00 +02:00")
+    run_for({"NOTIFY_SOCKET": path}, 1.0, [replace(STATE, availability=closed)])
+    assert systemd.received() == [
+        "READY=1",
+        f"WATCHDOG=1\n{STATUS}, paused until Mon 2026-06-01 14:00 +02:00",
+    ]
 
 
 def test_stopping_is_sent_once(path: str, systemd: FakeSystemd) -> None:
