@@ -36,7 +36,11 @@ MODEL_GRACE_S = 60.0
 """How long a missing model counts as temporarily unavailable (503, so that clients retry) instead
 of unknown (404): its server may restart or its agent reconnect. The time runs from the model's last
 job, or from the disconnection of an agent that offered it; for a model with neither, from the
-coordinator's start, while agents are connected that have not sent their offers."""
+coordinator's start, while agents are expected to send their offers."""
+
+START_GRACE_S = 10.0
+"""How long after the start of the coordinator requests wait for the first agent: after a restart,
+agents return within seconds. Later, nobody may ever have started one."""
 
 MAX_REMEMBERED_MODELS = 4096
 """For how many models the times of the last job and of the last disconnection are remembered; the
@@ -289,7 +293,9 @@ class Fleet:
 
     @property
     def _awaits_offers(self) -> bool:
-        """Whether agents are connected, but none of them has sent its offers."""
+        """Whether agents are expected to send their offers, but none has done so."""
+        if not self._had_agents:
+            return self._clock() - self._started_at < START_GRACE_S
         agents = self._agents.values()
         return bool(agents) and all(agent.offers is None for agent in agents)
 

@@ -9,6 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from provider_agent.coordinator.agents.dispatcher import UNKNOWN_RETRY_S
+from provider_agent.coordinator.agents.fleet import START_GRACE_S
 from provider_agent.coordinator.agents.waiting_requests import Wanted
 from provider_agent.coordinator.http.job_attempts import MAX_REFUSALS
 from provider_agent.coordinator.server import Coordinator
@@ -86,15 +87,34 @@ async def test_request_waits_while_its_only_agent_restarts() -> None:
 
 
 @in_virtual_time
-async def test_request_before_the_first_agent_fails_at_once() -> None:
-    """It hung for 30 s, although nobody had started an agent."""
+async def test_request_waits_for_the_first_agent_after_a_restart_of_the_coordinator() -> None:
+    async with (
+        Coordinator(NO_HEARTBEATS, clock=now) as coordinator,
+        aiohttp.ClientSession(coordinator.http_url, headers=JSON_HEADERS) as http,
+    ):
+        known = asyncio.create_task(http.post(CHAT, data=b'{"model":"tiny"}'))
+        unknown = asyncio.create_task(http.post(CHAT, data=b'{"model":"unknown"}'))
+        await wait_until(lambda: coordinator.queued == 2)
+        async with ScriptedAgent(coordinator.connect_url) as agent:
+            await (await agent.next_job()).answer(b"ok")
+            assert await (await known).read() == b"ok"
+            assert (await unknown).status == 404
+
+
+@in_virtual_time
+async def test_request_does_not_wait_for_an_agent_that_nobody_started() -> None:
+    """It hung for 30 s."""
     async with (
         Coordinator(NO_HEARTBEATS, clock=now) as coordinator,
         aiohttp.ClientSession(coordinator.http_url, headers=JSON_HEADERS) as http,
     ):
         started_at = now()
         response = await http.post(CHAT, data=b'{"model":"tiny"}')
-        assert (response.status, now()) == (503, started_at)
+        assert response.status == 503
+        assert START_GRACE_S <= now() - started_at < START_GRACE_S + 2
+        at_once_from = now()
+        response = await http.post(CHAT, data=b'{"model":"tiny"}')
+        assert (response.status, now()) == (503, at_once_from)
         assert response.headers["Retry-After"]
         assert "No provider is connected" in await response.text()
 

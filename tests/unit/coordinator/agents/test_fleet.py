@@ -5,7 +5,7 @@ from provider_agent.coordinator.access import SecretSet
 from provider_agent.coordinator.agents import fleet
 from provider_agent.coordinator.agents.close_reason import REPLACED_BY_NEWER, CloseReason
 from provider_agent.coordinator.agents.connected_agent import ConnectedAgent
-from provider_agent.coordinator.agents.fleet import MODEL_GRACE_S, Fleet
+from provider_agent.coordinator.agents.fleet import MODEL_GRACE_S, START_GRACE_S, Fleet
 from provider_agent.coordinator.reason import Reason
 from provider_agent.coordinator.sessions.offers import OfferTable
 from provider_agent.coordinator.settings import CoordinatorSettings
@@ -118,9 +118,10 @@ def test_only_the_most_recently_used_models_are_remembered(monkeypatch: pytest.M
     assert harness.fleet.pick("older", Operation.CHAT) is ErrorCode.MODEL_NOT_LOADED
 
 
-def test_without_any_agent_a_request_does_not_wait() -> None:
-    """A first request, before any agent was started, hung for 30 s."""
+def test_request_waits_for_the_first_agent_only_soon_after_the_start() -> None:
     harness = FleetHarness()
+    assert harness.fleet.pick("tiny", Operation.CHAT) is ErrorCode.OUT_OF_CAPACITY
+    harness.now += START_GRACE_S
     assert harness.fleet.pick("tiny", Operation.CHAT) is ErrorCode.MODEL_NOT_LOADED
     assert harness.fleet.why_no_agent("tiny", ErrorCode.MODEL_NOT_LOADED) is Reason.NO_AGENT
 

@@ -63,7 +63,7 @@ async def test_each_request_is_logged_in_one_line_without_content(
 @pytest.mark.parametrize(
     ("body", "headers", "status", "reason", "model"),
     [
-        (b'{"model":"unknown"}', {}, 503, "no_agent", "unknown"),
+        (b'{"model":"unknown"}', {}, 503, "provider_offline", "unknown"),
         (b"[]", {}, 400, "invalid_model", None),
         (b"{", {}, 400, "invalid_json", None),
         (b" " * 100, {}, 413, "body_too_large", None),
