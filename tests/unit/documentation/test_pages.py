@@ -15,9 +15,10 @@ from documentation.stage import PAGES, place_of, site_configuration, stage
 
 ROOT = Path(__file__).parents[3]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+LINKING = [*DOCUMENTS, *sorted((ROOT / "deploy").rglob("*.md")), *ROOT.glob(".github/**/*.md")]
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", LINKING, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_link_leads_to_a_file_and_heading(path: Path) -> None:
     assert broken_links(ROOT, path) == []
 
