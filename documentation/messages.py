@@ -24,9 +24,10 @@ INTERNAL: Final = frozenset({"this backend was closed"})
 
 ELSEWHERE: Final = (
     *("agent/cli/demo/", "agent/cli/completion.py", "agent/telemetry/traces/exporter.py"),
+    "coordinator/agents/",
     "agent/cli/upgrade.py",
 )
-"""Modules whose messages concern only their own command, and say all there is to say."""
+"""Modules whose messages concern only their own command, or only the log."""
 
 ARGUMENT: Final = {
     "AdvisedError": 0,
@@ -51,10 +52,13 @@ ARGUMENT: Final = {
 }
 """Which argument of an error, or of the function that makes one, is the message."""
 
+EXPLAINING: Final = frozenset({"missing_key"})
+"""Functions that return messages, besides those with `explain` in their name."""
+
 _MIN_LETTERS: Final = 6
 """A text with fewer letters says nothing by itself: `…: …` is made of other messages."""
 
-TARGETS: Final = frozenset({"problem", "detail"})
+TARGETS: Final = frozenset({"problem", "detail", "reason"})
 """Names of variables whose value becomes a message."""
 
 
@@ -81,7 +85,7 @@ def _in_module(tree: ast.Module) -> Iterator[str]:
                 yield from _texts(args[ARGUMENT[name]])
             case ast.Assign(targets=[target], value=value) if _names(target) & TARGETS:
                 yield from _texts(value)
-            case ast.FunctionDef(name=name) if "explain" in name:
+            case ast.FunctionDef(name=name) if "explain" in name or name in EXPLAINING:
                 for inside in ast.walk(node):
                     if isinstance(inside, ast.Return) and inside.value is not None:
                         yield from _texts(inside.value)
