@@ -46,6 +46,7 @@ ARGUMENT: Final = {
     "LedgerError": 0,
     "TraceSettingsError": 0,
     "AdapterError": 0,
+    "NoAgent": 0,
     "ClickException": 0,
     "Disconnect": 1,
     "bad_value": 2,

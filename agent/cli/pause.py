@@ -7,12 +7,13 @@ from typing import Final
 import click
 import msgspec
 
-from provider_agent.agent.cli.control_client import send_command
+from provider_agent.agent.cli.control_client import find_signer, send_command
+from provider_agent.agent.cli.service.key_place import SERVICE_KEYS
 from provider_agent.agent.cli.settings import run_async, with_local_config
 from provider_agent.agent.cli.status_client import NoAgent
 from provider_agent.agent.cli.terminal import visible
 from provider_agent.agent.config import LoadedConfig
-from provider_agent.agent.control.commands import MAX_PAUSE_S, Command
+from provider_agent.agent.control.commands import MAX_PAUSE_S, Command, Reply
 
 _DURATION: Final = re.compile(r"(\d{1,6})([mhd])", re.ASCII)
 _UNIT_S: Final = {"m": 60, "h": 3600, "d": 24 * 3600}
@@ -44,8 +45,8 @@ def pause(loaded: LoadedConfig, backend: str | None, for_s: float | None, as_jso
     The agent takes no new jobs, finishes those that run, and disconnects until `resume`, or until
     the end of --for. Of a paused backend only the offers are withdrawn. A pause survives a restart.
 
-    The command works only on the agent's own machine, and needs the agent's key. Exits with 0 if
-    the agent or the backend is paused now.
+    The command works only on the agent's own machine, and needs the agent's key: for the system's
+    service, use sudo. Exits with 0 if the agent or the backend is paused now.
     """
     _send(loaded, Command("pause", backend, for_s), as_json=as_json)
 
@@ -68,8 +69,18 @@ def resume(loaded: LoadedConfig, backend: str | None, as_json: bool) -> None:
 def _send(loaded: LoadedConfig, command: Command, *, as_json: bool) -> None:
     config = loaded.config
     address, key_path = config.observability.prometheus_addr, config.identity.key_path
+    # As in `WantedAgent.of`: a key that the environment names, as in a container, decides alone.
+    only = loaded.origins["identity.key_path"].startswith("environment")
+    service_key = None if only else SERVICE_KEYS.get(sys.platform)
+
+    async def send() -> Reply:
+        signer = await find_signer(address, key_path, service_key, command.action)
+        if signer.note:
+            click.echo(signer.note, err=True)
+        return await send_command(signer, command)
+
     try:
-        reply = run_async(send_command(address, key_path, command))
+        reply = run_async(send())
     except NoAgent as error:
         raise click.ClickException(str(error)) from error
     if as_json:

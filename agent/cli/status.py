@@ -12,7 +12,12 @@ from rich.live import Live
 from rich.text import Text
 
 from provider_agent.agent.cli.settings import run_async, with_local_config
-from provider_agent.agent.cli.status_client import NoAgent, fetch_snapshot, fingerprint_of
+from provider_agent.agent.cli.status_client import (
+    AgentState,
+    NoAgent,
+    WantedAgent,
+    fetch_state,
+)
 from provider_agent.agent.cli.status_text import status_parts
 from provider_agent.agent.cli.terminal import console, visible
 from provider_agent.agent.config import LoadedConfig
@@ -43,13 +48,16 @@ def status(loaded: LoadedConfig, as_json: bool, watch: bool) -> None:
     reasons. With --watch it exits with 130 after Ctrl-C.
     """
     address = loaded.config.observability.prometheus_addr
-    fingerprint = fingerprint_of(address, loaded.config.identity.key_path)
+    wanted = WantedAgent.of(loaded)
     try:
-        state = run_async(fetch_snapshot(address, fingerprint))
+        found = run_async(fetch_state(address, wanted))
     except NoAgent as error:
         raise click.ClickException(str(error)) from error
+    if found.note:
+        click.echo(found.note, err=True)
     if watch:
-        run_async(_watch(lambda: fetch_snapshot(address, fingerprint), as_json=as_json))
+        run_async(_watch(lambda: fetch_state(address, wanted), as_json=as_json))
+    state = found.snapshot
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(state)).decode())
     else:
@@ -65,14 +73,24 @@ def _print_status(state: StatusSnapshot, out: Console) -> None:
             out.print(part)
 
 
-async def _watch(fetch: Callable[[], Awaitable[StatusSnapshot]], *, as_json: bool) -> Never:
+async def _watch(fetch: Callable[[], Awaitable[AgentState]], *, as_json: bool) -> Never:
     out = console()
+    note = ""
+
+    async def fetch_snapshot() -> StatusSnapshot:
+        nonlocal note
+        found = await fetch()
+        note = found.note
+        return found.snapshot
+
     if as_json:
-        await watch_states(fetch, _print_json_line)
+        await watch_states(fetch_snapshot, _print_json_line)
     if not out.is_terminal:
-        await watch_states(fetch, lambda state: _print_block(state, out))
+        await watch_states(fetch_snapshot, lambda state: _print_block(state, out))
     with Live(console=out, screen=True, auto_refresh=False) as live:
-        await watch_states(fetch, lambda state: live.update(_screen(state), refresh=True))
+        await watch_states(
+            fetch_snapshot, lambda state: live.update(_screen(state, note), refresh=True)
+        )
 
 
 async def watch_states(
@@ -105,7 +123,7 @@ def _print_block(state: StatusSnapshot | NoAgent, out: Console) -> None:
     out.print()
 
 
-def _screen(state: StatusSnapshot | NoAgent) -> Group:
-    parts = [str(state)] if isinstance(state, NoAgent) else status_parts(state)
-    shown = [Text(visible(part)) if isinstance(part, str) else part for part in parts]
+def _screen(state: StatusSnapshot | NoAgent, note: str) -> Group:
+    parts = [str(state)] if isinstance(state, NoAgent) else [note, *status_parts(state)]
+    shown = [Text(visible(part)) if isinstance(part, str) else part for part in parts if part]
     return Group(*shown, Text("Ctrl-C ends"))

@@ -1,4 +1,4 @@
-"""A client of the running agent's status server, for `status`, `health` and `check`."""
+"""A client of the running agent's status server."""
 
 import asyncio
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Final
 import aiohttp
 import msgspec
 
+from provider_agent.agent.config import LoadedConfig
 from provider_agent.agent.config.addresses import listen_address
 from provider_agent.agent.config.schema import DEFAULT_STATUS_ADDRESS
 from provider_agent.agent.identity.key import IdentityError, load
@@ -34,29 +35,70 @@ class AgentPage(msgspec.Struct, frozen=True):
         status: HTTP status: 200, or 503 from an agent that is not ready.
         body: the page.
         fingerprint: that of the agent's key; None from another program, or an older agent.
+        note: for the operator, if this is another agent than the configuration's; "" otherwise.
     """
 
     address: str
     status: int
     body: bytes
     fingerprint: str | None = None
+    note: str = ""
+
+    @property
+    def agent(self) -> str:
+        """The agent, for messages."""
+        return f"{self.fingerprint} on {self.address}"
 
 
-def fingerprint_of(prometheus_addr: str, key_path: Path) -> str | None:
-    """Return the fingerprint of the key if it is needed to find the agent at one of several ports.
+class WantedAgent(msgspec.Struct, frozen=True):
+    """Which agent a command means, at an address with several ports.
 
-    None if the address has one port, or this user cannot read the key: then any agent is accepted.
+    Attributes:
+        fingerprint: that of the configured key; None: any agent.
+        key_path: the file of that key, for messages.
+        only: whether no agent with another key is used if there is none with this one.
     """
-    if not prometheus_addr or len(listen_address(prometheus_addr)[1]) == 1:
-        return None
-    try:
-        return load(key_path).fingerprint
-    except IdentityError:
-        return None
+
+    fingerprint: str | None = None
+    key_path: Path = Path()
+    only: bool = False
+
+    @classmethod
+    def of(cls, loaded: LoadedConfig) -> "WantedAgent":
+        """Return the agent that a configuration means.
+
+        If the environment names the key, as in a container, no other agent is used: the health
+        check of one agent must not succeed because another one is healthy. Otherwise the key may
+        be the operator's own, while the agent is a service, which has another key.
+        """
+        address = loaded.config.observability.prometheus_addr
+        path = loaded.config.identity.key_path
+        if not address or len(listen_address(address)[1]) == 1:
+            return cls(key_path=path)
+        only = loaded.origins["identity.key_path"].startswith("environment")
+        try:
+            return cls(load(path).fingerprint, path, only)
+        except IdentityError:
+            return cls(key_path=path)
+
+
+ANY_AGENT: Final = WantedAgent()
+
+
+class AgentState(msgspec.Struct, frozen=True):
+    """The state of a running agent.
+
+    Attributes:
+        snapshot: the state.
+        note: as in `AgentPage`.
+    """
+
+    snapshot: StatusSnapshot
+    note: str = ""
 
 
 async def fetch_status_page(
-    prometheus_addr: str, path: str, fingerprint: str | None = None
+    prometheus_addr: str, path: str, wanted: WantedAgent = ANY_AGENT
 ) -> AgentPage:
     """Fetch a page of the running agent's status server.
 
@@ -66,55 +108,86 @@ async def fetch_status_page(
     Args:
         prometheus_addr: the address that the agent listens on; a wildcard means loopback.
         path: "/livez", "/readyz" or "/status".
-        fingerprint: that of the agent's key, which decides between agents at several ports; None
-            accepts any agent.
+        wanted: which of several agents is meant. If it does not respond and exactly one other
+            does, the page is that of the other one, with a note.
 
     Raises:
-        NoAgent: the status server is off or does not respond, or another program responds.
+        NoAgent: the status server is off or does not respond, another program responds, or only
+            agents respond that are not meant.
     """
-    return (await _fetch_pages(prometheus_addr, path, fingerprint))[0]
+    return choose(await fetch_pages(prometheus_addr, path), wanted)[0]
 
 
-async def fetch_snapshot(prometheus_addr: str, fingerprint: str | None = None) -> StatusSnapshot:
+async def fetch_state(prometheus_addr: str, wanted: WantedAgent = ANY_AGENT) -> AgentState:
     """Fetch the state of the running agent; of two with the same key, that of the one that stays.
 
     Args:
         prometheus_addr: as for `fetch_status_page`.
-        fingerprint: as for `fetch_status_page`.
+        wanted: as for `fetch_status_page`.
 
     Raises:
         NoAgent: as `fetch_status_page`.
     """
-    pages = await _fetch_pages(prometheus_addr, "/status", fingerprint)
-    states = [_decode(page) for page in pages]
-    return min(states, key=lambda state: state.draining)
+    pages = choose(await fetch_pages(prometheus_addr, "/status"), wanted)
+    states = [AgentState(decode(page), page.note) for page in pages]
+    return min(states, key=lambda state: state.snapshot.draining)
 
 
-async def find_agent(prometheus_addr: str, fingerprint: str) -> str:
-    """Return the `host:port` of the running agent with this key; of two, that which stays.
+def choose(pages: list[AgentPage], wanted: WantedAgent) -> list[AgentPage]:
+    """Return the pages of the agent that is meant: several while it is being replaced.
+
+    Args:
+        pages: those of all agents, at least one; of one port, only that of the agent there.
+        wanted: the agent that is meant.
 
     Raises:
-        NoAgent: as `fetch_status_page`, or the agent there has another key.
+        NoAgent: none of them is meant, or several could be.
     """
-    pages = await _fetch_pages(prometheus_addr, "/status", fingerprint)
-    page = min(pages, key=lambda one: _decode(one).draining)
-    if page.fingerprint != fingerprint:
+    if wanted.fingerprint is None:
+        note = ""
+    elif own := [page for page in pages if page.fingerprint == wanted.fingerprint]:
+        return own
+    else:
+        note = f"no agent runs with the key {wanted.key_path} ({wanted.fingerprint})"
+    agents = ", ".join(sorted(page.agent for page in pages))
+    if wanted.only:
         raise NoAgent(
-            f"the agent on {page.address} has another key than this configuration; name its "
-            "configuration with --config"
+            f"no agent runs with the key {wanted.key_path} ({wanted.fingerprint}) that the "
+            f"environment names; other agents: {agents}; is `provider-agent run` running with it?"
         )
-    return page.address
+    if len({page.fingerprint for page in pages}) > 1:
+        raise NoAgent(
+            f"several agents respond: {agents}; choose one by its address, for example "
+            f"PROVIDER_AGENT_OBSERVABILITY_PROMETHEUS_ADDR={pages[0].address}"
+        )
+    if not note:
+        return pages
+    note = f"{note}; this is the agent {agents}"
+    return [msgspec.structs.replace(page, note=note) for page in pages]
 
 
-def _decode(page: AgentPage) -> StatusSnapshot:
+def decode(page: AgentPage) -> StatusSnapshot:
+    """Return the state in the page "/status".
+
+    Raises:
+        NoAgent: it is the page of another program.
+    """
     try:
         return msgspec.json.decode(page.body, type=StatusSnapshot)
     except ValueError as error:
         raise not_an_agent(page.address) from error
 
 
-async def _fetch_pages(prometheus_addr: str, path: str, fingerprint: str | None) -> list[AgentPage]:
-    """Return the pages of all agents that respond, at least one; those with status 200 first."""
+async def fetch_pages(prometheus_addr: str, path: str) -> list[AgentPage]:
+    """Return the pages of all agents that respond, at least one; those with status 200 first.
+
+    Args:
+        prometheus_addr: as for `fetch_status_page`.
+        path: as for `fetch_status_page`.
+
+    Raises:
+        NoAgent: the status server is off or does not respond, or another program responds.
+    """
     if not prometheus_addr:
         raise NoAgent(
             "the status server is off; set [observability] prometheus_addr, for example to "
@@ -134,8 +207,6 @@ async def _fetch_pages(prometheus_addr: str, path: str, fingerprint: str | None)
             raise results[0]
         return [results[0]]
     pages = [one for one in results if isinstance(one, AgentPage) and one.fingerprint is not None]
-    if fingerprint is not None:
-        pages = [page for page in pages if page.fingerprint == fingerprint]
     if not pages:
         raise _no_agent(prometheus_addr)
     return sorted(pages, key=lambda page: page.status)

@@ -7,7 +7,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from provider_agent.agent.cli.check.findings import Finding, Outcome
-from provider_agent.agent.cli.status_client import NoAgent, fetch_snapshot
+from provider_agent.agent.cli.status_client import NoAgent, WantedAgent, fetch_state
 from provider_agent.agent.config import Config
 from provider_agent.agent.identity.key import Identity
 from provider_agent.agent.identity.key_lock import is_key_locked
@@ -122,7 +122,8 @@ async def _running_agent(config: Config, identity: Identity) -> str:
     if not address:
         return ""
     try:
-        state = await fetch_snapshot(address, identity.fingerprint)
+        wanted = WantedAgent(identity.fingerprint, config.identity.key_path, only=True)
+        state = (await fetch_state(address, wanted)).snapshot
     except NoAgent:
         return ""
     urls = (config.coordinator.url, *config.coordinator.fallback_urls)

@@ -75,7 +75,7 @@ class Host(Struct, frozen=True, kw_only=True):
             user=pwd.getpwuid(uid).pw_name if has_user(uid) else str(uid),
             home=home,
             environ=os.environ,
-            command=_own_command(),
+            command=own_command(),
             interpreter=Path(sys.executable).resolve(),
             find=shutil.which,
             run=_run,
@@ -101,7 +101,7 @@ class Host(Struct, frozen=True, kw_only=True):
         return self.root / path.relative_to("/")
 
 
-def _own_command() -> Path:
+def own_command() -> Path:
     """Return the path of `provider-agent`: beside the interpreter in a virtual environment."""
     beside = Path(sys.executable).with_name(SERVICE)
     if beside.is_file():

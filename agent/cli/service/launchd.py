@@ -10,6 +10,7 @@ from typing import Final
 
 from provider_agent.agent.cli.service.host import SERVICE, Host, ServiceError
 from provider_agent.agent.cli.service.identity_key import KeyChoice, key_steps
+from provider_agent.agent.cli.service.key_place import LAUNCHD_STATE, SERVICE_KEYS
 from provider_agent.agent.cli.service.property_list import SERVICE_USER, property_list
 from provider_agent.agent.cli.service.service_config import (
     SYSTEM_CONFIG,
@@ -28,7 +29,6 @@ from provider_agent.agent.cli.service.steps import (
 )
 from provider_agent.agent.config.files import config_home
 
-STATE: Final = Path("/Library/Application Support/provider-agent")
 LOGS: Final = Path("/Library/Logs/provider-agent")
 
 IN_PROGRESS: Final = 36
@@ -87,9 +87,9 @@ class Launchd:
         steps: list[Step] = []
         if not self._user:
             check_folders(host, found.path)
-            copies = key_steps(host, found, STATE / "identity.key", key)
+            copies = key_steps(host, found, SERVICE_KEYS["darwin"], key)
             steps += (*self._user_and_folders(found), *copies)
-        text = property_list(settings, self._log, None if self._user else STATE)
+        text = property_list(settings, self._log, None if self._user else LAUNCHD_STATE)
         steps.append(WriteFile(self.file, text))
         if host.on_disk(self.file).exists():
             option = " --user" if self._user else ""
@@ -112,7 +112,10 @@ class Launchd:
                 )
             account = ("-fullName", SERVICE, "-UID", str(free), "-roleAccount")
             steps.append(Run(("sysadminctl", "-addUser", SERVICE_USER, *account)))
-        steps += [MakeFolder(STATE, 0o700, SERVICE_USER), MakeFolder(LOGS, 0o755, SERVICE_USER)]
+        steps += [
+            MakeFolder(LAUNCHD_STATE, 0o700, SERVICE_USER),
+            MakeFolder(LOGS, 0o755, SERVICE_USER),
+        ]
         if not self._host.on_disk(found.path).stat().st_mode & 0o004:
             steps.append(ChangeOwner(found.path, SERVICE_USER))
         return steps
@@ -133,7 +136,7 @@ class Launchd:
         folder = (
             config_home({"HOME": str(self._host.home), **self._host.environ})
             if self._user
-            else STATE
+            else LAUNCHD_STATE
         )
         return str(config), str(folder / "identity.key")
 

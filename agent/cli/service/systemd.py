@@ -9,6 +9,7 @@ from typing import Final
 
 from provider_agent.agent.cli.service.host import SERVICE, Host, ServiceError
 from provider_agent.agent.cli.service.identity_key import KeyChoice, key_steps
+from provider_agent.agent.cli.service.key_place import SERVICE_KEYS
 from provider_agent.agent.cli.service.service_config import (
     SYSTEM_CONFIG,
     ServiceConfig,
@@ -21,7 +22,6 @@ from provider_agent.agent.cli.service.service_manager import Plan
 from provider_agent.agent.cli.service.steps import RemoveFile, Run, Step, WriteFile
 from provider_agent.agent.cli.service.unit import (
     ENV_FILE,
-    STATE_FOLDER,
     system_unit,
     user_unit,
 )
@@ -29,7 +29,7 @@ from provider_agent.agent.config.files import config_home
 
 UNIT: Final = f"{SERVICE}.service"
 
-_KEY: Final = STATE_FOLDER / "identity.key"
+_KEY: Final = SERVICE_KEYS["linux"]
 
 _ENV_TEXT: Final = """\
 # Environment variables of the service, one NAME=value per line, such as API keys.

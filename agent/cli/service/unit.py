@@ -15,9 +15,6 @@ STOP_MARGIN_S: Final = 30
 ENV_FILE: Final = "agent.env"
 """The file with the service's environment variables, beside `agent.toml`."""
 
-STATE_FOLDER: Final = Path("/var/lib/provider-agent")
-"""The folder that `StateDirectory` creates for a system service; `%S` is /var/lib."""
-
 
 class UnitSettings(Struct, frozen=True, kw_only=True):
     """What differs between units; the defaults are those of `deploy/provider-agent.service`.

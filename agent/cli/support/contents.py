@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from provider_agent.agent.cli.check.command import run_checks
-from provider_agent.agent.cli.status_client import NoAgent, fetch_status_page, fingerprint_of
+from provider_agent.agent.cli.status_client import NoAgent, WantedAgent, fetch_status_page
 from provider_agent.agent.config import LoadedConfig, masked
 from provider_agent.agent.config.secrets import MASK
 from provider_agent.agent.version import agent_version
@@ -67,14 +67,15 @@ async def check_results(loaded: LoadedConfig, *, dials: bool) -> object:
 async def running_agent(loaded: LoadedConfig) -> tuple[object, str]:
     """Return the state and the last log lines of the running agent, or why there are none."""
     address = loaded.config.observability.prometheus_addr
-    fingerprint = fingerprint_of(address, loaded.config.identity.key_path)
     try:
-        page = await fetch_status_page(address, "/status", fingerprint)
+        page = await fetch_status_page(address, "/status", WantedAgent.of(loaded))
         state: object = json.loads(page.body)
     except (NoAgent, ValueError) as error:
         return {"error": str(error)}, f"{error}\n"
+    if page.note and isinstance(state, dict):
+        state = {"note": page.note, **state}
     try:
-        log = await fetch_status_page(address, "/log", fingerprint)
+        log = await fetch_status_page(page.address, "/log")
     except NoAgent:
         return state, "the running agent does not tell its log: it is an older version\n"
     return state, log.body.decode(errors="replace")

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from provider_agent.agent.identity.key import Identity, load_or_create
+from provider_agent.agent.cli.control_client import Signer, find_signer
+from provider_agent.agent.cli.status_client import NoAgent
+from provider_agent.agent.identity.key import IdentityError, load_or_create
 from tests.kit.cli_agent import free_ports, other_http_server, status_server
 from tests.kit.cli_process import run_command
 
@@ -50,15 +51,6 @@ async def test_key_is_missing(tmp_path: Path) -> None:
     assert "identity.key: the file does not exist; the key signs the command: run it as" in message
 
 
-async def test_agent_with_another_key(tmp_path: Path) -> None:
-    load_or_create(tmp_path / "identity.key")
-    other = Identity(Ed25519PrivateKey.generate()).fingerprint
-    async with status_server(fingerprint=other) as address:
-        write_config(tmp_path, address)
-        expected = f"the agent on {address} has another key than this configuration"
-        assert expected in await error(tmp_path, "pause")
-
-
 async def test_agent_of_an_older_version(tmp_path: Path) -> None:
     identity = load_or_create(tmp_path / "identity.key")
     async with status_server(fingerprint=identity.fingerprint) as address:
@@ -79,3 +71,71 @@ async def test_wrong_duration(text: str, tmp_path: Path) -> None:
     write_config(tmp_path, "127.0.0.1:8490")
     message = await error(tmp_path, "pause", "--for", text, code=2)
     assert "expected 30m, 2h or 1d, at most 366d" in message
+
+
+# --- the agent of an installed service -----------------------------------------------------------
+
+
+async def test_agent_of_the_service_is_found_by_its_own_key(tmp_path: Path) -> None:
+    # Regression: "no agent responds", because root's own key is not that of the service.
+    own, service = tmp_path / "own.key", tmp_path / "service.key"
+    load_or_create(own)
+    identity = load_or_create(service)
+    async with status_server(fingerprint=identity.fingerprint) as address:
+        for key_path in (own, tmp_path / "missing.key"):
+            found = await find_signer(address, key_path, service, "pause")
+            assert (found.address, found.identity.fingerprint) == (address, identity.fingerprint)
+            assert found.note == f"this is the service's agent {identity.fingerprint} on {address}"
+
+
+async def test_own_agent_is_preferred_to_that_of_the_service(tmp_path: Path) -> None:
+    own, service = load_or_create(tmp_path / "own.key"), load_or_create(tmp_path / "service.key")
+    ports = free_ports(2)
+    addresses = f"{ports[0]}-{ports[-1]}"
+    async with (
+        status_server(ports=addresses, fingerprint=service.fingerprint),
+        status_server(ports=addresses, fingerprint=own.fingerprint) as address,
+    ):
+        found = await find_signer(
+            f"127.0.0.1:{addresses}", tmp_path / "own.key", tmp_path / "service.key", "pause"
+        )
+        assert isinstance(found, Signer)
+        assert (found.address, found.note) == (address, "")
+
+
+@pytest.mark.parametrize("has_own_key", [True, False])
+async def test_key_of_the_service_needs_root(
+    tmp_path: Path, has_own_key: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, service = tmp_path / "own.key", tmp_path / "service.key"
+    if has_own_key:
+        load_or_create(own)
+    opened = Path.open
+
+    def open_as_user(path: Path, *arguments: object) -> object:
+        if path == service:  # its folder has the mode 0700, but tests may run as root
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *arguments)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(Path, "open", open_as_user)
+    async with status_server(fingerprint="other") as address:
+        with pytest.raises(IdentityError) as caught:
+            await find_signer(address, own, service, "pause")
+    assert caught.value.problem == (
+        f"this user cannot read the key of the agent other on {address}, which signs the command"
+    )
+    assert caught.value.advice.startswith("if it is the system's service: sudo /")
+    assert caught.value.advice.endswith("provider-agent pause")
+
+
+@pytest.mark.parametrize("service_key", [None, Path("/missing/identity.key")])
+async def test_agent_with_another_key(tmp_path: Path, service_key: Path | None) -> None:
+    own = tmp_path / "identity.key"
+    load_or_create(own)
+    async with status_server(fingerprint="other") as address:
+        with pytest.raises(NoAgent) as caught:
+            await find_signer(address, own, service_key, "pause")
+    assert str(caught.value) == (
+        f"no agent runs with the key {own}; other agents: other on {address}; "
+        "run the command as the user of the agent, with its configuration (--config)"
+    )

@@ -94,7 +94,8 @@ async def test_running_agent_keeps_its_session(
 
     A handshake could prevent the running agent from reconnecting.
     """
-    async with status_server(replace(READY, link=link, coordinator_url=coordinator.url)) as address:
+    state = replace(READY, link=link, coordinator_url=coordinator.url)
+    async with status_server(state, fingerprint=identity.fingerprint) as address:
         config = config_for(coordinator, prometheus_addr=address)
 
         details = await check_without_handshake(config, identity)
@@ -137,7 +138,7 @@ async def test_agent_at_a_fallback_address_keeps_its_connection(
 ) -> None:
     async with ScriptedCoordinator() as other:
         state = replace(READY, coordinator_url=other.url)
-        async with status_server(state) as address:
+        async with status_server(state, fingerprint=identity.fingerprint) as address:
             config = config_for(coordinator, other.url, prometheus_addr=address)
 
             findings = await check_coordinators(config, identity)
@@ -158,7 +159,19 @@ async def test_handshake_is_performed_if_the_running_agent_has_no_session_at_the
     changes: dict[str, object], coordinator: ScriptedCoordinator, identity: Identity
 ) -> None:
     state = replace(replace(READY, coordinator_url=coordinator.url), **changes)
-    async with status_server(state) as address:
+    async with status_server(state, fingerprint=identity.fingerprint) as address:
+        config = config_for(coordinator, prometheus_addr=address)
+
+        finding = await check_coordinator(config, identity)
+
+    assert finding.details.startswith("welcomed as")
+
+
+async def test_agent_with_another_key_does_not_prevent_the_handshake(
+    coordinator: ScriptedCoordinator, identity: Identity
+) -> None:
+    state = replace(READY, coordinator_url=coordinator.url)
+    async with status_server(state, fingerprint="other") as address:
         config = config_for(coordinator, prometheus_addr=address)
 
         finding = await check_coordinator(config, identity)
