@@ -79,6 +79,11 @@ class Service:
         uniform: random, in [0, 1).
         replace: whether to replace a connected agent with the same key.
         trace_settings: how to export traces of jobs; None: not at all.
+
+    Attributes:
+        backends: the current backends.
+        changed: set when the link, a pause, the schedule or a drain has changed the status; its
+            only reader clears it.
     """
 
     def __init__(
@@ -95,6 +100,7 @@ class Service:
     ) -> None:
         self._config = config
         self.backends = backends
+        self.changed = asyncio.Event()
         self._clock = clock
         self.outbox = Outbox()
         self.metrics = Metrics(clock)
@@ -132,6 +138,7 @@ class Service:
             backends.schedules,
             pauses.load(),
             on_backends=self._discovery.suspend,
+            on_change=self.changed.set,
             wall_clock=wall_clock,
         )
         self._control = local_control(
@@ -178,6 +185,7 @@ class Service:
             on_welcome=self._welcomed,
             on_retry=self.metrics.reconnecting,
             on_notice=self.metrics.notice_received,
+            on_state=self.changed.set,
             clock=self._clock,
             uniform=uniform,
             replace=replace,
@@ -219,6 +227,7 @@ class Service:
         if self._stop_requested.is_set():
             self._force_requested.set()
         self._stop_requested.set()
+        self.changed.set()
 
     def reload(self, config: Config, backends: Backends) -> Reload:
         """Apply new settings.

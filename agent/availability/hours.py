@@ -40,6 +40,7 @@ class ServingHours:
         backends: the schedules of backends, by backend id; those without one are missing.
         pauses: the pauses by target.
         on_backends: called with the ids of the backends that may not serve, when they change.
+        on_change: called when the availability of the agent or a backend has changed.
         wall_clock: POSIX time in seconds.
 
     Attributes:
@@ -55,6 +56,7 @@ class ServingHours:
         pauses: Mapping[str, Pause] = MappingProxyType({}),
         *,
         on_backends: Callable[[frozenset[str]], None],
+        on_change: Callable[[], None] = lambda: None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.pauses = dict(pauses)
@@ -63,6 +65,7 @@ class ServingHours:
         self._schedule = schedule
         self._backends = dict(backends)
         self._on_backends = on_backends
+        self._on_change = on_change
         self._wall_clock = wall_clock
         self._states: dict[str, Availability] = {}
         """The availability of the agent and of backends, by target, at the last `check`."""
@@ -122,6 +125,8 @@ class ServingHours:
         if suspended != self._suspended:
             self._suspended = suspended
             self._on_backends(suspended)
+        if self._states != before:
+            self._on_change()
         self._changed.set()
 
     def _wait_s(self) -> float:

@@ -169,7 +169,9 @@ async def _main(start: _Start, identity: "Identity") -> int:
     log.info("starting", **facts)
     background_tasks = [
         asyncio.create_task(reloader.run(), name="reload"),
-        asyncio.create_task(ServiceManager(os.environ).run(service.status), name="systemd"),
+        asyncio.create_task(
+            ServiceManager(os.environ).run(service.status, service.changed), name="systemd"
+        ),
     ]
     for task in background_tasks:
         task.add_done_callback(log_failed_task)

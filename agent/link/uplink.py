@@ -77,6 +77,7 @@ class Uplink:
         on_welcome: called with each `Welcome`.
         on_retry: called with the cause of each disconnect that is followed by another attempt.
         on_notice: called with the severity of each notice of the coordinator.
+        on_state: called when `state` has changed.
         clock: monotonic, in seconds.
         uniform: random, in [0, 1).
         replace: whether each `Hello` until the first `Welcome` asks to replace a connected agent
@@ -85,7 +86,6 @@ class Uplink:
     Attributes:
         config: applies from the next connection on.
         url: the address that was dialed last.
-        state: the state of the current link.
         connected: set from `Welcome` until the link ends.
         welcomed_at: time of the last `Welcome`; None: there was none.
         last_activity_at: time of the last received message or pong.
@@ -103,13 +103,15 @@ class Uplink:
         on_welcome: Callable[[Welcome], None],
         on_retry: Callable[[DisconnectCause], None],
         on_notice: Callable[[str], None],
+        on_state: Callable[[], None],
         clock: Callable[[], float],
         uniform: Callable[[], float],
         replace: bool = False,
     ) -> None:
         self.config = config
         self.url = config.url
-        self.state = LinkState.STARTING
+        self._state = LinkState.STARTING
+        self._on_state = on_state
         self.connected = asyncio.Event()
         self.welcomed_at: float | None = None
         self.last_activity_at = 0.0
@@ -135,6 +137,17 @@ class Uplink:
 
     def __repr__(self) -> str:
         return f"<Uplink {self.state} {self._resumption!r}>"
+
+    @property
+    def state(self) -> LinkState:
+        """The state of the current link."""
+        return self._state
+
+    @state.setter
+    def state(self, state: LinkState) -> None:
+        if state is not self._state:
+            self._state = state
+            self._on_state()
 
     async def run(self) -> None:
         """Stay connected; returns when every address has failed permanently.

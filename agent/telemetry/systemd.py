@@ -36,10 +36,15 @@ class ServiceManager:
     def __repr__(self) -> str:
         return f"<ServiceManager {self._address!r} watchdog={self._watchdog_s}>"
 
-    async def run(self, status: Callable[[], StatusSnapshot]) -> None:
+    async def run(self, status: Callable[[], StatusSnapshot], changed: asyncio.Event) -> None:
         """Send readiness, status and watchdog notifications until cancelled.
 
         Returns at once without systemd.
+
+        Args:
+            status: returns the state of the agent.
+            changed: set when the link, a pause or a drain has changed; then the status is sent at
+                once. The number of jobs changes too often for that.
         """
         if not self._address:
             return
@@ -49,6 +54,7 @@ class ServiceManager:
         self._notify("READY=1")
         stopping = False
         while True:
+            changed.clear()
             state = status()
             if state.draining and not stopping:
                 stopping = True
@@ -57,7 +63,9 @@ class ServiceManager:
             reason = state.availability.reason
             closed = "" if reason is None else f", {reason}"
             self._notify("WATCHDOG=1", f"STATUS=link {state.link}, {jobs}{closed}")
-            await asyncio.sleep(every_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(every_s):
+                    await changed.wait()
 
     def _notify(self, *states: str) -> None:
         # A failure of the socket must not stop the agent; systemd's watchdog detects it.

@@ -57,7 +57,7 @@ async def run_for(environ: dict[str, str], seconds: float, states: list[StatusSn
         return states.pop(0) if len(states) > 1 else states[0]
 
     started_at = now()
-    running = asyncio.create_task(ServiceManager(environ).run(status))
+    running = asyncio.create_task(ServiceManager(environ).run(status, asyncio.Event()))
     await asyncio.sleep(seconds)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
@@ -102,6 +102,29 @@ def test_status_says_why_the_agent_does_not_serve(path: str, systemd: FakeSystem
 def test_stopping_is_sent_once(path: str, systemd: FakeSystemd) -> None:
     run_for({"NOTIFY_SOCKET": path}, 25.0, [STATE, replace(STATE, draining=True)])
     assert systemd.received().count("STOPPING=1") == 1
+
+
+@in_virtual_time
+async def test_change_is_sent_at_once(path: str, systemd: FakeSystemd) -> None:
+    # Regression: the text said "link starting" for up to 20 s after the link was connected.
+    state, changed = replace(STATE, link="starting"), asyncio.Event()
+    environ = {"NOTIFY_SOCKET": path, "WATCHDOG_USEC": "60000000"}
+    running = asyncio.create_task(ServiceManager(environ).run(lambda: state, changed))
+    await asyncio.sleep(1)
+    assert systemd.received()[-1] == "WATCHDOG=1\nSTATUS=link starting, 2 of 8 jobs"
+    state = replace(STATE, in_flight=3)  # a job alone is not sent
+    await asyncio.sleep(1)
+    assert systemd.received() == []
+    state = STATE
+    changed.set()
+    await asyncio.sleep(1)
+    assert systemd.received() == [f"WATCHDOG=1\n{STATUS}"]
+    state = replace(STATE, draining=True)
+    changed.set()
+    await asyncio.sleep(1)
+    assert systemd.received() == ["STOPPING=1", f"WATCHDOG=1\n{STATUS}"]
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
 
 
 def test_abstract_socket_is_supported(path: str) -> None:
