@@ -6,6 +6,8 @@ from typing import Final
 
 import click
 
+from provider_agent.agent.cli.man_page import subcommands
+
 _NAME: Final = "provider-agent"
 
 _INTRODUCTION: Final = """# Commands
@@ -23,21 +25,7 @@ agent; 130 interrupted.
 def commands_page(root: click.Command) -> str:
     """Return the page: each command with its usage, help text and options."""
     context = click.Context(root, info_name=_NAME, **root.context_settings)
-    return _INTRODUCTION + "".join(_section(*found) for found in _subcommands(root, context))
-
-
-def _subcommands(
-    command: click.Command, context: click.Context
-) -> Iterator[tuple[click.Command, click.Context]]:
-    if not isinstance(command, click.Group):
-        return
-    for name in command.list_commands(context):
-        found = command.get_command(context, name)
-        if found is None or found.hidden:
-            continue
-        inside = click.Context(found, info_name=name, parent=context)
-        yield found, inside
-        yield from _subcommands(found, inside)
+    return _INTRODUCTION + "".join(_section(*found) for found in subcommands(root, context))
 
 
 def _section(command: click.Command, context: click.Context) -> str:

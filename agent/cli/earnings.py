@@ -9,7 +9,7 @@ from rich.table import Column, Table
 
 from provider_agent.agent.cli.ledger_entries import SelectedEntries, period_options
 from provider_agent.agent.cli.settings import with_local_config
-from provider_agent.agent.cli.terminal import console, dollar_text, visible
+from provider_agent.agent.cli.terminal import console, dollar_text, print_json, visible
 from provider_agent.agent.config import LoadedConfig
 from provider_agent.agent.telemetry.job_totals import tokens_times_price
 from provider_agent.agent.telemetry.ledger import LedgerEntry
@@ -52,7 +52,7 @@ def earnings(loaded: LoadedConfig, as_json: bool, since: float | None, until: fl
     entries = SelectedEntries(loaded, since, until)
     rows = sum_up(entries)
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(rows)).decode())
+        print_json(rows)
     elif rows:
         console().print(_table(rows))
     else:

@@ -70,7 +70,7 @@ def man_page(root: click.Command, version: str) -> str:
         *_options(root, context),
         ".SH COMMANDS",
     ]
-    for command, inside in _subcommands(root, context):
+    for command, inside in subcommands(root, context):
         lines += [
             f".SS {_escaped(f'{_short_path(inside)} {_usage(command, inside)}'.rstrip())}",
             *_text(_paragraphs(command.help or "")),
@@ -80,9 +80,10 @@ def man_page(root: click.Command, version: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _subcommands(
+def subcommands(
     command: click.Command, context: click.Context
 ) -> Iterator[tuple[click.Command, click.Context]]:
+    """Yield the visible commands below a command, each with its context."""
     if not isinstance(command, click.Group):
         return
     for name in command.list_commands(context):
@@ -91,7 +92,7 @@ def _subcommands(
             continue
         inside = click.Context(found, info_name=name, parent=context)
         yield found, inside
-        yield from _subcommands(found, inside)
+        yield from subcommands(found, inside)
 
 
 def _short_path(context: click.Context) -> str:

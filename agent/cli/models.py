@@ -20,7 +20,7 @@ from provider_agent.agent.cli.backend_report import (
 )
 from provider_agent.agent.cli.found_servers import use_found_servers
 from provider_agent.agent.cli.settings import INIT_ADVICE, NO_BACKEND, run_async, with_local_config
-from provider_agent.agent.cli.terminal import console, visible
+from provider_agent.agent.cli.terminal import console, print_json, visible
 from provider_agent.agent.config import LoadedConfig
 from provider_agent.agent.config.low_prices import CENT
 from provider_agent.protocol.frames import ModelOffer
@@ -53,7 +53,7 @@ def models(loaded: LoadedConfig, as_json: bool) -> None:
     """
     report = run_async(_collect(loaded))
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(_with_field_names(report))).decode())
+        print_json(_with_field_names(report))
     else:
         _print_report(report)
     sys.exit(0 if report.models else 1)

@@ -5,13 +5,12 @@ import sys
 from typing import Final
 
 import click
-import msgspec
 
 from provider_agent.agent.cli.control_client import find_signer, send_command
 from provider_agent.agent.cli.service.key_place import SERVICE_KEYS
 from provider_agent.agent.cli.settings import run_async, with_local_config
 from provider_agent.agent.cli.status_client import NoAgent
-from provider_agent.agent.cli.terminal import visible
+from provider_agent.agent.cli.terminal import print_json, visible
 from provider_agent.agent.config import LoadedConfig
 from provider_agent.agent.control.commands import MAX_PAUSE_S, Command, Reply
 
@@ -84,7 +83,7 @@ def _send(loaded: LoadedConfig, command: Command, *, as_json: bool) -> None:
     except NoAgent as error:
         raise click.ClickException(str(error)) from error
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(reply)).decode())
+        print_json(reply)
     elif reply.ok:
         click.echo(visible(reply.message))
     else:

@@ -19,7 +19,7 @@ from provider_agent.agent.cli.status_client import (
     fetch_state,
 )
 from provider_agent.agent.cli.status_text import status_parts
-from provider_agent.agent.cli.terminal import console, visible
+from provider_agent.agent.cli.terminal import console, print_json, visible
 from provider_agent.agent.config import LoadedConfig
 from provider_agent.agent.telemetry.status import StatusSnapshot, readiness
 
@@ -59,7 +59,7 @@ def status(loaded: LoadedConfig, as_json: bool, watch: bool) -> None:
         run_async(_watch(lambda: fetch_state(address, wanted), as_json=as_json))
     state = found.snapshot
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(state)).decode())
+        print_json(state)
     else:
         _print_status(state, console())
     sys.exit(1 if readiness(state) else 0)

@@ -1,5 +1,7 @@
 """Terminal output of the commands."""
 
+import click
+import msgspec
 from rich.console import Console
 
 from provider_agent.agent.config.prices import MILLION
@@ -17,6 +19,11 @@ def console() -> Console:
     if not output.is_terminal:
         output.width = PIPE_WIDTH
     return output
+
+
+def print_json(value: object) -> None:
+    """Print a value as indented JSON."""
+    click.echo(msgspec.json.format(msgspec.json.encode(value)).decode())
 
 
 def visible(text: str, *, keep: str = "") -> str:

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Final
 
-import click
 import msgspec
 from rich.text import Text
 
 from provider_agent.advised_error import AdvisedError
-from provider_agent.agent.cli.terminal import console, visible
+from provider_agent.agent.cli.terminal import console, print_json, visible
 
 
 class Outcome(StrEnum):
@@ -76,7 +75,7 @@ def show(findings: Sequence[Finding], *, as_json: bool) -> None:
     """Print the findings as text or as JSON."""
     if as_json:
         shown = {"ok": all_passed(findings), "findings": findings}
-        click.echo(msgspec.json.format(msgspec.json.encode(shown)).decode())
+        print_json(shown)
         return
     out = console()
     for finding in findings:
