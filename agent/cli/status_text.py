@@ -6,12 +6,12 @@ from typing import Final
 
 from rich.table import Column, Table
 
+from provider_agent.agent.availability.status import AvailabilityStatus
 from provider_agent.agent.cli.status_jobs_text import ago, duration, hour_text, job_parts
 from provider_agent.agent.cli.terminal import dollar_text, visible
 from provider_agent.agent.telemetry.metrics import OK
 from provider_agent.agent.telemetry.rolling_stats import StatsSnapshot
 from provider_agent.agent.telemetry.status import (
-    AvailabilityStatus,
     BackendStatus,
     StatusSnapshot,
     readiness,

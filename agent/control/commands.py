@@ -9,10 +9,9 @@ from msgspec import Meta, Struct
 
 from provider_agent.agent.availability.availability import Pause, time_text
 from provider_agent.agent.availability.hours import AGENT, ServingHours
+from provider_agent.agent.availability.status import AvailabilityStatus, availability_status
 from provider_agent.agent.config.errors import did_you_mean
 from provider_agent.agent.control.pause_store import PauseStore
-from provider_agent.agent.telemetry.availability_status import availability_status
-from provider_agent.agent.telemetry.status import AvailabilityStatus
 
 MAX_PAUSE_S: Final = 366 * 24 * 3600
 """The longest pause with an end."""

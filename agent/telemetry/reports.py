@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 
 from provider_agent.agent.availability.hours import ServingHours
+from provider_agent.agent.availability.status import availability_status
 from provider_agent.agent.backends.configured import SkippedBackend
 from provider_agent.agent.backends.discovery import Discovery
 from provider_agent.agent.config import Config
 from provider_agent.agent.jobs.job_record import JobRecord
 from provider_agent.agent.jobs.running import Jobs
 from provider_agent.agent.link.coordinator_messages import CoordinatorMessages
-from provider_agent.agent.telemetry.availability_status import availability_status
 from provider_agent.agent.telemetry.backend_loads import backend_loads
 from provider_agent.agent.telemetry.job_history import JobHistory
 from provider_agent.agent.telemetry.metrics import MILLION, Metrics

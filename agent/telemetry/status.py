@@ -5,6 +5,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from provider_agent.agent.availability.status import ALWAYS_OPEN, AvailabilityStatus
 from provider_agent.agent.link.coordinator_messages import ReceivedNotice, Routing
 from provider_agent.agent.link.state import LinkState
 from provider_agent.agent.telemetry.job_status import EndedJobStatus, MinuteStatus, RunningJobStatus
@@ -16,33 +17,6 @@ MAX_OFFERED: Final = 200
 FINGERPRINT_HEADER: Final = "Provider-Agent-Key"
 """The header of the status server with the fingerprint of the agent's key, by which commands find
 their agent among several on one machine."""
-
-
-class AvailabilityStatus(Struct, frozen=True, kw_only=True):
-    """Whether schedule and pause let the agent, or one backend, serve now.
-
-    Times are ISO 8601 with offset.
-
-    Attributes:
-        open: whether both do.
-        reason: why not, for the operator; None if `open`.
-        opens_at: when it serves again; None: it serves now, or the time is not known.
-        paused: whether the operator has paused it.
-        paused_until: the end of the pause; None: until `resume`.
-        scheduled: whether the schedule is open; without a schedule it is.
-        schedule_changes_at: when the schedule opens or closes next; None: never.
-    """
-
-    open: bool = True
-    reason: str | None = None
-    opens_at: str | None = None
-    paused: bool = False
-    paused_until: str | None = None
-    scheduled: bool = True
-    schedule_changes_at: str | None = None
-
-
-ALWAYS_OPEN: Final = AvailabilityStatus()
 
 
 class BackendStatus(Struct, frozen=True, kw_only=True):

@@ -11,6 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from provider_agent.adapters.base import BackendHealth
+from provider_agent.agent.availability.status import AvailabilityStatus
 from provider_agent.agent.backends.routing import RefusalReason
 from provider_agent.agent.config import LimitsConfig
 from provider_agent.agent.jobs.job_record import JobRecord
@@ -26,7 +27,6 @@ from provider_agent.agent.telemetry.job_status import (
 )
 from provider_agent.agent.telemetry.reports import count_job
 from provider_agent.agent.telemetry.status import (
-    AvailabilityStatus,
     BackendStatus,
     RefusedJobStatus,
     StatusSnapshot,

@@ -5,11 +5,11 @@ import io
 from msgspec.structs import replace
 from rich.console import Console
 
+from provider_agent.agent.availability.status import AvailabilityStatus
 from provider_agent.agent.cli.status_text import status_parts
 from provider_agent.agent.telemetry.metrics import Metrics
 from provider_agent.agent.telemetry.metrics_page import MetricsPage
 from provider_agent.agent.telemetry.status import (
-    AvailabilityStatus,
     BackendStatus,
     StatusSnapshot,
     readiness,

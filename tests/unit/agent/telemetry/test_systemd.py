@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from provider_agent.agent.telemetry.status import AvailabilityStatus, StatusSnapshot
+from provider_agent.agent.availability.status import AvailabilityStatus
+from provider_agent.agent.telemetry.status import StatusSnapshot
 from provider_agent.agent.telemetry.systemd import STATUS_EVERY_S, ServiceManager
 from tests.kit.cli_agent import READY
 from tests.kit.virtual_time import in_virtual_time, now
