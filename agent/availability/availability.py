@@ -1,6 +1,6 @@
 """Combines schedule and pause: may the agent, or one backend, serve at a moment, and when again?"""
 
-from datetime import datetime, tzinfo
+from datetime import UTC, datetime, tzinfo
 from typing import Final
 
 from msgspec import Struct
@@ -106,18 +106,12 @@ def time_text(time: float, zone: tzinfo | None) -> str:
         time: the time.
         zone: None is the machine's own time zone.
     """
-    local = (
-        datetime.fromtimestamp(time, zone) if zone else datetime.fromtimestamp(time).astimezone()
-    )
-    offset = local.isoformat()[-6:]
-    return f"{DAYS[local.weekday()].title()} {local:%Y-%m-%d %H:%M} {offset}"
+    local = datetime.fromtimestamp(time, UTC).astimezone(zone)
+    return f"{DAYS[local.weekday()].title()} {local:%Y-%m-%d %H:%M} {local.isoformat()[-6:]}"
 
 
 def iso_time(time: float | None, zone: tzinfo | None) -> str | None:
     """Return a POSIX time as ISO 8601 with offset, to the second; None for None."""
     if time is None:
         return None
-    local = (
-        datetime.fromtimestamp(time, zone) if zone else datetime.fromtimestamp(time).astimezone()
-    )
-    return local.isoformat(timespec="seconds")
+    return datetime.fromtimestamp(time, UTC).astimezone(zone).isoformat(timespec="seconds")

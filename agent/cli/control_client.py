@@ -8,7 +8,13 @@ import aiohttp
 import msgspec
 
 from provider_agent.agent.cli.service.host import own_command
-from provider_agent.agent.cli.status_client import NoAgent, decode, fetch_pages, not_an_agent
+from provider_agent.agent.cli.status_client import (
+    NoAgent,
+    decode,
+    dialed_host,
+    fetch_pages,
+    not_an_agent,
+)
 from provider_agent.agent.config.addresses import is_loopback, listen_address
 from provider_agent.agent.control.commands import Command, Reply
 from provider_agent.agent.control.signature import (
@@ -21,8 +27,6 @@ from provider_agent.agent.identity.key import Identity, IdentityError, load
 
 _TIMEOUT_S: Final = 10.0
 """The agent writes a file, maybe on a slow disk, before it replies."""
-
-_WILDCARDS: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared, not bound
 
 
 class Signer(NamedTuple):
@@ -101,7 +105,7 @@ def _check_loopback(prometheus_addr: str) -> None:
     if not prometheus_addr:
         return
     host = listen_address(prometheus_addr)[0]
-    if host not in _WILDCARDS and not is_loopback(host):
+    if not is_loopback(dialed_host(host)):
         raise NoAgent(
             f"the status server listens only on {host}, but the agent accepts commands only "
             "over loopback; set [observability] prometheus_addr to an address on 127.0.0.1, or "

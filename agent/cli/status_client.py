@@ -166,6 +166,11 @@ def choose(pages: list[AgentPage], wanted: WantedAgent) -> list[AgentPage]:
     return [msgspec.structs.replace(page, note=note) for page in pages]
 
 
+def dialed_host(host: str) -> str:
+    """Return the host at which this machine reaches a server that listens on `host`."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
+
+
 def decode(page: AgentPage) -> StatusSnapshot:
     """Return the state in the page "/status".
 
@@ -194,7 +199,7 @@ async def fetch_pages(prometheus_addr: str, path: str) -> list[AgentPage]:
             f'"{DEFAULT_STATUS_ADDRESS}"'
         )
     host, ports = listen_address(prometheus_addr)
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
+    host = dialed_host(host)
     host = f"[{host}]" if ":" in host else host
     timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
     async with aiohttp.ClientSession(timeout=timeout) as session:

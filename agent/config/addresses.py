@@ -90,9 +90,12 @@ def is_loopback(host: str) -> bool:
     if host.lower().rstrip(".") == "localhost":
         return True
     try:
-        return ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address(host)
     except ValueError:
         return False
+    # Before 3.13, Python does not see that ::ffff:127.0.0.1 is an IPv4 address.
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
 
 
 _LOCAL_DOMAINS: Final = frozenset({"localhost", "local", "lan", "internal", "home", "arpa", "svc"})

@@ -18,7 +18,7 @@ from provider_agent.agent.control.signature import (
     TIME_HEADER,
     SignatureCheck,
 )
-from provider_agent.agent.telemetry.local_requests import is_local
+from provider_agent.agent.local_requests import is_local
 
 MAX_BODY_BYTES: Final = 4096
 """More than any command."""

@@ -7,9 +7,9 @@ that nobody on the internet can own, and for addresses, which no rebinding can p
 
 import ipaddress
 from collections.abc import Collection
-from urllib.parse import urlsplit
 
 from provider_agent.agent.config.addresses import is_loopback, is_public
+from provider_agent.agent.local_requests import requested_name
 
 
 class HostCheck:
@@ -38,10 +38,7 @@ class HostCheck:
             return origin is None
         if origin is not None and origin.lower() != f"http://{host}".lower():
             return False
-        try:
-            name = urlsplit(f"http://{host}").hostname
-        except ValueError:
-            return False
+        name = requested_name(host)
         return name is not None and self._accepts_name(_normal(name))
 
     def _accepts_name(self, name: str) -> bool:

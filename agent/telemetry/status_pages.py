@@ -15,8 +15,8 @@ from msgspec.structs import replace
 from provider_agent.agent.control.endpoint import ControlEndpoint
 from provider_agent.agent.control.local_control import LocalControl
 from provider_agent.agent.control.signature import PATH as CONTROL_PATH
+from provider_agent.agent.local_requests import is_local
 from provider_agent.agent.telemetry.host_check import HostCheck
-from provider_agent.agent.telemetry.local_requests import is_local
 from provider_agent.agent.telemetry.logs import recent_lines
 from provider_agent.agent.telemetry.metrics import Metrics
 from provider_agent.agent.telemetry.metrics_page import CONTENT_TYPE, MetricsPage

@@ -1,6 +1,6 @@
 import pytest
 
-from provider_agent.agent.telemetry.local_requests import is_local
+from provider_agent.agent.local_requests import is_local
 
 
 @pytest.mark.parametrize(
