@@ -22,8 +22,10 @@ from provider_agent.agent.backends.offer_groups import ServedModel
 from provider_agent.agent.backends.offer_warnings import OfferWarningLog, offer_warnings
 from provider_agent.agent.config import Config
 from provider_agent.agent.config.schedules import schedule_of
-from provider_agent.agent.control.local_control import local_control
+from provider_agent.agent.control.commands import Commands
+from provider_agent.agent.control.local_control import LocalControl
 from provider_agent.agent.control.pause_store import PauseStore
+from provider_agent.agent.control.signature import SignatureCheck
 from provider_agent.agent.identity.key import Identity
 from provider_agent.agent.jobs.drain import drain, stop_immediately, stop_jobs
 from provider_agent.agent.jobs.job_record import JobRecord
@@ -141,8 +143,7 @@ class Service:
             on_change=self.changed.set,
             wall_clock=wall_clock,
         )
-        self._control = local_control(
-            identity.public_key,
+        commands = Commands(
             self.hours,
             pauses,
             backends=self._discovery.kinds,
@@ -150,6 +151,7 @@ class Service:
             stopping=lambda: self.stopping,
             wall_clock=wall_clock,
         )
+        self._control = LocalControl(SignatureCheck(identity.public_key, wall_clock), commands)
         self._link = ServingLink(
             self.uplink, self.jobs, self.outbox, self.hours, self._drain_timeout_s, clock
         )

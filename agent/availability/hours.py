@@ -29,8 +29,6 @@ RECHECK_S: Final = 15.0
 AGENT: Final = ""
 """The target of a pause of the whole agent; any other target is the id of a backend."""
 
-_NO_SCHEDULES: Final[Mapping[str, Schedule]] = MappingProxyType({})
-
 
 class ServingHours:
     """When the agent and its backends may serve, by their schedules and pauses.
@@ -52,7 +50,7 @@ class ServingHours:
     def __init__(
         self,
         schedule: Schedule,
-        backends: Mapping[str, Schedule] = _NO_SCHEDULES,
+        backends: Mapping[str, Schedule] = MappingProxyType({}),
         pauses: Mapping[str, Pause] = MappingProxyType({}),
         *,
         on_backends: Callable[[frozenset[str]], None],

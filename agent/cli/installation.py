@@ -23,7 +23,6 @@ class Installation(NamedTuple):
         installer: the program that installed it, such as `pip` or `uv`; "" if unknown.
         source: the URL that it was installed from, instead of from a package index; "" otherwise.
         has_pip: whether the environment has pip.
-        in_container: whether it is in a container.
     """
 
     prefix: Path
@@ -31,7 +30,6 @@ class Installation(NamedTuple):
     installer: str = ""
     source: str = ""
     has_pip: bool = True
-    in_container: bool = False
 
 
 class _DirectUrl(msgspec.Struct):
@@ -56,7 +54,6 @@ def this_installation() -> Installation:
         installer,
         source,
         find_spec("pip") is not None,
-        Path("/.dockerenv").exists() or Path("/run/.containerenv").exists(),
     )
 
 

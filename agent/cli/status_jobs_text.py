@@ -43,10 +43,12 @@ def hour_text(minutes: Sequence[MinuteStatus]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a duration in hours, minutes and seconds."""
+    """Return a duration in its two largest units, of hours, minutes and seconds."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def ago(seconds: float | None) -> str:
@@ -104,14 +106,10 @@ def _ended(jobs: Sequence[EndedJobStatus]) -> Table:
             "–" if job.first_byte_ms is None else _milliseconds(job.first_byte_ms),
             _milliseconds(job.duration_ms),
             "–" if job.earned is None else dollar_text(job.earned),
-            _short(job.age_s),
+            duration(job.age_s),
         )
     return table
 
 
 def _milliseconds(value: float) -> str:
     return f"{value:.0f} ms" if value < 10_000 else f"{value / 1000:.0f} s"
-
-
-def _short(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

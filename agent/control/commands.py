@@ -107,12 +107,12 @@ class Commands:
         self._hours.check()
         paused_before = before.pause is not None
         changed = command.action == "pause" or paused_before
-        parts = [self._result(command, target, paused_before=paused_before)]
+        message = self._result(command, target, paused_before=paused_before)
         if problem and changed:
-            parts.append(f"this lasts until the next restart of the agent: {problem}")
+            message += f"; this lasts until the next restart of the agent: {problem}"
         return Reply(
             True,
-            "; ".join(filter(None, parts)),
+            message,
             target or None,
             stored=not problem,
             availability=availability_status(self._hours, target),

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from provider_agent.agent.jobs.job_record import JobRecord
 from provider_agent.agent.telemetry.job_status import EndedJobStatus, MinuteStatus
@@ -21,24 +22,10 @@ MINUTES: Final = 60
 _MINUTE_S: Final = 60.0
 
 
-class _EndedJob(Struct, frozen=True, gc=False):
-    """What is kept of a job; `earned` is in millionths of a millionth of a US dollar."""
-
+class _EndedJob(Struct, frozen=True):
     at: float
-    job_id: bytes
-    model_id: str
-    backend_id: str
-    wire_format: str
-    code: ErrorCode | None
-    duration_ms: int
-    first_byte_ms: int | None
-    size: int
-    input_tokens: int | None
-    output_tokens: int | None
-    input_price_per_1m: int | None
-    output_price_per_1m: int | None
-    earned: int | None
-    attempts: int
+    status: EndedJobStatus
+    """With the age of 0."""
     streamed: bool
 
 
@@ -97,31 +84,29 @@ class JobHistory:
             minute.failed += 1
         if record.first_byte_s is not None and len(minute.first_bytes_s) < MAX_ENDED_JOBS:
             minute.first_bytes_s.append(record.first_byte_s)
-        self._last.append(
-            _EndedJob(
-                now,
-                end.job_id,
-                record.model_id,
-                end.backend_id,
-                record.wire_format,
-                code,
-                end.duration_ms,
-                end.first_byte_ms,
-                end.total_bytes,
-                usage.input_tokens,
-                usage.output_tokens,
-                end.input_price_per_1m,
-                end.output_price_per_1m,
-                earned,
-                record.attempts,
-                record.streamed,
-            )
+        status = EndedJobStatus(
+            id=end.job_id.hex(),
+            model_id=record.model_id,
+            backend_id=end.backend_id,
+            format=record.wire_format,
+            outcome=OK if code is None else code.value,
+            age_s=0.0,
+            duration_ms=end.duration_ms,
+            first_byte_ms=end.first_byte_ms,
+            bytes=end.total_bytes,
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            input_price_per_1m=end.input_price_per_1m,
+            output_price_per_1m=end.output_price_per_1m,
+            earned=None if earned is None else earned / MILLION,
+            attempts=record.attempts,
         )
+        self._last.append(_EndedJob(now, status, record.streamed))
 
     def last_jobs(self) -> list[EndedJobStatus]:
         """Return the last jobs, the latest first."""
         now = self._clock()
-        return [_job_status(job, now) for job in reversed(self._last)]
+        return [replace(job.status, age_s=now - job.at) for job in reversed(self._last)]
 
     def last_hour(self) -> list[MinuteStatus]:
         """Return the minutes of the last hour in which a job ended, the latest first."""
@@ -148,10 +133,11 @@ class JobHistory:
         """
         sums: dict[tuple[str, str, str], tuple[int, int]] = {}
         for job in self._last:
-            if job.streamed and job.code is None and job.output_tokens:
-                key = (job.backend_id, job.model_id, job.wire_format)
+            status = job.status
+            if job.streamed and status.outcome == OK and status.output_tokens:
+                key = (status.backend_id, status.model_id, status.format)
                 size, tokens = sums.get(key, (0, 0))
-                sums[key] = (size + job.size, tokens + job.output_tokens)
+                sums[key] = (size + status.bytes, tokens + status.output_tokens)
         return {key: size / tokens for key, (size, tokens) in sums.items()}
 
     def _number(self, now: float) -> int:
@@ -169,23 +155,3 @@ def _median_ms(minute: _Minute) -> float | None:
     if not minute.first_bytes_s:
         return minute.first_byte_p50_ms
     return percentile(sorted(minute.first_bytes_s), 0.5) * 1000
-
-
-def _job_status(job: _EndedJob, now: float) -> EndedJobStatus:
-    return EndedJobStatus(
-        id=job.job_id.hex(),
-        model_id=job.model_id,
-        backend_id=job.backend_id,
-        format=job.wire_format,
-        outcome=OK if job.code is None else job.code.value,
-        age_s=now - job.at,
-        duration_ms=job.duration_ms,
-        first_byte_ms=job.first_byte_ms,
-        bytes=job.size,
-        input_tokens=job.input_tokens,
-        output_tokens=job.output_tokens,
-        input_price_per_1m=job.input_price_per_1m,
-        output_price_per_1m=job.output_price_per_1m,
-        earned=None if job.earned is None else job.earned / MILLION,
-        attempts=job.attempts,
-    )

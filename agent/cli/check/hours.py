@@ -26,15 +26,15 @@ def check_hours(
         if not schedule.windows and state.pause is None:
             continue
         zone = schedule.zone if schedule.windows else None
-        details = f"does not serve now: {state.reason(zone)}"
+        subject = ("schedule", target or "the agent")
         if state.open:
             at = state.schedule_changes_at
             details = "serves now" + ("" if at is None else f", until {time_text(at, zone)}")
-        advice = ""
+            findings.append(Finding(*subject, Outcome.OK, details))
+            continue
+        advice = "wait, or change the schedule"
         if state.pause is not None:
-            advice = f"`provider-agent resume {target}`" if target else "`provider-agent resume`"
-        outcome = Outcome.OK if state.open else Outcome.WARNING
-        if not state.open and not advice:
-            advice = "wait, or change the schedule"
-        findings.append(Finding("schedule", target or "the agent", outcome, details, advice))
+            advice = f"`{f'provider-agent resume {target}'.rstrip()}`"
+        details = f"does not serve now: {state.reason(zone)}"
+        findings.append(Finding(*subject, Outcome.WARNING, details, advice))
     return findings

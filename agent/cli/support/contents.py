@@ -35,7 +35,7 @@ def versions() -> dict[str, object]:
         "machine": platform.machine(),
         "libc": " ".join(platform.libc_ver()),
         "cpus": os.cpu_count(),
-        "container": Path("/.dockerenv").exists() or "KUBERNETES_SERVICE_HOST" in os.environ,
+        "container": _in_container(),
         "libraries": {name: _version_of(name) for name in _LIBRARIES},
     }
 
@@ -79,6 +79,11 @@ async def running_agent(loaded: LoadedConfig) -> tuple[object, str]:
     except NoAgent:
         return state, "the running agent does not tell its log: it is an older version\n"
     return state, log.body.decode(errors="replace")
+
+
+def _in_container() -> bool:
+    marks = (Path("/.dockerenv"), Path("/run/.containerenv"))  # of Docker and Podman
+    return any(mark.exists() for mark in marks) or "KUBERNETES_SERVICE_HOST" in os.environ
 
 
 def _is_ours(name: str) -> bool:
