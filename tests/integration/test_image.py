@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ import pytest
 import yaml
 
 from tests.kit.plain_image import PlainImage, StepError, build_plain_image
+from tests.kit.wrong_servers import closed_port
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.timeout(600)  # pip downloads and installs, on a busy machine
@@ -154,8 +154,7 @@ def test_the_probes_of_the_helm_chart_reach_the_agent(image: PlainImage) -> None
     helm = pytest.importorskip(
         "helm_python", reason="no wheel of helm-python-sdk for this platform"
     )
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = closed_port()
     values = {"statusPort": port, "env": [{"name": n, "value": v} for n, v in VARIABLES.items()]}
     with helm.Chart.load(ROOT / "deploy" / "helm" / "provider-agent") as chart:
         manifests = chart.render(values, name="demo")

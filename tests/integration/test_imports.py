@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Iterable
@@ -16,6 +15,7 @@ from provider_agent.protocol.frames import Capabilities, JobResult
 from tests.kit.flood_server import MODEL, FloodServer, flood
 from tests.kit.jobs import new_job
 from tests.kit.scripted_coordinator import AgentConnection, ScriptedCoordinator
+from tests.kit.wrong_servers import closed_port
 
 RECORD: Final = """
 import atexit, json, pathlib, sys, time
@@ -131,9 +131,7 @@ async def test_run_imports_what_it_needs_before_its_first_job(tmp_path: Path) ->
 
 
 async def test_first_request_for_the_status_imports_two_more_packages(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = closed_port()
     async with running_agent(tmp_path, f"127.0.0.1:{port}") as (process, _):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"GET /livez HTTP/1.0\r\n\r\n")

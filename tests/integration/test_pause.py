@@ -6,61 +6,24 @@ import signal
 import socket
 import stat
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import aiohttp
 import pytest
-from aiohttp import web
 
 from provider_agent.agent.control.signature import PATH, SIGNATURE_HEADER, TIME_HEADER
+from provider_agent.coordinator.own_addresses import own_addresses
 from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings
 from tests.kit.cli_agent import free_ports
 from tests.kit.cli_process import CliProcess, run_command, start_command
+from tests.kit.fakes.openai_compatible import MODEL, FakeOpenAICompatible
 
 
-class SlowServer:
-    """An OpenAI-compatible server whose streams end when the test allows it."""
-
-    def __init__(self) -> None:
-        self.url = ""
-        self.may_end = asyncio.Event()
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator["SlowServer"]:
-        app = web.Application()
-        app.router.add_get("/v1/models", self._models)
-        app.router.add_post("/v1/chat/completions", self._complete)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, "127.0.0.1", 0).start()
-            self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-            yield self
-        finally:
-            await runner.cleanup()
-
-    async def _models(self, _request: web.Request) -> web.Response:
-        return web.json_response({"data": [{"id": "m"}]})
-
-    async def _complete(self, request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-        await response.prepare(request)
-        await response.write(_event({"content": "first"}, None))
-        await self.may_end.wait()
-        await response.write(_event({"content": "last"}, None) + _event({}, "stop"))
-        await response.write(b"data: [DONE]\n\n")
-        return response
-
-
-def _event(delta: dict[str, str], finish: str | None) -> bytes:
-    choice = {"index": 0, "delta": delta, "finish_reason": finish}
-    data = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
-    return f"data: {json.dumps({**data, 'choices': [choice]})}\n\n".encode()
-
-
-def write_config(home: Path, coordinator: Coordinator, server: SlowServer, address: str) -> None:
+def write_config(
+    home: Path, coordinator: Coordinator, server: FakeOpenAICompatible, address: str
+) -> None:
     (home / "agent.toml").write_text(
         f'[coordinator]\nurl = "{coordinator.connect_url}"\n'
         f'[identity]\nkey_path = "identity.key"\n[observability]\nprometheus_addr = "{address}"\n'
@@ -71,7 +34,7 @@ def write_config(home: Path, coordinator: Coordinator, server: SlowServer, addre
 def request(
     client: aiohttp.ClientSession, coordinator: Coordinator
 ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
-    body = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
+    body = {"model": MODEL, "stream": True, "messages": [{"role": "user", "content": "hi"}]}
     url = f"{coordinator.http_url}/v1/chat/completions"
     return client.post(url, json=body)
 
@@ -98,12 +61,13 @@ async def test_pause_during_a_stream_finishes_it_and_resume_serves_again(
     coordinator: Coordinator, tmp_path: Path
 ) -> None:
     ports = free_ports(1)
-    async with SlowServer().running() as server, aiohttp.ClientSession() as client:
+    async with FakeOpenAICompatible() as server, aiohttp.ClientSession() as client:
+        server.wait_after_first_chunk = asyncio.Event()
         write_config(tmp_path, coordinator, server, f"127.0.0.1:{ports[0]}")
         async with start_command("run", home=tmp_path) as agent:
             await connected(agent, tmp_path)
             async with request(client, coordinator) as response:
-                assert b"first" in await response.content.readuntil(b"\n\n")
+                assert b"content" in await response.content.readuntil(b"\n\n")
                 paused = await run_command("pause", "--for", "2h", home=tmp_path)
                 assert paused.code == 0, paused.err
                 assert paused.out.startswith("the agent is paused until ")
@@ -111,10 +75,8 @@ async def test_pause_during_a_stream_finishes_it_and_resume_serves_again(
                 health = await run_command("health", "--ready", home=tmp_path)
                 assert (health.code, "not serving: paused until " in health.out) == (1, True)
                 assert (await run_command("health", home=tmp_path)).code == 0
-                server.may_end.set()
-                rest = await response.content.read()
-                assert b"last" in rest
-                assert rest.endswith(b"data: [DONE]\n\n")
+                server.wait_after_first_chunk.set()
+                assert (await response.content.read()).endswith(b"data: [DONE]\n\n")
             await agent.wait_for_log(" disconnected ")
             status = await run_command("status", "--json", home=tmp_path)
             state = json.loads(status.out)
@@ -129,7 +91,7 @@ async def test_pause_during_a_stream_finishes_it_and_resume_serves_again(
 
 async def test_pause_survives_a_restart(coordinator: Coordinator, tmp_path: Path) -> None:
     ports = free_ports(1)
-    async with SlowServer().running() as server:
+    async with FakeOpenAICompatible() as server:
         write_config(tmp_path, coordinator, server, f"127.0.0.1:{ports[0]}")
         async with start_command("run", home=tmp_path) as agent:
             await connected(agent, tmp_path)
@@ -148,29 +110,19 @@ async def test_pause_survives_a_restart(coordinator: Coordinator, tmp_path: Path
             assert await stop(agent) == 0
 
 
-def own_address() -> str | None:
-    """Return an address of this machine that is not loopback; sends nothing."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))
-        except OSError:
-            return None
-        found: str = probe.getsockname()[0]
-        return None if found.startswith("127.") else found
-
-
 async def test_command_to_another_address_of_the_machine_is_refused(
     coordinator: Coordinator, tmp_path: Path
 ) -> None:
-    if (address := own_address()) is None:
+    addresses = own_addresses(socket.AF_INET)
+    if not addresses:
         pytest.skip("this machine has no address beside loopback")
     ports = free_ports(1)
-    async with SlowServer().running() as server, aiohttp.ClientSession() as client:
+    async with FakeOpenAICompatible() as server, aiohttp.ClientSession() as client:
         write_config(tmp_path, coordinator, server, f"0.0.0.0:{ports[0]}")
         async with start_command("run", home=tmp_path) as agent:
             await connected(agent, tmp_path)
             headers = {TIME_HEADER: "1", SIGNATURE_HEADER: "00"}
-            url = f"http://{address}:{ports[0]}{PATH}"
+            url = f"http://{addresses[0]}:{ports[0]}{PATH}"
             async with client.post(url, data=b"{}", headers=headers) as response:
                 assert response.status == 403
                 assert "only from the agent's own machine" in await response.text()

@@ -33,6 +33,7 @@ from tests.kit.running_agent import RunningAgent
 from tests.kit.scripted_backend import ScriptedBackend, model
 from tests.kit.scripted_coordinator import ScriptedCoordinator, welcome
 from tests.kit.virtual_time import in_virtual_time, now
+from tests.kit.wrong_servers import closed_port
 
 # --- connected ------------------------------------------------------------------------------------
 
@@ -386,16 +387,9 @@ async def responds_to_a_probe(port: int) -> bool:
     return b" 200 " in status
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-    return port
-
-
 @in_virtual_time
 async def test_status_server_responds_when_the_link_is_up() -> None:
-    port = free_port()
+    port = closed_port()
     async with ScriptedCoordinator() as coordinator:
         config = agent_config(coordinator.url, prometheus_addr=f"127.0.0.1:{port}")
         began = now()
@@ -407,7 +401,7 @@ async def test_status_server_responds_when_the_link_is_up() -> None:
 
 @in_virtual_time
 async def test_status_server_responds_soon_without_a_link() -> None:
-    port, hanging = free_port(), ScriptedBackend()
+    port, hanging = closed_port(), ScriptedBackend()
     hanging.gate.clear()
     async with ScriptedCoordinator() as coordinator:
         config = agent_config(coordinator.url, prometheus_addr=f"127.0.0.1:{port}")

@@ -4,7 +4,6 @@ import asyncio
 import json
 import re
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from tests.kit.jobs import new_job
 from tests.kit.running_agent import RunningAgent
 from tests.kit.scripted_backend import ScriptedBackend, model
 from tests.kit.scripted_coordinator import ScriptedCoordinator
+from tests.kit.wrong_servers import closed_port
 from tests.unit.deploy.promql import named_labels
 
 ROOT = Path(__file__).parents[3]
@@ -59,7 +59,7 @@ async def exposed() -> dict[str, set[str]]:
     """Return the labels of each metric of an agent that has run a job and refused another."""
     backend = ScriptedBackend("a", model("m", prices=(500_000, 500_000)))
     async with ScriptedCoordinator() as coordinator:
-        address = f"127.0.0.1:{free_port()}"
+        address = f"127.0.0.1:{closed_port()}"
         config = agent_config(coordinator.url, prometheus_addr=address)
         async with RunningAgent(coordinator, backend, config=config) as agent:
             peer = await agent.connected()
@@ -76,13 +76,6 @@ async def exposed() -> dict[str, set[str]]:
         for family in text_string_to_metric_families(page)
         for sample in family.samples
     }
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-    return port
 
 
 async def metrics_page(address: str) -> str:

@@ -181,7 +181,7 @@ moments = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(windows_of_a_week, st.sampled_from(ZONES), moments)
 def test_open_as_clocks_that_are_read_every_minute(
     windows: tuple[Window, ...], zone_name: str, now: float
@@ -191,7 +191,7 @@ def test_open_as_clocks_that_are_read_every_minute(
     assert Schedule(windows, zone).state(now).open is expected
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(windows_of_a_week, st.sampled_from(ZONES), moments)
 def test_next_change_is_the_next_moment_with_another_state(
     windows: tuple[Window, ...], zone_name: str, now: float

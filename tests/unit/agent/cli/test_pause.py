@@ -3,73 +3,71 @@
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from provider_agent.agent.cli.control_client import Signer, find_signer
 from provider_agent.agent.cli.status_client import NoAgent
-from provider_agent.agent.identity.key import IdentityError, load_or_create
+from provider_agent.agent.identity.key import Identity, IdentityError, load_or_create
 from tests.kit.cli_agent import free_ports, other_http_server, status_server
-from tests.kit.cli_process import run_command
+from tests.kit.wrong_servers import closed_port
+from tests.unit.agent.cli.calls import invoke_with_status_server
 
 KEY = '[identity]\nkey_path = "identity.key"\n'
 
 
-def write_config(home: Path, address: str) -> None:
-    text = f'{KEY}[observability]\nprometheus_addr = "{address}"\n'
-    (home / "agent.toml").write_text(text, "utf-8")
+async def error(
+    runner: CliRunner, *arguments: str, address: str = "127.0.0.1:8490", code: int = 1
+) -> str:
+    result = await invoke_with_status_server(runner, address, *arguments, config=KEY)
+    assert (result.exit_code, result.stdout) == (code, "")
+    return result.stderr.strip()
 
 
-async def error(home: Path, *arguments: str, code: int = 1) -> str:
-    result = await run_command(*arguments, home=home)
-    assert (result.code, result.out) == (code, "")
-    return result.err.strip()
+@pytest.fixture
+def identity(runner: CliRunner) -> Identity:  # in the folder of `runner`
+    return load_or_create(Path("identity.key"))
 
 
-async def test_no_agent_runs(tmp_path: Path) -> None:
-    load_or_create(tmp_path / "identity.key")
-    ports = free_ports(1)
-    write_config(tmp_path, f"127.0.0.1:{ports[0]}")
-    expected = f"no agent responds on 127.0.0.1:{ports[0]}; is `provider-agent run` running?"
-    assert expected in await error(tmp_path, "pause")
+@pytest.mark.usefixtures("identity")
+async def test_no_agent_runs(runner: CliRunner) -> None:
+    address = f"127.0.0.1:{closed_port()}"
+    expected = f"no agent responds on {address}; is `provider-agent run` running?"
+    assert expected in await error(runner, "pause", address=address)
 
 
-async def test_status_server_is_off(tmp_path: Path) -> None:
-    load_or_create(tmp_path / "identity.key")
-    write_config(tmp_path, "off")
-    assert "the status server is off; set [observability]" in await error(tmp_path, "resume")
+@pytest.mark.usefixtures("identity")
+async def test_status_server_is_off(runner: CliRunner) -> None:
+    message = await error(runner, "resume", address="off")
+    assert "the status server is off; set [observability]" in message
 
 
-async def test_status_server_is_not_on_loopback(tmp_path: Path) -> None:
-    load_or_create(tmp_path / "identity.key")
-    write_config(tmp_path, "192.0.2.1:8490")
-    message = await error(tmp_path, "pause")
+@pytest.mark.usefixtures("identity")
+async def test_status_server_is_not_on_loopback(runner: CliRunner) -> None:
+    message = await error(runner, "pause", address="192.0.2.1:8490")
     assert "listens only on 192.0.2.1, but the agent accepts commands only over loopback" in message
 
 
-async def test_key_is_missing(tmp_path: Path) -> None:
-    write_config(tmp_path, "127.0.0.1:8490")
-    message = await error(tmp_path, "pause", code=2)
+async def test_key_is_missing(runner: CliRunner) -> None:
+    message = await error(runner, "pause", code=2)
     assert "identity.key: the file does not exist; the key signs the command: run it as" in message
 
 
-async def test_agent_of_an_older_version(tmp_path: Path) -> None:
-    identity = load_or_create(tmp_path / "identity.key")
+async def test_agent_of_an_older_version(runner: CliRunner, identity: Identity) -> None:
     async with status_server(fingerprint=identity.fingerprint) as address:
-        write_config(tmp_path, address)
         expected = f"the agent on {address} is of an older version, which has no pauses"
-        assert expected in await error(tmp_path, "pause")
+        assert expected in await error(runner, "pause", address=address)
 
 
-async def test_another_program_responds(tmp_path: Path) -> None:
-    load_or_create(tmp_path / "identity.key")
+@pytest.mark.usefixtures("identity")
+async def test_another_program_responds(runner: CliRunner) -> None:
     async with other_http_server() as address:
-        write_config(tmp_path, address)
-        assert f"another program responds on {address}" in await error(tmp_path, "pause")
+        message = await error(runner, "pause", address=address)
+        assert f"another program responds on {address}" in message
 
 
 @pytest.mark.parametrize("text", ["2", "0m", "2 h", "-1h", "1w", "1.5h", "367d", "forever"])
-async def test_wrong_duration(text: str, tmp_path: Path) -> None:
-    write_config(tmp_path, "127.0.0.1:8490")
-    message = await error(tmp_path, "pause", "--for", text, code=2)
+async def test_wrong_duration(text: str, runner: CliRunner) -> None:
+    message = await error(runner, "pause", "--for", text, code=2)
     assert "expected 30m, 2h or 1d, at most 366d" in message
 
 
@@ -112,10 +110,10 @@ async def test_key_of_the_service_needs_root(
         load_or_create(own)
     opened = Path.open
 
-    def open_as_user(path: Path, *arguments: object) -> object:
+    def open_as_user(path: Path, *arguments: object, **named: object) -> object:
         if path == service:  # its folder has the mode 0700, but tests may run as root
             raise PermissionError(13, "Permission denied")
-        return opened(path, *arguments)  # type: ignore[call-overload]
+        return opened(path, *arguments, **named)  # type: ignore[call-overload]
 
     monkeypatch.setattr(Path, "open", open_as_user)
     async with status_server(fingerprint="other") as address:

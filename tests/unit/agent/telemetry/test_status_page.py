@@ -1,4 +1,4 @@
-"""The status page's files, headers and event stream; tests/browser tests the page itself."""
+"""The status page's files, headers and event stream; tests/integration tests the page itself."""
 
 import asyncio
 import json
