@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 from provider_agent.agent.config.addresses import is_loopback
 
 
-def is_local(peer: str | None, host: str) -> bool:
+def is_local(peer: str | None, host: str | None) -> bool:
     """Whether a request comes from this machine, and is not one of a web page.
 
     A web page of any site may direct a browser on this machine to a name that it resolves to a
@@ -13,9 +13,10 @@ def is_local(peer: str | None, host: str) -> bool:
 
     Args:
         peer: the address of the client.
-        host: the header `Host`.
+        host: the header `Host`; None without one. Not aiohttp's `request.host`, which then asks the
+            resolver for this machine's name, and blocks the event loop.
     """
-    return is_loopback(peer or "") and is_loopback(requested_name(host) or "")
+    return is_loopback(peer or "") and is_loopback(requested_name(host or "") or "")
 
 
 def requested_name(host: str) -> str | None:

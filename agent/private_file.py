@@ -10,6 +10,18 @@ _NO_HARD_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP,
 """Errors of file systems without hard links (FAT, some network and container volumes)."""
 
 
+def resolved(path: Path) -> Path:
+    """Return the file that a path with symbolic links names.
+
+    Raises:
+        OSError: the links are a loop.
+    """
+    try:
+        return path.resolve()
+    except RuntimeError as error:  # before Python 3.13
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path)) from error
+
+
 def write_private_file(path: Path, content: bytes, *, replace: bool) -> None:
     """Write `content` to `path` with mode 0600, atomically and durably.
 
@@ -26,7 +38,7 @@ def write_private_file(path: Path, content: bytes, *, replace: bool) -> None:
         OSError: the file cannot be written.
     """
     if replace:
-        path = path.resolve()
+        path = resolved(path)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         _write(draft, content)

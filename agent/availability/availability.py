@@ -1,15 +1,19 @@
 """Combines schedule and pause: may the agent, or one backend, serve at a moment, and when again?"""
 
 from datetime import UTC, datetime, tzinfo
-from typing import Final
+from typing import Annotated, Final
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from provider_agent.agent.availability.schedule import DAYS, Schedule
 
 _MAX_STEPS: Final = 64
 """Bounds the search for the next opening: a pause may end outside the schedule, and a window in a
 pause."""
+
+
+MAX_UNTIL: Final = 10_000_000_000
+"""The latest end of a pause as POSIX time, in the year 2286: calendars must be able to show it."""
 
 
 class Pause(Struct, frozen=True):
@@ -19,7 +23,7 @@ class Pause(Struct, frozen=True):
         until: its end as POSIX time; None: until the operator resumes.
     """
 
-    until: float | None = None
+    until: Annotated[float, Meta(ge=0, le=MAX_UNTIL)] | None = None
 
     def covers(self, now: float) -> bool:
         """Whether the pause has not ended."""

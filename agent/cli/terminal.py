@@ -1,8 +1,11 @@
 """Terminal output of the commands."""
 
+from typing import Any
+
 import click
 import msgspec
 from rich.console import Console
+from rich.text import Text
 
 from provider_agent.agent.config.prices import MILLION
 
@@ -10,12 +13,24 @@ PIPE_WIDTH = 200
 """A pipe has no width; rich's default of eighty columns would break lines."""
 
 
+class _SafeConsole(Console):
+    """Never prints a control character of a text, also if its caller has forgotten `visible`.
+
+    Most texts come from elsewhere: a coordinator, a server, or another program on the port of the
+    status server.
+    """
+
+    def render_str(self, text: str, **settings: Any) -> Text:  # noqa: ANN401
+        """Convert each text and each cell of a table."""
+        return super().render_str(visible(text, keep="\n"), **settings)
+
+
 def console() -> Console:
     """Create a console on standard output, without rich's markup.
 
     A setting's name such as `[coordinator] url`, and texts of servers, must not be read as markup.
     """
-    output = Console(markup=False, emoji=False, highlight=False)
+    output = _SafeConsole(markup=False, emoji=False, highlight=False)
     if not output.is_terminal:
         output.width = PIPE_WIDTH
     return output

@@ -40,13 +40,20 @@ class SignatureCheck:
     Args:
         public_key: the agent's public key, 32 bytes.
         wall_clock: POSIX time in seconds.
+        clock: monotonic, in seconds.
     """
 
-    def __init__(self, public_key: bytes, wall_clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        public_key: bytes,
+        wall_clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._key = Ed25519PublicKey.from_public_bytes(public_key)
         self._wall_clock = wall_clock
+        self._clock = clock
+        self._started_at = clock()
         self._started_ns = int(wall_clock() * 1e9)
-        """Earlier messages may have been accepted before a restart."""
         self._accepted: dict[bytes, int] = {}
         """The time of each accepted message that is still valid."""
 
@@ -59,7 +66,7 @@ class SignatureCheck:
         except (ValueError, InvalidSignature):
             return "the command is not signed with the agent's key"
         now_ns, valid_ns = int(self._wall_clock() * 1e9), int(VALID_S * 1e9)
-        if abs(now_ns - time_ns) > valid_ns or time_ns < self._started_ns:
+        if abs(now_ns - time_ns) > valid_ns or self._may_be_from_before_start(time_ns):
             return "the command is too old, or the clocks differ; repeat it"
         self._accepted = {
             known: at for known, at in self._accepted.items() if at >= now_ns - valid_ns
@@ -68,3 +75,10 @@ class SignatureCheck:
             return "the command was received before"
         self._accepted[message] = time_ns
         return ""
+
+    def _may_be_from_before_start(self, time_ns: int) -> bool:
+        """Whether a valid message may have been accepted before a restart.
+
+        After `VALID_S` none can be, and a clock that was set back must not refuse every command.
+        """
+        return time_ns < self._started_ns and self._clock() - self._started_at <= VALID_S

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
-from typing import Final
+from typing import Annotated, BinaryIO, Final
 
 import msgspec
 
@@ -46,6 +46,10 @@ class LedgerError(AdvisedError):
     """The ledger cannot be written; `problem` names the file and the reason."""
 
 
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""A damaged line may have any number; sums and calendars must not fail because of it."""
+
+
 class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One ended job. Refused jobs have no entry: they have no tokens.
 
@@ -69,18 +73,18 @@ class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """
 
     id: str
-    ended_at: float
+    ended_at: Annotated[float, msgspec.Meta(ge=0, le=10_000_000_000)]
     model: str
     backend: str
     format: str
     code: str
-    bytes: int
-    duration_ms: int
-    first_byte_ms: int | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    input_price_per_1m: int | None = None
-    output_price_per_1m: int | None = None
+    bytes: Count
+    duration_ms: Count
+    first_byte_ms: Count | None = None
+    input_tokens: Count | None = None
+    output_tokens: Count | None = None
+    input_price_per_1m: Count | None = None
+    output_price_per_1m: Count | None = None
     sha256: str | None = None
 
 
@@ -200,18 +204,36 @@ def read_ledger(path: Path) -> Iterator[LedgerEntry | None]:
     """
     decoder = msgspec.json.Decoder(LedgerEntry)
     with ExitStack() as stack:
-        # All are opened first: the running agent may rename them, but it writes no old one.
-        files = [
-            stack.enter_context(file.open("rb"))
-            for file in [_numbered(path, number) for number in range(KEPT_FILES, -1, -1)]
-            if file == path or file.exists()
-        ]
-        for line in chain.from_iterable(files):
+        for line in chain.from_iterable(_open_files(path, stack)):
             if line != b"\n":
                 try:
                     yield decoder.decode(line)
                 except (msgspec.DecodeError, msgspec.ValidationError):
                     yield None
+
+
+def _open_files(path: Path, stack: ExitStack) -> list[BinaryIO]:
+    """Open all files, the oldest first.
+
+    The running agent may rename them meanwhile, each to the next number. So the latest is opened
+    first, which then is found a second time, instead of not at all; an open file stays complete.
+
+    Raises:
+        OSError: a file cannot be read, or there is none.
+    """
+    files: dict[tuple[int, int], BinaryIO] = {}
+    missing: FileNotFoundError | None = None
+    for number in range(KEPT_FILES + 1):
+        try:
+            file = stack.enter_context(_numbered(path, number).open("rb"))
+        except FileNotFoundError as error:
+            missing = missing or error
+            continue
+        state = os.fstat(file.fileno())
+        files.setdefault((state.st_dev, state.st_ino), file)
+    if not files and missing is not None:
+        raise missing
+    return list(reversed(files.values()))
 
 
 def _entry(record: JobRecord, now: float) -> LedgerEntry:

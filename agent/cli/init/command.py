@@ -25,7 +25,7 @@ from provider_agent.agent.config.addresses import coordinator_url
 from provider_agent.agent.config.files import config_home, expand, find_file
 from provider_agent.agent.config.flags import CONFIG_VARIABLE, variable_of
 from provider_agent.agent.identity.key import IdentityError, load_or_create
-from provider_agent.agent.private_file import write_private_file
+from provider_agent.agent.private_file import resolved, write_private_file
 from provider_agent.agent.telemetry.logs import configure_logging
 
 CODE_VARIABLE: Final = variable_of("coordinator.enrollment_code")
@@ -206,7 +206,7 @@ def _write(path: Path, answers: Answers, *, force: bool) -> None:
     key_path = expand(answers.key_path, os.environ) if answers.key_path else default
     try:
         key = load_or_create(key_path)
-        if not (folder := path.resolve().parent).exists():
+        if not (folder := resolved(path).parent).exists():
             folder.mkdir(parents=True)
         write_private_file(path, render(answers).encode(), replace=force)
     except IdentityError as error:

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing, suppress
 from typing import Any, Final
 
 import requests
@@ -52,9 +53,10 @@ class OtlpSender:
         if not spans_to_send:  # not sampled
             return ""
         self._session.problem = ""
-        if self._exporter.export(spans_to_send) is SpanExportResult.SUCCESS:
-            return ""
-        return self._session.problem or "the spans could not be encoded"
+        result = self._exporter.export(spans_to_send)
+        if self._session.problem:  # a redirect counts as a success there
+            return self._session.problem
+        return "" if result is SpanExportResult.SUCCESS else "the spans could not be encoded"
 
     def close(self) -> None:
         """Give up the request that waits for the collector; may be called in any thread."""
@@ -101,8 +103,15 @@ class _EndedSpans(SpanProcessor):
         return spans
 
 
+_MAX_BODY_BYTES: Final = 4096
+"""A collector answers with less; the connection is used again after it."""
+
+
 class _Session(requests.Session):
-    """Remembers why the last request failed, without the address, which may contain a password."""
+    """Remembers why the last request failed, without the address, which may contain a password.
+
+    Of the responses, only the head counts: an endless body must not fill the memory.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -110,12 +119,22 @@ class _Session(requests.Session):
 
     def request(self, *args: Any, **kwargs: Any) -> requests.Response:  # noqa: ANN401
         try:
-            response = super().request(*args, **kwargs)
+            response = super().request(*args, **{**kwargs, "stream": True})
         except Exception as error:
             self.problem = _reason(error)
             raise
-        self.problem = f"the collector responded with HTTP {response.status_code}"
+        _skip_body(response)
+        status = response.status_code
+        self.problem = "" if 200 <= status < 300 else f"the collector responded with HTTP {status}"
         return response
+
+
+def _skip_body(response: requests.Response) -> None:
+    length = response.headers.get("Content-Length", "")
+    # Without an error of the body: the head has said what happened to the spans.
+    with closing(response) as unread, suppress(Exception):
+        if length.isdecimal() and int(length[:10]) <= _MAX_BODY_BYTES:
+            unread.raw.read(_MAX_BODY_BYTES)
 
 
 _REASONS: Final = (

@@ -15,11 +15,12 @@ from provider_agent.agent.local_requests import is_local
         ("127.0.0.1", "attacker.example:8490", False),
         ("127.0.0.1", "127.0.0.1.attacker.example", False),
         ("127.0.0.1", "", False),
+        ("127.0.0.1", None, False),
         (None, "localhost", False),
         ("not an address", "localhost", False),
     ],
 )
 def test_local_request_has_a_loopback_peer_and_host(
-    peer: str | None, host: str, local: bool
+    peer: str | None, host: str | None, local: bool
 ) -> None:
     assert is_local(peer, host) is local

@@ -48,3 +48,18 @@ def test_terminal_keeps_its_width(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_control_characters_are_replaced(text: str, keep: str, shown: str) -> None:
     assert visible(text, keep=keep) == shown
+
+
+def test_console_prints_no_control_character_of_any_text(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    table = Table("head \x1b[2J")
+    table.add_row("cell \x9b31m")
+    out = console()
+
+    out.print("line \x1b]0;title\x07\nnext \u202e")
+    out.print(table)
+
+    shown = capsys.readouterr().out
+    assert all(char.isprintable() or char == "\n" for char in shown)
+    assert "line \ufffd]0;title\ufffd\nnext \ufffd\n" in shown

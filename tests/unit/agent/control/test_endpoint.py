@@ -1,5 +1,8 @@
 """Commands over HTTP: who may send them, and what else is refused."""
 
+import asyncio
+import gzip
+import socket
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -149,3 +152,26 @@ async def test_unknown_command_is_refused(body: bytes, agent: Agent) -> None:
     assert status == 400
     assert reply.message.startswith("the agent does not know this command: ")
     assert not agent.paused
+
+
+@pytest.mark.parametrize("path", [PATH, "/log"])
+async def test_request_without_a_host_asks_no_resolver(
+    path: str, agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Regression: anyone who reached the port could block the event loop by such requests.
+    asked: list[str] = []
+    monkeypatch.setattr(socket, "getfqdn", lambda: asked.append(path))
+    host, _, port = agent.server.address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+    response = await reader.read()
+    writer.close()
+    assert response.startswith(b"HTTP/1.0 403 ")
+    assert asked == []
+
+
+async def test_compressed_body_is_not_decompressed(agent: Agent) -> None:
+    body = gzip.compress(PAUSE)
+    headers = {**agent.signed(), "Content-Encoding": "gzip"}
+    status, reply = await agent.send(headers, body)
+    assert (status, reply.message) == (401, "the command is not signed with the agent's key")

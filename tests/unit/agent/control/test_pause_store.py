@@ -1,3 +1,5 @@
+import errno
+import os
 import stat
 from pathlib import Path
 
@@ -24,7 +26,19 @@ def test_folder_that_does_not_exist_is_reported(tmp_path: Path) -> None:
     assert problem.endswith("identity.key.pauses cannot be written: No such file or directory")
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b'{"":1}', b'{"":{"until":"x"}}', b"\xff"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b'{"":1}',
+        b'{"":{"until":"x"}}',
+        b'{"":{"until":1e300}}',
+        b'{"":{"until":-1}}',
+        b'{"":{"until":253402300800}}',
+        b"\xff",
+    ],
+)
 def test_agent_with_a_damaged_file_is_paused(
     content: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -34,3 +48,11 @@ def test_agent_with_a_damaged_file_is_paused(
     assert caplog.messages == ["pauses not read"]
     assert store.save({}) == ""
     assert store.load() == {}
+
+
+def test_loop_of_symbolic_links_is_reported(tmp_path: Path) -> None:
+    store = PauseStore(tmp_path / "identity.key")
+    store.path.symlink_to(store.path)
+    assert store.load() == {"": Pause()}
+    # Python 3.13 and newer replace the link.
+    assert store.save(PAUSES) in ("", f"{store.path} cannot be written: {os.strerror(errno.ELOOP)}")

@@ -3,6 +3,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from provider_agent.agent.control.signature import PATH, VALID_S, SignatureCheck, signed_message
 from provider_agent.agent.identity.key import Identity
+from tests.kit.fake_clock import FakeClock
 
 NOW = 1_700_000_000.0
 BODY = b'{"action":"pause"}'
@@ -77,3 +78,15 @@ def test_accepted_signatures_are_forgotten_when_they_are_no_longer_valid() -> No
 def test_other_signatures_of_the_key_are_not_commands() -> None:
     signed = Signed()
     assert signed.problem(signed.identity.sign(BODY).hex()) == NOT_SIGNED
+
+
+def test_clock_that_was_set_back_before_the_start_does_not_refuse_commands_for_ever() -> None:
+    signed, clock = Signed(), FakeClock()
+    check = SignatureCheck(signed.identity.public_key, lambda: signed.now, clock)
+    signed.now = earlier = NOW - 3600
+    problems = []
+    for wait_s in (1.0, VALID_S):
+        clock.now += wait_s
+        time_text = str(int(earlier * 1e9))
+        problems.append(check.problem(PATH, 8490, time_text, signed.sign(earlier), BODY))
+    assert problems == ["the command is too old, or the clocks differ; repeat it", ""]

@@ -2,6 +2,7 @@ import asyncio
 import json
 import stat
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -171,3 +172,46 @@ def test_reading_continues_with_the_same_files_while_the_agent_renames_them(tmp_
     path.touch()
     found = [one.model for one in [first, *entries] if one is not None]
     assert found == ["a", "b", "c"]
+
+
+def test_files_that_the_agent_renames_while_they_are_opened_are_all_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Regression: the latest became the first full file before it was opened, and was not read.
+    path = tmp_path / "ledger.jsonl"
+    older = path.with_name("ledger.jsonl.1")
+    for file, name in ((path, "new"), (older, "old")):
+        ledger = Ledger(file)
+        ledger.add(record(model_id=name))
+        ledger.close()
+    opened: list[Path] = []
+    really_open = Path.open
+
+    def open_and_rotate(file: Path, *args: Any, **settings: Any) -> Any:
+        result = really_open(file, *args, **settings)
+        if not opened:
+            older.replace(path.with_name("ledger.jsonl.2"))
+            path.replace(older)
+            path.touch()
+        opened.append(file)
+        return result
+
+    monkeypatch.setattr(Path, "open", open_and_rotate)
+    assert models(path) == ["old", "new"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("ended_at", 1e300), ("ended_at", -1.0), ("input_tokens", 10**30), ("output_tokens", -5)],
+)
+def test_impossible_number_makes_a_line_unreadable(
+    field: str, value: float, tmp_path: Path
+) -> None:
+    # Regression: `earnings` and `ledger export` ended with a traceback.
+    path = tmp_path / "l"
+    ledger = Ledger(path)
+    ledger.add(record())
+    ledger.close()
+    line = json.loads(path.read_text())
+    path.write_text(json.dumps({**line, field: value}) + "\n" + path.read_text())
+    assert models(path) == [None, "m"]

@@ -1,4 +1,6 @@
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 
@@ -61,3 +63,44 @@ async def test_invalid_traceparent_starts_a_new_trace(monkeypatch: pytest.Monkey
         assert await asyncio.to_thread(sender.send, [("00-x-y-01", [SPAN])]) == ""
         sender.close()
     assert collector.named("job").parent_span_id == b""
+
+
+@asynccontextmanager
+async def collector_with(response: bytes, *, endless: bool = False) -> AsyncIterator[str]:
+    """Serve one response for each request; with `endless`, repeat its last byte forever."""
+
+    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(response)
+            await writer.drain()
+            while endless:
+                writer.write(response[-1:] * 65536)
+                await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(respond, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+@pytest.mark.parametrize("length", [b"", b"Content-Length: 99999999999\r\n"])
+async def test_endless_response_is_not_read(length: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    response = b"HTTP/1.1 200 OK\r\n" + length + b"\r\nx"
+    async with collector_with(response, endless=True) as url:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
+        sender = OtlpSender({})
+        assert await asyncio.to_thread(sender.send, [("", [SPAN])]) == ""
+        sender.close()
+
+
+async def test_redirect_is_no_success(monkeypatch: pytest.MonkeyPatch) -> None:
+    response = (
+        b"HTTP/1.1 307 Elsewhere\r\nLocation: http://127.0.0.1:9/\r\nContent-Length: 0\r\n\r\n"
+    )
+    async with collector_with(response) as url:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
+        sender = OtlpSender({})
+        problem = await asyncio.to_thread(sender.send, [("", [SPAN])])
+        sender.close()
+    assert problem == "the collector responded with HTTP 307"
