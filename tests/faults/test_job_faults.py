@@ -37,7 +37,7 @@ async def assert_next_job_succeeds(peer: AgentConnection) -> None:
 @pytest.mark.parametrize(
     ("faults", "code"),
     [
-        # The health check's connection is reused: the request is sent once more, over a new one.
+        # The first job's connection is reused: the request is sent once more, over a new one.
         ([Fault.RESET_BEFORE_HEADERS] * 2, "backend_unreachable"),
         ([Fault.RESET_MID_CHUNK], "backend_unreachable"),
         ([Fault.STOP_AFTER_FIRST_CHUNK], "invalid_response"),
@@ -57,13 +57,14 @@ async def test_server_fault_ends_its_job_with_one_error(
         RunningAgent(coordinator, backend_for(server)) as agent,
     ):
         peer = await agent.connected()
+        await assert_next_job_succeeds(peer)
         server.script_jobs(*faults)
         job = new_job(MODEL, wire_format=wire_format, deadline_ms=3_600_000)
         await peer.send_jobs(job)
         error = await peer.error(job.job_id)
         assert (error.code, error.retryable) == (code, True)
         assert error.total_bytes == len(peer.data[job.job_id])
-        assert len(server.jobs) == len(faults)
+        assert len(server.jobs) == 1 + len(faults)
         assert bytes(server.jobs[-1].sent).startswith(bytes(peer.data[job.job_id]))
         await assert_next_job_succeeds(peer)
 
