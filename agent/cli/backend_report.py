@@ -8,6 +8,7 @@ import msgspec
 from provider_agent.adapters.base import BackendModel, ServerLoad
 from provider_agent.agent.backends.configured import SkippedBackend
 from provider_agent.agent.backends.health_check import BackendState
+from provider_agent.agent.cli.terminal import counted
 
 MAX_WITHHELD_PRINTED = 50
 """How many withheld models of a backend are printed as text; `--json` prints all that the backend
@@ -55,7 +56,7 @@ class BackendReport(msgspec.Struct, frozen=True):
     def summary(self) -> str:
         """Version, capacity and load in one phrase."""
         parts = [f"version {self.version}"] if self.version else []
-        parts.append(f"{self.capacity} concurrent jobs")
+        parts.append(counted(self.capacity, "concurrent job"))
         if self.load is not None and self.load.running is not None:
             parts.append(f"{self.load.running} running now")
         if self.load is not None and self.load.waiting is not None:

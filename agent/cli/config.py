@@ -13,7 +13,7 @@ from provider_agent.protocol.field_values import to_text
 
 @click.group()
 def config() -> None:
-    """Inspect the configuration."""
+    """Print the configuration, or an example."""
 
 
 @config.command(short_help="Print every setting and its origin.")

@@ -47,7 +47,7 @@ def earnings(loaded: LoadedConfig, as_json: bool, since: float | None, until: fl
 
     Earnings are tokens times the offered price of the jobs that succeeded. They are the agent's
     claim: the coordinator may count differently. The ledger must be on: set [observability]
-    ledger_path. `provider-agent ledger sum` is the same command.
+    ledger_path. `earnings` and `ledger sum` are the same command.
     """
     entries = SelectedEntries(loaded, since, until)
     rows = sum_up(entries)
@@ -56,11 +56,11 @@ def earnings(loaded: LoadedConfig, as_json: bool, since: float | None, until: fl
     elif rows:
         console().print(_table(rows))
     else:
-        period = "no job has ended" if since is None and until is None else "no job ended then"
+        when = "yet" if since is None and until is None else "of this period"
         click.echo(
-            f"Nothing yet: {period}, says the ledger {loaded.config.observability.ledger_path}. "
-            "`provider-agent status` says whether the agent is connected, and which models receive "
-            "jobs."
+            f"The ledger {loaded.config.observability.ledger_path} has no jobs {when}. "
+            "`provider-agent status` shows whether the agent is connected, and which models "
+            "receive jobs."
         )
     entries.report_unreadable()
 

@@ -7,6 +7,7 @@ from typing import ParamSpec, TypeVar
 
 import click
 
+from provider_agent.agent.cli.terminal import counted
 from provider_agent.agent.config import LoadedConfig
 from provider_agent.agent.telemetry.ledger import LedgerEntry, read_ledger
 
@@ -28,17 +29,23 @@ class UtcTime(click.ParamType[float]):
         try:
             time = datetime.fromisoformat(str(value))
         except ValueError:
-            self.fail(f"{value!r} is no date; write 2026-11-30 or 2026-11-30T18:00", param, ctx)
+            self.fail(f"{value!r} is not a date; write 2026-11-30 or 2026-11-30T18:00", param, ctx)
         return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
 
 
 def period_options(command: Callable[P, R]) -> Callable[P, R]:
     """Add `--since` and `--until`, as Unix times or None."""
     since = click.option(
-        "--since", type=UtcTime(), metavar="DATE", help="Only jobs that ended then or later (UTC)."
+        "--since",
+        type=UtcTime(),
+        metavar="DATE",
+        help="Only jobs that ended on this date or later (UTC).",
     )
     until = click.option(
-        "--until", type=UtcTime(), metavar="DATE", help="Only jobs that ended before then (UTC)."
+        "--until",
+        type=UtcTime(),
+        metavar="DATE",
+        help="Only jobs that ended before this date (UTC).",
     )
     return since(until(command))
 
@@ -56,6 +63,7 @@ class SelectedEntries:
 
     Raises:
         ClickException: no ledger is configured.
+        UsageError: the period is empty.
     """
 
     def __init__(self, loaded: LoadedConfig, since: float | None, until: float | None) -> None:
@@ -64,6 +72,11 @@ class SelectedEntries:
             raise click.ClickException(
                 "there is no ledger; set [observability] ledger_path, for example to "
                 '"/var/lib/provider-agent/ledger.jsonl", and restart the agent'
+            )
+        if since is not None and until is not None and until <= since:
+            raise click.UsageError(
+                "--until must be later than --since: jobs of the date of --until are excluded, so "
+                "one day is --since 2026-11-30 --until 2026-12-01"
             )
         self.unreadable = 0
         self._path: Path = path
@@ -86,4 +99,6 @@ class SelectedEntries:
     def report_unreadable(self) -> None:
         """Print the number of unreadable lines to standard error, if there are any."""
         if self.unreadable:
-            click.echo(f"{self.unreadable} unreadable lines of {self._path} were skipped", err=True)
+            click.echo(
+                f"{self._path}: skipped {counted(self.unreadable, 'unreadable line')}", err=True
+            )

@@ -23,51 +23,78 @@ class _Command(NamedTuple):
 
 
 _CLI: Final = "provider_agent.agent.cli"
+_SECTIONS: Final = {
+    "First steps": {
+        "demo": _Command(
+            f"{_CLI}.demo.command", "demo", "Try coordinator, agent and server on this machine."
+        ),
+        "init": _Command(f"{_CLI}.init.command", "init", "Find your servers and write agent.toml."),
+        "check": _Command(
+            f"{_CLI}.check.command", "check", "Test configuration, coordinator and backends."
+        ),
+        "run": _Command(f"{_CLI}.run", "run", "Connect to the coordinator and serve jobs."),
+        "service": _Command(
+            f"{_CLI}.service.command",
+            "service",
+            "Run the agent as a service of systemd or launchd.",
+        ),
+    },
+    "The running agent": {
+        "status": _Command(f"{_CLI}.status", "status", "Print the state of the running agent."),
+        "pause": _Command(f"{_CLI}.pause", "pause", "Stop serving for a while, without a restart."),
+        "resume": _Command(f"{_CLI}.pause", "resume", "End a pause."),
+        "earnings": _Command(
+            f"{_CLI}.earnings", "earnings", "Sum up the earnings by day and model."
+        ),
+        "ledger": _Command(
+            f"{_CLI}.ledger", "ledger", "Sum up or export the ledger of ended jobs."
+        ),
+        "health": _Command(f"{_CLI}.health", "health", "Check whether the running agent is alive."),
+    },
+    "Servers, settings and key": {
+        "models": _Command(
+            f"{_CLI}.models", "models", "List the models that would be offered now."
+        ),
+        "ask": _Command(f"{_CLI}.ask", "ask", "Run one job on your backends and print its text."),
+        "config": _Command(f"{_CLI}.config", "config", "Print the configuration, or an example."),
+        "identity": _Command(
+            f"{_CLI}.identity",
+            "identity",
+            "Print the public key; create the key if it does not exist.",
+        ),
+    },
+    "Maintenance": {
+        "support-bundle": _Command(
+            f"{_CLI}.support.command",
+            "support_bundle",
+            "Collect what a report of a problem needs, in one file.",
+        ),
+        "upgrade": _Command(
+            f"{_CLI}.upgrade", "upgrade", "Report whether there is a newer release."
+        ),
+        "completion": _Command(
+            f"{_CLI}.completion", "completion", "Print or install the completion of a shell."
+        ),
+        "man": _Command(f"{_CLI}.man_page", "man", "Print the manual page."),
+        "version": _Command(
+            f"{_CLI}.version", "version", "Print the versions of the agent and its libraries."
+        ),
+    },
+    "Coordinators and the protocol": {
+        "coordinator": _Command(
+            "provider_agent.coordinator.command", "command", "Run the reference coordinator."
+        ),
+        "conformance": _Command(
+            f"{_CLI}.conformance",
+            "conformance",
+            "Test any coordinator or agent against the protocol.",
+        ),
+    },
+}
+"""The commands by the section of the help that lists them."""
+
 _COMMANDS: Final = {
-    "init": _Command(f"{_CLI}.init.command", "init", "Find your servers and write agent.toml."),
-    "run": _Command(f"{_CLI}.run", "run", "Connect to the coordinator and serve jobs."),
-    "check": _Command(
-        f"{_CLI}.check.command", "check", "Test configuration, coordinator and backends."
-    ),
-    "models": _Command(f"{_CLI}.models", "models", "List the models that would be offered now."),
-    "ask": _Command(f"{_CLI}.ask", "ask", "Run one job on your backends and print its text."),
-    "demo": _Command(
-        f"{_CLI}.demo.command", "demo", "Try coordinator, agent and server on this machine."
-    ),
-    "identity": _Command(
-        f"{_CLI}.identity", "identity", "Print the public key; create the key if it does not exist."
-    ),
-    "config": _Command(f"{_CLI}.config", "config", "Inspect the configuration."),
-    "status": _Command(f"{_CLI}.status", "status", "Print the state of the running agent."),
-    "pause": _Command(f"{_CLI}.pause", "pause", "Stop serving for a while, without a restart."),
-    "resume": _Command(f"{_CLI}.pause", "resume", "End a pause."),
-    "earnings": _Command(f"{_CLI}.earnings", "earnings", "Sum up the earnings by day and model."),
-    "ledger": _Command(f"{_CLI}.ledger", "ledger", "Sum up or export the ledger of ended jobs."),
-    "health": _Command(f"{_CLI}.health", "health", "Check whether the running agent is alive."),
-    "coordinator": _Command(
-        "provider_agent.coordinator.command", "command", "Run the reference coordinator."
-    ),
-    "conformance": _Command(
-        f"{_CLI}.conformance",
-        "conformance",
-        "Test any coordinator or agent against the protocol.",
-    ),
-    "service": _Command(
-        f"{_CLI}.service.command", "service", "Run the agent as a service of systemd or launchd."
-    ),
-    "support-bundle": _Command(
-        f"{_CLI}.support.command",
-        "support_bundle",
-        "Collect what a report of a problem needs, in one file.",
-    ),
-    "upgrade": _Command(f"{_CLI}.upgrade", "upgrade", "Report whether there is a newer release."),
-    "completion": _Command(
-        f"{_CLI}.completion", "completion", "Print or install the completion of a shell."
-    ),
-    "man": _Command(f"{_CLI}.man_page", "man", "Print the manual page."),
-    "version": _Command(
-        f"{_CLI}.version", "version", "Print the versions of the agent and its libraries."
-    ),
+    name: command for section in _SECTIONS.values() for name, command in section.items()
 }
 
 EXIT_INTERRUPTED: Final = 130
@@ -139,8 +166,12 @@ class _LazyGroup(click.Group):
         return names + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, command.summary) for name, command in _COMMANDS.items()])
+        width = max(map(len, _COMMANDS))  # the summaries of all sections begin in one column
+        for title, commands in _SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl(
+                    [(name.ljust(width), one.summary) for name, one in commands.items()]
+                )
 
 
 def _print_version(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None:
@@ -167,12 +198,7 @@ def main() -> None:
     The agent dials the coordinator, offers the models of your servers, runs each job on a server
     that supports the job's wire format, and relays the response byte for byte.
 
-    \b
-    First steps:
-      provider-agent demo        try coordinator, agent and server on this machine
-      provider-agent init        find your servers and write agent.toml
-      provider-agent check       test your configuration, coordinator and servers
-      provider-agent run         start serving jobs
+    `provider-agent COMMAND --help` describes a command.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

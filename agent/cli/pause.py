@@ -14,7 +14,9 @@ from provider_agent.agent.cli.terminal import print_json, visible
 from provider_agent.agent.config import LoadedConfig
 from provider_agent.agent.control.commands import MAX_PAUSE_S, Command, Reply
 
-_DURATION: Final = re.compile(r"(\d{1,6})([mhd])", re.ASCII)
+_DURATION: Final = re.compile(
+    r"(?:(?P<d>\d{1,6})d)?(?:(?P<h>\d{1,6})h)?(?:(?P<m>\d{1,6})m)?", re.ASCII
+)
 _UNIT_S: Final = {"m": 60, "h": 3600, "d": 24 * 3600}
 
 
@@ -22,9 +24,13 @@ def _seconds(_ctx: click.Context, _option: click.Parameter, value: str | None) -
     if value is None:
         return None
     match = _DURATION.fullmatch(value)
-    seconds = int(match[1]) * _UNIT_S[match[2]] if match else 0
+    parts = match.groupdict(0) if match else {}
+    seconds = sum(int(number) * _UNIT_S[unit] for unit, number in parts.items())
     if not 0 < seconds <= MAX_PAUSE_S:
-        raise click.BadParameter(f"expected 30m, 2h or 1d, at most 366d, got {value!r}")
+        raise click.BadParameter(
+            "expected minutes, hours or days, such as 30m, 1h30m or 1d, at most 366d, "
+            f"got {value!r}"
+        )
     return float(seconds)
 
 
@@ -34,7 +40,11 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.
 @click.command(short_help="Stop serving for a while, without a restart.")
 @click.argument("backend", required=False)
 @click.option(
-    "--for", "for_s", callback=_seconds, metavar="TIME", help="End the pause after 30m, 2h or 1d."
+    "--for",
+    "for_s",
+    callback=_seconds,
+    metavar="TIME",
+    help="End the pause after 30m, 1h30m or 1d.",
 )
 @_json_option
 @with_local_config
@@ -60,7 +70,9 @@ def resume(loaded: LoadedConfig, backend: str | None, as_json: bool) -> None:
     The schedule still holds: outside its windows the agent stays disconnected, and the command
     prints when it serves again.
 
-    Exits with 0 if nothing is paused any more.
+    Without BACKEND, paused backends stay paused; the command names them.
+
+    Exits with 0 if the agent, or BACKEND, is not paused any more.
     """
     _send(loaded, Command("resume", backend), as_json=as_json)
 

@@ -1,11 +1,12 @@
 """The jobs of the running agent as text for a terminal."""
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from rich.table import Column, Table
 
-from provider_agent.agent.cli.terminal import dollar_text, visible
+from provider_agent.agent.cli.terminal import counted, dollar_text, visible
 from provider_agent.agent.telemetry.job_status import (
     EndedJobStatus,
     MinuteStatus,
@@ -21,12 +22,13 @@ _KB: Final = 1000
 
 def job_parts(state: StatusSnapshot) -> Iterator[Table | str]:
     """Yield the running jobs and the last ones."""
+    names = _backend_names(state)
     if running := state.running[:_SHOWN]:
-        yield _running(running)
+        yield _running(running, names)
         if (more := state.in_flight - len(running)) > 0:
             yield f"{more} more running: see --json"
     if state.last_jobs:
-        yield _ended(state.last_jobs[:_SHOWN])
+        yield _ended(state.last_jobs[:_SHOWN], names)
 
 
 def hour_text(minutes: Sequence[MinuteStatus]) -> str:
@@ -36,7 +38,8 @@ def hour_text(minutes: Sequence[MinuteStatus]) -> str:
     if not jobs and not refused:
         return "no job ended"
     return (
-        f"{jobs} jobs, {sum(minute.failed for minute in minutes)} failed, {refused} refused, "
+        f"{counted(jobs, 'job')}, {sum(minute.failed for minute in minutes)} failed, "
+        f"{refused} refused, "
         f"{sum(minute.output_tokens for minute in minutes)} output tokens, "
         f"{dollar_text(sum(minute.earned for minute in minutes))}"
     )
@@ -56,9 +59,15 @@ def ago(seconds: float | None) -> str:
     return "never" if seconds is None else f"{duration(seconds)} ago"
 
 
-def _running(jobs: Sequence[RunningJobStatus]) -> Table:
+def _backend_names(state: StatusSnapshot) -> dict[str, str]:
+    """Return the short name of each backend that is the only one of its kind, by its id."""
+    kinds = Counter(backend.kind for backend in state.backends)
+    return {backend.id: backend.kind for backend in state.backends if kinds[backend.kind] == 1}
+
+
+def _running(jobs: Sequence[RunningJobStatus], names: Mapping[str, str]) -> Table:
     table = Table(
-        Column("running", overflow="fold"),
+        Column("running job", overflow="fold"),
         Column("backend", overflow="fold"),
         "since",
         Column("first byte", justify="right"),
@@ -68,7 +77,7 @@ def _running(jobs: Sequence[RunningJobStatus]) -> Table:
         first_byte = "waiting" if job.first_byte_ms is None else f"{job.first_byte_ms:.0f} ms"
         table.add_row(
             visible(job.model_id),
-            visible(job.backend_id),
+            visible(names.get(job.backend_id, job.backend_id)),
             duration(job.age_s),
             first_byte,
             _speed(job),
@@ -84,23 +93,23 @@ def _speed(job: RunningJobStatus) -> str:
     return "–"
 
 
-def _ended(jobs: Sequence[EndedJobStatus]) -> Table:
+def _ended(jobs: Sequence[EndedJobStatus], names: Mapping[str, str]) -> Table:
     table = Table(
-        Column("ended", overflow="fold"),
+        Column("ended job", overflow="fold"),
         Column("backend", overflow="fold"),
         Column("outcome", overflow="fold"),
-        Column("tokens", justify="right"),
+        Column("tokens", justify="right", no_wrap=True),
         Column("first byte", justify="right"),
-        Column("took", justify="right"),
-        Column("earned", justify="right"),
-        Column("ago", justify="right"),
+        Column("took", justify="right", no_wrap=True),
+        Column("earned", justify="right", no_wrap=True),
+        Column("ago", justify="right", no_wrap=True),
     )
     for job in jobs:
         counts = (job.input_tokens, job.output_tokens)
         tokens = "/".join("?" if count is None else str(count) for count in counts)
         table.add_row(
             visible(job.model_id),
-            visible(job.backend_id),
+            visible(names.get(job.backend_id, job.backend_id)),
             job.outcome,
             tokens,
             "–" if job.first_byte_ms is None else _milliseconds(job.first_byte_ms),

@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 from typing import Final
 
 from rich.table import Column, Table
 
+from provider_agent.agent.availability.availability import time_text
 from provider_agent.agent.availability.status import AvailabilityStatus
 from provider_agent.agent.cli.status_jobs_text import ago, duration, hour_text, job_parts
 from provider_agent.agent.cli.terminal import dollar_text, visible
@@ -62,7 +64,7 @@ def _facts(state: StatusSnapshot) -> Table:
         facts.add_row("can receive jobs", _names(routable))
     facts.add_row("last job", ago(state.last_job_age_s))
     queued = sum(backend.queued for backend in state.backends)
-    waiting = f", {queued} of them wait for their first byte" if queued else ""
+    waiting = f", {queued} waiting for the first byte" if queued else ""
     facts.add_row("jobs", f"{state.in_flight} of {state.capacity}{waiting}")
     facts.add_row("last minute", _stats(state.stats))
     facts.add_row("last hour", hour_text(state.last_hour))
@@ -109,9 +111,26 @@ def _problem(backend: BackendStatus) -> str:
 def _serving(state: AvailabilityStatus) -> str:
     """Return when the agent serves; "" if neither schedule nor pause limits it."""
     if state.reason is not None:
-        back = f"; back at {state.opens_at}" if state.opens_at else ""
-        return f"no: {state.reason}{back}"
-    return f"until {state.schedule_changes_at}" if state.schedule_changes_at else ""
+        return f"no: {state.reason}{_back(state)}"
+    return f"until {_moment(state.schedule_changes_at)}" if state.schedule_changes_at else ""
+
+
+def _back(state: AvailabilityStatus) -> str:
+    """Return when the agent serves again, or how, if the reason does not say it."""
+    if state.paused and state.paused_until is None:
+        return "; `provider-agent resume` ends the pause"
+    ends = {state.paused_until} if state.paused else set()
+    if not state.scheduled:
+        ends.add(state.schedule_changes_at)
+    if state.opens_at is None or ends == {state.opens_at}:
+        return ""
+    return f"; back at {_moment(state.opens_at)}"
+
+
+def _moment(iso: str) -> str:
+    """Return a time of ISO 8601 as the reasons show it."""
+    time = datetime.fromisoformat(iso)
+    return time_text(time.timestamp(), time.tzinfo)
 
 
 def _routing(state: StatusSnapshot) -> str:

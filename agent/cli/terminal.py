@@ -53,6 +53,11 @@ def visible(text: str, *, keep: str = "") -> str:
     )
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun, whose plural ends in s: `1 job`, `2 jobs`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def dollar_text(millionths: float) -> str:
     """Return an amount of earnings, which may be less than a cent: `$0.000123`."""
     return f"${millionths / MILLION:.6f}"

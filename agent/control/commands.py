@@ -132,11 +132,17 @@ class Commands:
                 return f"{text}; {jobs} running job{'s finish' if jobs > 1 else ' finishes'} first"
             return text
         text = f"{name} is no longer paused" if paused_before else f"{name} was not paused"
+        if not target and (still := self._paused_backends()):
+            text += f"; still paused: {', '.join(still)}: `provider-agent resume {still[0]}`"
         if not state.open:
             return f"{text}, but {state.reason(zone)}"
         if target and not self._hours.of().open:
             return f"{text}, but the agent is {self._hours.of().reason(self._hours.zone())}"
         return text if command.action == "resume" else f"{text}: its end has passed"
+
+    def _paused_backends(self) -> list[str]:
+        """Return the ids of the backends that a pause of their own keeps from serving."""
+        return [one for one in self._backends() if self._hours.of(one).pause is not None]
 
     def _find(self, name: str) -> str | None:
         """Return the id of the backend with this id, or the only one of this kind."""

@@ -179,7 +179,7 @@ def _totals(metrics: Metrics) -> Totals:
     return Totals(
         jobs=jobs,
         refusals={reason: count for reason, count in metrics.refusals.items() if count},
-        earned={model_id: amount // MILLION for model_id, amount in earned.items()},
+        earned={model_id: round(amount / MILLION) for model_id, amount in earned.items()},
     )
 
 

@@ -62,7 +62,7 @@ def test_earnings_are_printed_as_a_table_with_a_total(runner: CliRunner) -> None
     assert "1970-01-01" in result.output
     assert "m\ufffd[2J" in result.output
     assert result.output.count("$0.000016") == 2, "one row, and the total"
-    assert "1 unreadable lines of ledger.jsonl were skipped" in result.output
+    assert "ledger.jsonl: skipped 1 unreadable line" in result.output
 
 
 @pytest.mark.parametrize("command", [("earnings",), ("ledger", "sum")])
@@ -126,5 +126,15 @@ def test_empty_ledger_is_explained(runner: CliRunner, as_json: bool) -> None:
     if as_json:
         assert json.loads(result.stdout) == []
     else:
-        assert result.output.startswith("Nothing yet: no job has ended")
+        assert result.output.startswith("The ledger ledger.jsonl has no jobs yet.")
         assert "`provider-agent status`" in result.output
+
+
+@pytest.mark.parametrize("command", [("earnings",), ("ledger", "export")])
+@pytest.mark.parametrize("until", ["2026-11-30", "2026-11-29"])
+def test_empty_period_is_an_error(command: tuple[str, ...], until: str, runner: CliRunner) -> None:
+    """It printed an empty table, as if no job had ended."""
+    period = ("--since", "2026-11-30", "--until", until)
+    result = invoke(runner, *command, *period, config=CONFIG)
+    assert result.exit_code == 2
+    assert "--until must be later than --since" in result.output

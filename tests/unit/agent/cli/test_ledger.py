@@ -100,7 +100,7 @@ def test_export_reads_all_files_and_reports_a_damaged_last_line(runner: CliRunne
     assert result.exit_code == 0
     days = [row["ended_at"][:10] for row in rows_of(result.stdout_bytes)]
     assert days == ["1970-01-01", "1970-01-02", "1970-01-03"]
-    assert result.stderr == "1 unreadable lines of ledger.jsonl were skipped\n"
+    assert result.stderr == "ledger.jsonl: skipped 1 unreadable line\n"
 
 
 @pytest.mark.usefixtures("ledger")

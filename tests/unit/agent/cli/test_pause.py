@@ -6,6 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from provider_agent.agent.cli.control_client import Signer, find_signer
+from provider_agent.agent.cli.pause import pause
 from provider_agent.agent.cli.status_client import NoAgent
 from provider_agent.agent.identity.key import Identity, IdentityError, load_or_create
 from tests.kit.cli_agent import free_ports, other_http_server, status_server
@@ -65,10 +66,19 @@ async def test_another_program_responds(runner: CliRunner) -> None:
         assert f"another program responds on {address}" in message
 
 
-@pytest.mark.parametrize("text", ["2", "0m", "2 h", "-1h", "1w", "1.5h", "367d", "forever"])
+@pytest.mark.parametrize(
+    "text", ["", "2", "0m", "2 h", "-1h", "1w", "1.5h", "30m1h", "367d", "366d1m"]
+)
 async def test_wrong_duration(text: str, runner: CliRunner) -> None:
     message = await error(runner, "pause", "--for", text, code=2)
-    assert "expected 30m, 2h or 1d, at most 366d" in message
+    assert "expected minutes, hours or days, such as 30m, 1h30m or 1d, at most 366d" in message
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90m", 5400), ("1h30m", 5400), ("1d2h", 93_600)])
+def test_durations(text: str, seconds: float) -> None:
+    """`1h30m` was refused."""
+    context = pause.make_context("pause", ["--for", text])
+    assert context.params["for_s"] == seconds
 
 
 # --- the agent of an installed service -----------------------------------------------------------

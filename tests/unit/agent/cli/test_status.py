@@ -26,6 +26,7 @@ from provider_agent.agent.telemetry.job_status import (
 from provider_agent.agent.telemetry.remedies import REMEDIES
 from provider_agent.agent.telemetry.rolling_stats import StatsSnapshot
 from provider_agent.agent.telemetry.status import (
+    AvailabilityStatus,
     BackendStatus,
     RefusedJobStatus,
     StatusSnapshot,
@@ -199,7 +200,7 @@ async def test_status_shows_load_speed_errors_refusals_and_earnings(runner: CliR
     remedy = "raise limits.max_concurrent if the servers have free slots"
     for line in (
         "can receive jobs m",
-        "jobs 3 of 8, 1 of them wait for their first byte",
+        "jobs 3 of 8, 1 waiting for the first byte",
         "last minute 42.2 tokens/s, first byte 120 ms (median), 480 ms (p95), 1.5% failed",
         "ended jobs 97 of 100 ok; 2 out_of_capacity, 1 cancelled",
         "refused jobs 2: 2 agent_full",
@@ -279,6 +280,56 @@ def test_status_fits_a_terminal_of_eighty_columns() -> None:
     assert max(map(len, lines)) <= 80
     assert "tokens/s" in output.getvalue()
     assert "$0.001234" in output.getvalue()
+
+
+def test_jobs_name_a_backend_by_its_kind_if_there_is_no_other_of_this_kind() -> None:
+    """The address of a backend took three lines per job on a terminal of eighty columns."""
+    vllm = BackendStatus(id=ENDED.backend_id, kind="vllm", healthy=True, models=1)
+    other = replace(vllm, id="vllm:http://127.0.0.1:8001")
+    one, two = replace(WITH_JOBS, backends=[vllm]), replace(WITH_JOBS, backends=[vllm, other])
+    assert "│ m         │ vllm    │ ok" in printed(one, "┃ ended job")
+    assert ENDED.backend_id in printed(two, "┃ ended job")
+
+
+SCHEDULED = AvailabilityStatus(schedule_changes_at="2026-11-30T18:00:00+01:00")
+PAUSED = AvailabilityStatus(open=False, reason="paused", paused=True)
+CLOSED = AvailabilityStatus(
+    open=False,
+    scheduled=False,
+    reason="outside its schedule until Mon",
+    schedule_changes_at="2026-11-30T18:00:00+01:00",
+    opens_at="2026-11-30T18:00:00+01:00",
+)
+
+
+@pytest.mark.parametrize(
+    ("availability", "text"),
+    [
+        (SCHEDULED, "until Mon 2026-11-30 18:00 +01:00"),
+        (PAUSED, "no: paused; `provider-agent resume` ends the pause"),
+        (CLOSED, "no: outside its schedule until Mon"),
+        (
+            replace(CLOSED, opens_at="2026-12-01T18:00:00+01:00"),
+            "no: outside its schedule until Mon; back at Tue 2026-12-01 18:00 +01:00",
+        ),
+    ],
+)
+def test_status_says_when_the_agent_serves(availability: AvailabilityStatus, text: str) -> None:
+    assert f"serves          {text}" in printed(replace(READY, availability=availability), "serves")
+
+
+def printed(state: StatusSnapshot, word: str) -> str:
+    """Return the part of the status that contains a word, as a wide terminal shows it."""
+    output = io.StringIO()
+    terminal = Console(file=output, width=160, markup=False, emoji=False, highlight=False)
+    for part in status_parts(state):
+        terminal.print(part)
+        text = output.getvalue()
+        if word in text:
+            return text
+        output.seek(0)
+        output.truncate()
+    pytest.fail(f"no part contains {word!r}")
 
 
 def test_every_refusal_has_a_remedy() -> None:

@@ -118,6 +118,17 @@ async def test_pause_of_one_backend(tmp_path: Path) -> None:
     assert agent.suspended == {"vllm:http://a"}
 
 
+async def test_resume_of_the_agent_names_the_paused_backends(tmp_path: Path) -> None:
+    """It said that the agent was not paused, while its backend stayed paused."""
+    agent = Agent(tmp_path)
+    await agent.message("pause", "ollama")
+    still = "still paused: ollama:http://c: `provider-agent resume ollama:http://c`"
+    assert await agent.message("resume") == f"the agent was not paused; {still}"
+    await agent.message("pause")
+    assert await agent.message("resume") == f"the agent is no longer paused; {still}"
+    assert agent.suspended == {"ollama:http://c"}
+
+
 @pytest.mark.parametrize("name", ["vllm", "vllm:http://x", "", "llama"])
 async def test_backend_that_does_not_exist_or_is_not_unique(name: str, tmp_path: Path) -> None:
     agent = Agent(tmp_path)
