@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from msgspec.structs import replace
 from rich.console import Console
 
+from provider_agent.agent.availability.status import AvailabilityStatus
 from provider_agent.agent.backends.routing import RefusalReason
 from provider_agent.agent.cli.status import WATCH_S, watch_states
 from provider_agent.agent.cli.status_client import NoAgent
@@ -26,7 +27,6 @@ from provider_agent.agent.telemetry.job_status import (
 from provider_agent.agent.telemetry.remedies import REMEDIES
 from provider_agent.agent.telemetry.rolling_stats import StatsSnapshot
 from provider_agent.agent.telemetry.status import (
-    AvailabilityStatus,
     BackendStatus,
     RefusedJobStatus,
     StatusSnapshot,
