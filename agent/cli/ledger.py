@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
@@ -40,6 +41,10 @@ COLUMNS: Final = (
 _FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
 """Spreadsheets run a text that begins with one of these; a coordinator chooses names of models.
 Some of them accept the wide forms of East Asian keyboards, too."""
+
+
+_FORMULA_IN_OTHER_CELL: Final = re.compile(r";(?=\s*[=+@-])")
+"""Where a comma separates decimals, spreadsheets open CSV with a semicolon as its separator."""
 
 
 @click.group(short_help="Sum up or export the ledger of ended jobs.")
@@ -122,6 +127,8 @@ def _record(entry: LedgerEntry) -> list[str | int | None]:
 
 
 def _without_formula(value: str | int | None) -> str | int | None:
-    if isinstance(value, str) and normalize("NFKC", value[:1]).startswith(_FORMULA_STARTS):
-        return f"'{value}"
-    return value
+    if not isinstance(value, str):
+        return value
+    if normalize("NFKC", value[:1]).startswith(_FORMULA_STARTS):
+        value = f"'{value}"
+    return _FORMULA_IN_OTHER_CELL.sub(";'", value)

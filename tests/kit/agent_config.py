@@ -28,6 +28,7 @@ def agent_config(
     discovery: DiscoveryConfig | None = None,
     schedule: ScheduleConfig | None = None,
     prometheus_addr: str = "",
+    ledger_path: Path | None = None,
 ) -> Config:
     """Return settings with the given sections, and defaults for the others.
 
@@ -44,5 +45,5 @@ def agent_config(
         limits=limits or LimitsConfig(),
         discovery=discovery or DiscoveryConfig(),
         schedule=schedule or ScheduleConfig(),
-        observability=ObservabilityConfig(prometheus_addr=prometheus_addr),
+        observability=ObservabilityConfig(prometheus_addr=prometheus_addr, ledger_path=ledger_path),
     )

@@ -20,6 +20,7 @@ from tests.soak.counts import Counts
 from tests.soak.faults import inject_faults
 from tests.soak.footprint import Footprint
 from tests.soak.managed_agent import PING_EVERY_S
+from tests.soak.viewers import viewers
 
 CLIENTS = 16
 FAULT_TASKS = 2
@@ -85,7 +86,7 @@ async def _run_load(cluster: Cluster, seconds: float) -> None:
         attempts=SETTINGS.max_attempts,
         counts=cluster.counts,
     )
-    async with asyncio.TaskGroup() as group:
+    async with viewers(cluster.agents), asyncio.TaskGroup() as group:
         group.create_task(clients.run(stopping), name="clients")
         faults = [
             group.create_task(

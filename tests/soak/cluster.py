@@ -10,12 +10,15 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from msgspec.structs import replace
 
 from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.protocol.limits import KIB
+from tests.kit.cli_agent import free_ports
 from tests.kit.fault_proxy import ConnectPolicy, FaultProxy
 from tests.soak.counts import Counts
 from tests.soak.managed_agent import ManagedAgent
@@ -133,11 +136,16 @@ class Cluster:
         """Start everything; when `stack` closes, it stops everything."""
         await self._start_server()
         stack.push_async_callback(self.server.kill)
-        for n in range(2):
+        folder = Path(stack.enter_context(TemporaryDirectory()))
+        for n, port in enumerate(free_ports(2)):
             link = await stack.enter_async_context(FaultProxy())
             proxy = await stack.enter_async_context(FaultProxy(self.server.port))
             rng = random.Random(f"{self.rng.random()}/{n}")
-            self.agents.append(ManagedAgent(link, proxy, rng, self.counts))
+            (folder / f"{n}").mkdir()
+            agent = ManagedAgent(
+                link, proxy, rng, self.counts, status_port=port, folder=folder / f"{n}"
+            )
+            self.agents.append(agent)
         authorities = tuple(one.link.authority for one in self.agents)
         self._settings = replace(SETTINGS, authorities=authorities)
         await self._start_coordinator()

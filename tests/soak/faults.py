@@ -132,6 +132,11 @@ async def _reload(cluster: Cluster, rng: random.Random) -> None:
     _agent(cluster, rng).reload()
 
 
+async def _pause(cluster: Cluster, rng: random.Random) -> None:
+    backend = rng.choice([None, None, "openai_compatible"])
+    await _agent(cluster, rng).pause(backend, rng.uniform(0, 4))
+
+
 def _agent(cluster: Cluster, rng: random.Random) -> ManagedAgent:
     return rng.choice(cluster.agents)
 
@@ -166,5 +171,6 @@ FAULTS: dict[str, tuple[float, Fault]] = {
     "coordinator restarted": (0.4, _restart_coordinator),
     "agent restarted": (1, _restart_agent),
     "settings reloaded": (2, _reload),
+    "paused": (2, _pause),
 }
 """The relative frequency and the function of each fault, by name."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -14,6 +15,7 @@ from provider_agent.agent.config import (
     LimitsConfig,
     TimeoutSettings,
 )
+from provider_agent.agent.control.commands import Command
 from provider_agent.agent.identity.key import Identity
 from provider_agent.agent.service import EXIT_FORCED, EXIT_OK, EXIT_UNDELIVERED, Service
 from provider_agent.protocol.formats import WireFormat
@@ -36,16 +38,26 @@ class ManagedAgent:
     Attributes:
         link: the proxy to the coordinator.
         backend_proxy: the proxy to the server.
+        status_address: `host:port` of its status server.
         service: the running agent, or the last one that ran.
     """
 
     def __init__(
-        self, link: FaultProxy, backend_proxy: FaultProxy, rng: random.Random, counts: Counts
+        self,
+        link: FaultProxy,
+        backend_proxy: FaultProxy,
+        rng: random.Random,
+        counts: Counts,
+        *,
+        status_port: int,
+        folder: Path,
     ) -> None:
         self.link = link
         self.backend_proxy = backend_proxy
         self._rng = rng
         self._counts = counts
+        self._folder = folder
+        self.status_address = f"127.0.0.1:{status_port}"
         self._identity = Identity(Ed25519PrivateKey.generate())
         self.service: Service
         self._task: asyncio.Task[int] | None = None
@@ -92,6 +104,17 @@ class ManagedAgent:
         )
         self.service.reload(config, backends)
 
+    async def pause(self, backend: str | None, seconds: float) -> None:
+        """Pause the agent or a backend as `provider-agent pause` does, and resume it later."""
+        commands = self.service._control.commands
+        await commands.carry_out(Command("pause", backend))
+        await asyncio.sleep(seconds)
+        # Maybe in a restarted agent, which has kept the pause.
+        async with self._restarting:
+            reply = await self.service._control.commands.carry_out(Command("resume", backend))
+        if not reply.ok:
+            self._counts.add_defect(f"an agent did not resume: {reply.message}")
+
     @property
     def exited(self) -> bool:
         """Whether the agent exited although `stop` was not called."""
@@ -119,6 +142,9 @@ class ManagedAgent:
                 slow_consumer_s=3 * PING_EVERY_S,
             ),
             discovery=DiscoveryConfig(interval_s=2.0),
+            key_path=self._folder / "key",
+            prometheus_addr=self.status_address,
+            ledger_path=self._folder / "ledger.jsonl",
         )
 
 

@@ -84,6 +84,20 @@ class Anonymizer:
         text = _IPV4.sub(lambda found: self._alias(found.group()), text)
         return _IPV6.sub(lambda found: self._alias(found.group()), text)
 
+    def clean_json(self, value: object) -> object:
+        """Return a value of JSON with all its texts cleaned.
+
+        Numbers and words such as `false` stay: they would also be values of harmless variables,
+        such as TOKENIZERS_PARALLELISM, and the result would not be JSON.
+        """
+        if isinstance(value, str):
+            return self.clean(value)
+        if isinstance(value, Mapping):
+            return {self.clean(str(key)): self.clean_json(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.clean_json(item) for item in value]
+        return value
+
     def _alias(self, host: str) -> str:
         bare = host.strip("[]").lower()
         if _is_local(bare) or bare.startswith(("host-", "redacted")):

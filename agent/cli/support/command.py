@@ -81,7 +81,7 @@ def support_bundle(config_path: Path | None, output: Path | None, keep_hosts: bo
     if path.exists():
         raise click.ClickException(f"{path} exists; remove it, or choose another --output")
     contents, anonymizer = run_async(_collect(config_path, keep_hosts=keep_hosts))
-    files = {name: anonymizer.clean(text) for name, text in contents.items()}
+    files = {name: _clean(anonymizer, name, text) for name, text in contents.items()}
     try:
         write_private_file(path, _archive(files, now), replace=False)
     except OSError as error:
@@ -92,6 +92,12 @@ def support_bundle(config_path: Path | None, output: Path | None, keep_hosts: bo
     for name, text in files.items():
         click.echo(f"  {name:<14} {len(text.encode()):>8} bytes")
     click.echo("Look through it before you publish it.")
+
+
+def _clean(anonymizer: Anonymizer, name: str, text: str) -> str:
+    if name.endswith(".json"):
+        return _json(anonymizer.clean_json(json.loads(text)))
+    return anonymizer.clean(text)
 
 
 async def _collect(

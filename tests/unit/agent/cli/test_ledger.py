@@ -84,6 +84,11 @@ def test_name_of_a_model_is_no_formula(model: str) -> None:
     assert row["model"] == f"'{model}"
 
 
+def test_name_of_a_model_is_no_formula_after_a_semicolon() -> None:
+    (row,) = rows_of(b"".join(csv_lines([entry(model="m;=1+1; @x;y")])))
+    assert row["model"] == "m;'=1+1;' @x;y"
+
+
 @pytest.fixture
 def ledger(runner: CliRunner) -> Path:  # in the folder of `runner`
     path = Path("ledger.jsonl")

@@ -79,3 +79,14 @@ def test_key_file_is_a_secret_without_its_frame(tmp_path: Path) -> None:
 )
 def test_user_name(environ: dict[str, str], name: str) -> None:
     assert user_name(environ) == name
+
+
+def test_json_stays_json_whatever_is_a_secret() -> None:
+    anonymizer = Anonymizer(["false", "4096", "null", "error", "s3cr3t-value"])
+    value = {"a": False, "b": 4096, "c": None, "s3cr3t-value": ["x s3cr3t-value", {"error": 1.5}]}
+    assert anonymizer.clean_json(value) == {
+        "a": False,
+        "b": 4096,
+        "c": None,
+        "[redacted]": ["x [redacted]", {"[redacted]": 1.5}],
+    }

@@ -195,3 +195,16 @@ def test_folder_that_does_not_exist_is_reported(runner: CliRunner) -> None:
     result = invoke(runner, "support-bundle", "-o", "missing/b.zip")
     assert result.exit_code == 1
     assert "missing/b.zip cannot be written: No such file or directory" in result.output
+
+
+def test_harmless_variables_leave_the_files_readable(
+    runner: CliRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Regression: their values were replaced wherever they occurred, and the files were no JSON.
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+    monkeypatch.setenv("MAX_TOKENS", "4096")
+    result = invoke(runner, "support-bundle", config='[coordinator]\nurl = "ws://127.0.0.1:9"\n')
+    assert result.exit_code == 0
+    texts = contents(written_file())
+    found = {name: json.loads(text) for name, text in texts.items() if name.endswith(".json")}
+    assert found["config.json"]["settings"]["coordinator"]["allow_insecure"] is False
