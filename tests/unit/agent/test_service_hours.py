@@ -105,11 +105,8 @@ async def test_agent_drains_and_disconnects_when_its_window_closes(
 
 @in_virtual_time
 async def test_jobs_that_exceed_the_drain_time_end_with_draining() -> None:
-    async with agent_at("2026-01-15T04:59", limits=LimitsConfig(drain_timeout_s=30.0)) as (
-        agent,
-        backend,
-        _,
-    ):
+    limits = LimitsConfig(drain_timeout_s=30.0)
+    async with agent_at("2026-01-15T04:59", limits=limits) as (agent, backend, _):
         peer = await agent.connected()
         await peer.send_jobs(job := new_job(deadline_ms=7_200_000))
         await backend.next_run()
