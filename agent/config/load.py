@@ -306,4 +306,5 @@ class _Sources:
         if self._file_name:
             raise bad_value(self._file_name, key, "missing", advice)
         places = ", ".join(str(place) for place in search_path(self._environ))
-        raise ConfigError(f"{key}: missing", f"{advice} (no file at {places})")
+        init = f"`provider-agent init` writes the file (there is none at {places})"
+        raise ConfigError(f"{key}: missing", f"{init}; or {advice}")

@@ -164,7 +164,14 @@ class Ledger:
                 try:
                     self._write(b"".join(msgspec.json.encode(one) + b"\n" for one in entries))
                 except OSError as error:
-                    log.warning("ledger not written", path=str(self._path), reason=_reason(error))
+                    log.warning(
+                        "ledger not written",
+                        path=str(self._path),
+                        reason=_reason(error),
+                        waiting=len(self._waiting),
+                        what_to_do="free space, or correct the permissions of the file; the jobs "
+                        "that wait are written after the next job that ends",
+                    )
                     return
                 for _ in entries:
                     self._waiting.popleft()

@@ -68,7 +68,7 @@ async def test_a_job_appears_runs_and_ends(browser: Browser) -> None:
 
         run.start()
         run.send(b"SECRET answer".ljust(1000))
-        rate = "document.querySelector('#running td:last-child').textContent"
+        rate = "document.querySelector('#running td:nth-child(2)').textContent"
         await browser.wait_until(f"{rate}.endsWith('B/s')")
         first = await browser.evaluate(rate)
         run.send(b"x" * 50_000)
@@ -122,7 +122,7 @@ async def test_a_drain_and_the_end_of_the_agent_are_shown(browser: Browser) -> N
         run.finish()
         await stage.connection.end(job.job_id)
         assert await stage.agent.task == 0
-        await browser.wait_until("text('link').startsWith('The agent does not respond')")
+        await browser.wait_until("text('link').startsWith('The agent has not responded')")
         assert await browser.evaluate("document.body.className") == "lost"
 
 
@@ -144,7 +144,7 @@ async def test_schedule_and_pause_of_agent_and_backend_are_shown(browser: Browse
         assert "paused by hand" in await browser.evaluate("text('backends')")
     async with status_server(replace(READY, availability=PAUSED, link="stopped")) as address:
         await browser.open(f"http://{address}/")
-        text = "Not serving: paused by hand; back at 2026-11-29T14:00:00+00:00"
+        text = "Not serving: paused by hand; back at 2026-11-29 14:00:00+00:00"
         await browser.wait_until(f"text('link') === {text!r}")
 
 
@@ -153,7 +153,7 @@ async def test_page_reconnects_to_a_restarted_agent(browser: Browser) -> None:
     async with status_server(ports=str(port)) as address:
         await browser.open(f"http://{address}/")
         await browser.wait_until("text('link').startsWith('Connected')")
-    await browser.wait_until("text('link').startsWith('The agent does not respond')")
+    await browser.wait_until("text('link').startsWith('The agent has not responded')")
     async with status_server(ports=str(port)):
         await browser.wait_until("text('link').startsWith('Connected')")
         assert await browser.evaluate("document.body.className") == ""
@@ -177,8 +177,8 @@ async def test_screenshot_of_a_busy_agent(browser: Browser, tmp_path: Path) -> N
             run.start()
             run.send(b"x" * 9000)
         await browser.wait_until(
-            "[...document.querySelectorAll('#running td:last-child')].length === 3 && "
-            "[...document.querySelectorAll('#running td:last-child')]"
+            "[...document.querySelectorAll('#running td:nth-child(2)')].length === 3 && "
+            "[...document.querySelectorAll('#running td:nth-child(2)')]"
             ".every((one) => one.textContent.endsWith('tokens/s'))"
         )
         await browser.resize(1000, 920)

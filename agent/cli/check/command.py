@@ -20,6 +20,7 @@ from provider_agent.agent.cli.check.backends import (
 from provider_agent.agent.cli.check.coordinator import check_coordinators
 from provider_agent.agent.cli.check.findings import Finding, Outcome, all_passed, failure, show
 from provider_agent.agent.cli.check.hours import check_hours
+from provider_agent.agent.cli.check.ledger import check_ledger
 from provider_agent.agent.cli.check.servers import duplicate_servers, other_products
 from provider_agent.agent.cli.found_servers import use_found_servers
 from provider_agent.agent.cli.settings import (
@@ -110,6 +111,7 @@ async def run_checks(loaded: LoadedConfig, completions: bool, *, dials: bool) ->
     findings = [_configuration(loaded, search)]
     identity = _identity(config, findings)
     findings += await check_coordinators(config, identity) if dials else [_NO_ADDRESS]
+    findings += check_ledger(config)
     return findings + await _check_backends(config, completions)
 
 

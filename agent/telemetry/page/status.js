@@ -105,8 +105,12 @@ const age = (seconds) => [ago(seconds), "age"];
 
 // --- the parts of the page -----------------------------------------------------------------------
 
-function notServing({ reason, opens_at: opensAt }) {
-  return `Not serving: ${reason}${opensAt ? `; back at ${opensAt}` : ""}`;
+// The reason names the end of a pause or of a break of the schedule, but not of both together.
+function notServing({ reason, opens_at: opensAt, paused_until: until, ...state }) {
+  const ends = [...(state.paused ? [until] : []), ...(state.scheduled ? [] : [state.schedule_changes_at])];
+  const known = ends.every((end) => end === opensAt);
+  const back = opensAt && !known ? `; back at ${opensAt.replace("T", " ")}` : "";
+  return `Not serving: ${reason}${back}`;
 }
 
 function backendState({ healthy, availability }) {
@@ -165,20 +169,20 @@ function showNow(state) {
 
 function showJobs(state) {
   showTable("running", state.running.map((job) => [
-    long(job.model_id), long(job.backend_id), job.format, number(duration(job.age_s)),
+    long(job.model_id), number(speed(job)), number(duration(job.age_s)),
     number(job.first_byte_ms === null ? "waiting" : milliseconds(job.first_byte_ms)),
-    number(bytes(job.bytes)), number(speed(job)),
+    number(bytes(job.bytes)), long(job.backend_id), job.format,
   ]));
   const more = state.in_flight - state.running.length;
   byId("running-more").hidden = more <= 0;
   setText(byId("running-more"), `${more} more`);
   showTable("jobs", state.last_jobs.map((job) => [
-    age(job.age_s), long(job.model_id), long(job.backend_id), job.format,
+    age(job.age_s), long(job.model_id),
     [job.outcome, job.outcome === "ok" ? "good-text" : "bad-text"],
     number(count(job.input_tokens)), number(count(job.output_tokens)),
     number(milliseconds(job.first_byte_ms)), number(milliseconds(job.duration_ms)),
+    number(dollars(job.earned)), long(job.backend_id), job.format,
     number(`${dollars(job.input_price_per_1m)} / ${dollars(job.output_price_per_1m)}`),
-    number(dollars(job.earned)),
   ]), 1);
   showTable("refusals", state.last_refusals.map((job) => [
     age(job.age_s), long(job.model_id || "a model that is not offered"), job.reason,
@@ -281,7 +285,7 @@ function showLost() {
   if (document.body.classList.contains("lost")) return;
   document.body.classList.add("lost");
   const since = new Date().toLocaleTimeString();
-  showLink([`The agent does not respond since ${since}; this page tries again by itself`, "bad"]);
+  showLink([`The agent has not responded since ${since}; this page tries again by itself`, "bad"]);
 }
 
 function connect() {

@@ -290,6 +290,13 @@ def test_error_about_a_flag_gives_no_advice_on_toml_quotes(tmp_path: Path) -> No
     assert error == "flag --key-path: identity.key_path: expected the path of a file"
 
 
+def test_error_about_a_missing_file_names_init(tmp_path: Path) -> None:
+    """A first `run` without a file only listed settings."""
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, {"HOME": str(tmp_path)}, {}, BUILT_IN_KINDS)
+    assert str(caught.value).startswith("coordinator.url: missing; `provider-agent init` writes")
+
+
 def test_error_about_a_missing_url_lists_the_ways_to_set_it(tmp_path: Path) -> None:
     error = load_error(tmp_path, "[operator]\n")
     assert "coordinator.url: missing" in error
