@@ -47,7 +47,7 @@ def test_missing_setting_prints_one_line_and_exits_with_2(runner: CliRunner) -> 
     result = runner.invoke(command_with_config)
 
     assert result.exit_code == EXIT_CONFIG
-    assert result.output.startswith("Error: coordinator.url: missing; set it")
+    assert result.output.startswith("Error: coordinator.url: missing; `provider-agent init` writes")
     assert result.output.count("\n") == 1
 
 
