@@ -153,7 +153,7 @@ $(DOCS_VENV)/.installed: requirements/docs.txt
 	@touch $@
 
 lock: $(LOCK_VENV)/.installed
-	@$(COMPILE) pyproject.toml --extra demo --extra otel --group dev --group build \
+	@$(COMPILE) pyproject.toml --extra demo --extra otel --extra cluster --group dev --group build \
 		-o requirements/dev.txt
 	@$(COMPILE) pyproject.toml --extra demo --group build -c requirements/dev.txt \
 		-o requirements/demo.txt

@@ -1,7 +1,7 @@
 """The jobs on one agent's connection: sending them, their responses and their ends. No I/O."""
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from provider_agent.coordinator.agents.notices import slow_reading
 from provider_agent.coordinator.sessions.detached_session import DetachedSession, fail_missing
 from provider_agent.coordinator.sessions.job_counts import JobCounts, SentJob
-from provider_agent.coordinator.sessions.running_job import RunningJob
+from provider_agent.coordinator.sessions.running_job import JobOwner, RunningJob
 from provider_agent.protocol.coordinator_protocol import CoordinatorProtocol
 from provider_agent.protocol.frames import Chunk, JobEnd, JobStarted, LiveJob
 from provider_agent.protocol.job import Job
@@ -18,6 +18,11 @@ from provider_agent.protocol.receipts import FEATURE
 from provider_agent.protocol.receive_stream import ReceiveStream
 from provider_agent.protocol.request import RequestQueue
 from provider_agent.protocol.resumption import Resumption
+
+JobT = TypeVar("JobT", bound=RunningJob)
+
+CreateJob = Callable[[Job, JobOwner, float, bytes], JobT]
+"""Creates a running job from the job, its owner, its deadline and the agent's public key."""
 
 MAX_UNSENT_REQUEST_BYTES: Final = 64 * MIB
 """Routing skips an agent with more unsent request bytes than this: four of the largest requests."""
@@ -77,9 +82,9 @@ class AgentJobs:
         """Whether the unsent requests exceed `MAX_UNSENT_REQUEST_BYTES`."""
         return self._protocol.requests.unsent_bytes > MAX_UNSENT_REQUEST_BYTES
 
-    def submit(self, job: Job, public_key: bytes) -> RunningJob:
-        """Queue a job for the agent with this key."""
-        running = RunningJob(job, self, self._clock() + job.deadline_ms / 1000, public_key)
+    def start(self, job: Job, public_key: bytes, create: CreateJob[JobT]) -> JobT:
+        """Queue a job for the agent with this key; `create` creates the object that receives it."""
+        running = create(job, self, self._clock() + job.deadline_ms / 1000, public_key)
         self._start(job, running)
         return running
 

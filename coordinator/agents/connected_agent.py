@@ -12,7 +12,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from provider_agent.coordinator.agents.agent_jobs import AgentJobs
+from provider_agent.coordinator.agents.agent_jobs import AgentJobs, CreateJob, JobT
 from provider_agent.coordinator.agents.close_reason import (
     REJECTED,
     REPLACED_BY_NEWER,
@@ -177,7 +177,11 @@ class ConnectedAgent:
 
         Call it after routing without an `await` in between, so that the agent is still connected.
         """
-        return self._jobs.submit(job, self.public_key)
+        return self._jobs.start(job, self.public_key, RunningJob)
+
+    def start(self, job: Job, create: CreateJob[JobT]) -> JobT:
+        """Queue a job as `submit` does; `create` creates the object that receives the response."""
+        return self._jobs.start(job, self.public_key, create)
 
     # --- called by the registry -------------------------------------------------------------------
 

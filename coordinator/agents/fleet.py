@@ -15,6 +15,11 @@ from provider_agent.coordinator.agents.connected_agent import RECONNECT_AFTER_MS
 from provider_agent.coordinator.agents.job_history import JobHistory, is_refusal
 from provider_agent.coordinator.agents.model_names import offered_instead
 from provider_agent.coordinator.agents.readiness import why_not_ready
+from provider_agent.coordinator.agents.routable_agent import (
+    NO_REMOTE_AGENTS,
+    RemoteAgents,
+    RoutableAgent,
+)
 from provider_agent.coordinator.agents.routing import choose_agent
 from provider_agent.coordinator.agents.snapshots import AgentSnapshot, DetachedSnapshot
 from provider_agent.coordinator.connections.limited_log import AgentLogs, LimitedLog
@@ -69,6 +74,8 @@ class Fleet:
         self._history = JobHistory(clock)
         self._logs = AgentLogs(log, clock)
         self._on_capacity: Callable[[str | None], None] = lambda _: None
+        self._on_local_change: Callable[[], None] = lambda: None
+        self._remote: RemoteAgents = NO_REMOTE_AGENTS
         self._drain_reason: str | None = None
         self._closed = False
         self._had_agents = False
@@ -210,7 +217,7 @@ class Fleet:
 
     def pick(
         self, model_id: str, operation: Operation, tried: Iterable[bytes] = ()
-    ) -> ConnectedAgent | ErrorCode:
+    ) -> RoutableAgent | ErrorCode:
         """Choose the agent for a request, among those whose public key is not in `tried`.
 
         Returns:
@@ -219,14 +226,47 @@ class Fleet:
         if self._drain_reason is not None:
             return ErrorCode.DRAINING
         excluded = set(tried)
-        candidates = (agent for key, agent in self._agents.items() if key not in excluded)
+        candidates = (agent for agent in self._routable() if agent.public_key not in excluded)
         chosen = choose_agent(candidates, model_id, operation, self._history)
         if chosen is ErrorCode.MODEL_NOT_LOADED and not excluded and self._may_return(model_id):
             return ErrorCode.OUT_OF_CAPACITY
-        if isinstance(chosen, ConnectedAgent):
+        if not isinstance(chosen, ErrorCode):
             self._record_job_time(model_id)
             self._history.job_sent(chosen.public_key)
         return chosen
+
+    def _routable(self) -> Iterable[RoutableAgent]:
+        """Return the agents that can receive jobs; of one key, the agent that is connected here."""
+        yield from self._agents.values()
+        for agent in self._remote.agents():
+            if agent.public_key not in self._agents:
+                yield agent
+
+    def set_remote_agents(self, remote: RemoteAgents) -> None:
+        """Include the agents of other coordinators in routing."""
+        self._remote = remote
+
+    def remote_offers_changed(self, public_key: bytes, model_ids: Iterable[str]) -> None:
+        """Forget a remote agent's refusals of models whose offers are new."""
+        self._history.forget_refusals(public_key, model_ids)
+
+    def accept(
+        self, public_key: bytes, model_id: str, operation: Operation
+    ) -> ConnectedAgent | ErrorCode:
+        """Return the agent for a job of another coordinator, or why the job is refused."""
+        if self._drain_reason is not None:
+            return ErrorCode.DRAINING
+        agent = self._agents.get(public_key)
+        candidates = () if agent is None else (agent,)
+        chosen = choose_agent(candidates, model_id, operation, self._history)
+        if not isinstance(chosen, ErrorCode):
+            self._record_job_time(model_id)
+            self._history.job_sent(public_key)
+        return chosen
+
+    def accepting(self) -> list[ConnectedAgent]:
+        """Return the agents that are connected here, unless the coordinator is stopping."""
+        return [] if self._drain_reason is not None else list(self._agents.values())
 
     def why_no_agent(self, model_id: str, code: ErrorCode) -> Reason:
         """Return the cause behind a code that `pick` returned."""
@@ -234,14 +274,14 @@ class Fleet:
             return Reason.COORDINATOR_STOPPING
         match code:
             case ErrorCode.MODEL_NOT_LOADED:
-                if not self._had_agents:
+                if not (self._had_agents or any(self._routable())):
                     return Reason.NO_AGENT
                 return Reason.UNROUTABLE if self.why_unroutable(model_id) else Reason.NOT_OFFERED
             case ErrorCode.FORMAT_NOT_SUPPORTED:
                 return Reason.WRONG_OPERATION
             case ErrorCode.DRAINING:
                 return Reason.PROVIDER_STOPPING
-        agents = self._agents.values()
+        agents = self._routable()
         if any(self._offers(agent, model_id) and not agent.overdue for agent in agents):
             return Reason.QUEUE_TIMEOUT
         is_awaited = self.is_awaited(model_id)
@@ -249,7 +289,7 @@ class Fleet:
 
     def why_unroutable(self, model_id: str) -> str:
         """Return why an offered model receives no jobs, as one sentence, or ""."""
-        tables = (agent.offers for agent in self._agents.values() if agent.offers is not None)
+        tables = (agent.offers for agent in self._routable() if agent.offers is not None)
         reasons = (table.unroutable.get(model_id, "") for table in tables)
         return next(filter(None, reasons), "")
 
@@ -264,10 +304,15 @@ class Fleet:
         """
         self._on_capacity = callback
 
+    def set_local_change_callback(self, callback: Callable[[], None]) -> None:
+        """Call `callback` when the agents that are connected here, or their jobs, have changed."""
+        self._on_local_change = callback
+
     def job_ended(self, public_key: bytes, model_id: str, end: JobEnd, duration_s: float) -> None:
         """Record how a job ended, also one whose response was no longer needed."""
         self._history.job_ended(public_key, model_id, end, duration_s)
         self._on_capacity(None if is_refusal(end) else model_id)
+        self._on_local_change()
 
     def offers_changed(self, public_key: bytes, model_ids: Iterable[str]) -> None:
         """Forget the agent's refusals of models whose offers are new; try to send requests."""
@@ -277,6 +322,11 @@ class Fleet:
     def capacity_changed(self) -> None:
         """Report that an agent may have room now."""
         self._on_capacity(None)
+        self._on_local_change()
+
+    def remote_agents_changed(self) -> None:
+        """Report that an agent of another coordinator may have room now."""
+        self._on_capacity(None)
 
     def is_awaited(self, model_id: str) -> bool:
         """Whether a request for a model that cannot run now may wait for it.
@@ -284,9 +334,7 @@ class Fleet:
         It may if an agent offers the model, or the last one that did has disconnected lately. If
         agents have withdrawn it, it may be long until it returns.
         """
-        if any(
-            self._offers(agent, model_id) for agent in (*self._agents.values(), *self._detached)
-        ):
+        if any(self._offers(agent, model_id) for agent in (*self._routable(), *self._detached)):
             return True
         left_at = self._left_at.get(model_id, self._started_at if self._awaits_offers else None)
         return left_at is not None and self._clock() - left_at < MODEL_GRACE_S
@@ -300,12 +348,13 @@ class Fleet:
         return bool(agents) and all(agent.offers is None for agent in agents)
 
     @staticmethod
-    def _offers(owner: ConnectedAgent | DetachedSession, model_id: str) -> bool:
+    def _offers(owner: RoutableAgent | DetachedSession, model_id: str) -> bool:
         return owner.offers is not None and model_id in owner.offers.models
 
     def next_retry_s(self, model_id: str) -> float | None:
         """Return seconds until the first agent that refused the model may get a job, or None."""
-        return self._history.next_retry_s(list(self._agents), model_id)
+        keys = [agent.public_key for agent in self._routable()]
+        return self._history.next_retry_s(keys, model_id)
 
     def _record_job_time(self, model_id: str) -> None:
         self._record_time(self._last_job_at, model_id)
@@ -328,14 +377,14 @@ class Fleet:
     def models(self, wire_format: WireFormat) -> list[str]:
         """Return the ids of all models that an agent offers in this format, sorted."""
         found: set[str] = set()
-        for agent in self._agents.values():
+        for agent in self._routable():
             if agent.offers is not None:
                 found |= agent.offers.models_for(wire_format)
         return sorted(found)
 
     def why_not_ready(self) -> str:
         """Return why no agent can receive a job now; "" if one can, even if all are busy."""
-        return why_not_ready(self._agents.values())
+        return why_not_ready(self._routable())
 
     def snapshot(self) -> list[AgentSnapshot]:
         """Return the current state of every connected agent, sorted by public key."""

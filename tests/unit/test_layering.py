@@ -153,6 +153,7 @@ SUBPACKAGES: dict[str, frozenset[str]] = {
     "coordinator/connections": frozenset({"connections"}),
     "coordinator/sessions": frozenset({"sessions"}),
     "coordinator/agents": frozenset({"agents", "connections", "sessions"}),
+    "coordinator/cluster": frozenset({"cluster", "agents", "connections", "sessions"}),
     "coordinator/http": frozenset({"http", "agents", "connections", "sessions"}),
 }
 """For each subpackage, the subpackages of the same package that it may import."""

@@ -1,0 +1,259 @@
+"""The jobs that this coordinator sent to agents of other coordinators. No I/O.
+
+The edge alone acknowledges bytes of a response, when the client has accepted them. So the window of
+a job holds from the client to the agent, and a client that does not read stops its own backend.
+
+Messages may be lost. Each response has offsets: a gap makes the edge request the missing bytes, and
+each renewal repeats what was acknowledged.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from msgspec import Struct
+
+from provider_agent.coordinator.agents.agent_jobs import CANCEL_REASON, MAX_UNSENT_REQUEST_BYTES
+from provider_agent.coordinator.cluster.messages import (
+    AgentLost,
+    EdgeFrame,
+    Gone,
+    HolderFrame,
+    Offer,
+    Renewal,
+    RenewedJob,
+    frame_size,
+)
+from provider_agent.coordinator.cluster.remote_agent import RemoteAgent
+from provider_agent.coordinator.reason import Reason
+from provider_agent.coordinator.sessions.detached_session import LostJob
+from provider_agent.coordinator.sessions.running_job import RunningJob
+from provider_agent.event_log import EventLogger
+from provider_agent.protocol.exceptions import ProtocolViolation
+from provider_agent.protocol.frames import (
+    Ack,
+    Cancel,
+    Chunk,
+    JobEnd,
+    JobError,
+    JobResult,
+    JobStarted,
+)
+from provider_agent.protocol.job import Job
+from provider_agent.protocol.limits import CHUNK_BYTES, MAX_LIVE_JOBS
+from provider_agent.protocol.receive_stream import ReceiveStream
+from provider_agent.protocol.request import RequestQueue
+
+log = EventLogger(__name__)
+
+JobEnded = Callable[[bytes, str, JobEnd, float], None]
+"""Called with public key, model, end and seconds; `AgentRegistry.job_ended`."""
+
+_LOST: Final = "The connection to the provider was lost."
+
+_REASONS: Final = frozenset({Reason.PROVIDER_LOST, Reason.COORDINATOR_STOPPING})
+"""The reasons that a holder may give; any other one counts as `PROVIDER_LOST`."""
+
+
+class _EdgeJob(Struct, eq=False):
+    """One job and its response."""
+
+    running: RunningJob
+    agent: RemoteAgent
+    stream: ReceiveStream
+    sent_at: float
+    renewed_at: int = -1
+    """`stream.received` at the last renewal."""
+    resend_requested: bool = False
+
+
+class _Outbox:
+    """What is queued for one holder."""
+
+    def __init__(self) -> None:
+        self.frames: deque[EdgeFrame] = deque()
+        self.requests = RequestQueue()
+
+
+class EdgeJobs:
+    """Owns the jobs; implements `JobOwner`.
+
+    Args:
+        window_bytes: how many bytes of each response may be unacknowledged.
+        clock: monotonic, in seconds.
+        wake: called with a holder when frames for it are queued.
+        job_ended: records how a job ended.
+    """
+
+    def __init__(
+        self,
+        *,
+        window_bytes: int,
+        clock: Callable[[], float],
+        wake: Callable[[bytes], None],
+        job_ended: JobEnded,
+    ) -> None:
+        self._window_bytes = window_bytes
+        self._clock = clock
+        self._wake = wake
+        self._job_ended = job_ended
+        self._jobs: dict[bytes, _EdgeJob] = {}
+        self._outboxes: dict[bytes, _Outbox] = {}
+
+    def __repr__(self) -> str:
+        return f"<EdgeJobs {len(self)} holders={len(self._outboxes)}>"
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def is_full(self, holder: bytes) -> bool:
+        """Whether too many bytes of requests are queued for a holder."""
+        outbox = self._outboxes.get(holder)
+        return outbox is not None and outbox.requests.unsent_bytes > MAX_UNSENT_REQUEST_BYTES
+
+    # --- called by the HTTP side ------------------------------------------------------------------
+
+    def submit(self, agent: RemoteAgent, job: Job) -> RunningJob:
+        """Queue a job for a remote agent."""
+        now = self._clock()
+        running = RunningJob(job, self, now + job.deadline_ms / 1000, agent.public_key)
+        stream = ReceiveStream(self._window_bytes)
+        self._jobs[job.job_id] = _EdgeJob(running, agent, stream, now)
+        self._send(agent.holder, Offer(agent.public_key, job.header, self._window_bytes))
+        self._outboxes[agent.holder].requests.add(job.job_id, job.request)
+        return running
+
+    def consume(self, job: RunningJob, count: int) -> None:
+        """Count `count` more bytes as passed on to the client, which may queue an `Ack`."""
+        job.unconsumed -= count
+        mine = self._jobs.get(job.job_id)
+        if mine is not None and (offset := mine.stream.consume(count)) is not None:
+            self._send(mine.agent.holder, Ack(job.job_id, offset))
+
+    def abandon(self, job: RunningJob) -> None:
+        """Drop the job, and cancel it if it still runs."""
+        mine = self._remove(job.job_id)
+        if mine is not None:
+            self._send(mine.agent.holder, Cancel(job.job_id, CANCEL_REASON))
+
+    # --- called with received frames --------------------------------------------------------------
+
+    def receive(self, holder: bytes, frame: HolderFrame) -> None:
+        """Process a frame; ignore one that does not come from the holder of its job."""
+        mine = self._jobs.get(frame.job_id)
+        if mine is None:
+            if isinstance(frame, JobResult | JobError):  # otherwise the holder would keep it
+                self._send(holder, Ack(frame.job_id, frame.total_bytes, final=True))
+        elif mine.agent.holder == holder:
+            try:
+                self._on_frame(mine, frame)
+            except ProtocolViolation as error:
+                log.warning(
+                    "coordinator broke the protocol", coordinator=holder.hex(), error=str(error)
+                )
+                self._send(holder, Cancel(frame.job_id, CANCEL_REASON))
+                self._lose(mine, Reason.PROVIDER_LOST)
+
+    def _on_frame(self, mine: _EdgeJob, frame: HolderFrame) -> None:
+        stream = mine.stream
+        match frame:
+            case Chunk():
+                if not stream.started or frame.offset > stream.received:
+                    self._request_missing(mine)
+                elif fresh := stream.receive(frame):
+                    mine.resend_requested = False
+                    mine.running.on_data(fresh)
+            case JobStarted() if not stream.started:
+                stream.started = True
+                mine.running.on_started(frame)
+            case JobResult() | JobError():
+                if frame.total_bytes > stream.received:
+                    self._request_missing(mine)
+                else:
+                    self._end(mine, frame)
+            case Gone():
+                known = frame.reason in _REASONS
+                self._lose(mine, Reason(frame.reason) if known else Reason.PROVIDER_LOST)
+            case AgentLost():
+                mine.running.set_lost(frame.lost)
+
+    def _request_missing(self, mine: _EdgeJob) -> None:
+        """Request the missing bytes, once for all later frames that follow the same gap."""
+        if not mine.resend_requested:
+            mine.resend_requested = True
+            self._send(mine.agent.holder, Renewal([_renewed(mine, resend=True)]))
+
+    def _end(self, mine: _EdgeJob, end: JobEnd) -> None:
+        mine.stream.check_end(end)
+        running, agent = mine.running, mine.agent
+        self._remove(running.job_id)
+        self._send(agent.holder, Ack(running.job_id, end.total_bytes, final=True))
+        duration_s = self._clock() - mine.sent_at
+        self._job_ended(agent.public_key, running.job.model_id, end, duration_s)
+        running.on_end(end)
+
+    def _lose(self, mine: _EdgeJob, reason: Reason) -> None:
+        job_id = mine.running.job_id
+        self._remove(job_id)
+        mine.running.on_end(LostJob(job_id, 0, reason.value, _LOST, retryable=True))
+
+    def _remove(self, job_id: bytes) -> _EdgeJob | None:
+        mine = self._jobs.pop(job_id, None)
+        if mine is not None:
+            self._outboxes[mine.agent.holder].requests.drop(job_id)
+        return mine
+
+    # --- called by the member ---------------------------------------------------------------------
+
+    def renew(self) -> None:
+        """Renew every job; request the response of a job again if nothing of it arrived lately."""
+        by_holder: dict[bytes, list[RenewedJob]] = {}
+        for mine in self._jobs.values():
+            mine.stream.acknowledge()
+            resend = mine.renewed_at == mine.stream.received
+            mine.renewed_at = mine.stream.received
+            mine.resend_requested = False
+            by_holder.setdefault(mine.agent.holder, []).append(_renewed(mine, resend=resend))
+        for holder, jobs in by_holder.items():
+            for first in range(0, len(jobs), MAX_LIVE_JOBS):
+                self._send(holder, Renewal(jobs[first : first + MAX_LIVE_JOBS]))
+
+    def lose_holder(self, holder: bytes) -> None:
+        """End the jobs of a holder that has left or is silent, each with one error."""
+        for mine in [mine for mine in self._jobs.values() if mine.agent.holder == holder]:
+            self._lose(mine, Reason.PROVIDER_LOST)
+        self._outboxes.pop(holder, None)
+
+    def next_frames(self, holder: bytes, limit_bytes: int) -> list[EdgeFrame]:
+        """Remove and return the frames of the next message, of about `limit_bytes` together.
+
+        The pieces of requests follow the other frames.
+        """
+        outbox = self._outboxes.get(holder)
+        if outbox is None:
+            return []
+        frames: list[EdgeFrame] = []
+        size = 0
+        while outbox.frames and size < limit_bytes:
+            frame = outbox.frames.popleft()
+            frames.append(frame)
+            size += frame_size(frame)
+        while not outbox.frames and size < limit_bytes:
+            chunk = outbox.requests.next_chunk(CHUNK_BYTES)
+            if chunk is None:
+                break
+            frames.append(chunk)
+            size += frame_size(chunk)
+        return frames
+
+    def _send(self, holder: bytes, frame: EdgeFrame) -> None:
+        outbox = self._outboxes.get(holder)
+        if outbox is None:
+            outbox = self._outboxes[holder] = _Outbox()
+        outbox.frames.append(frame)
+        self._wake(holder)
+
+
+def _renewed(mine: _EdgeJob, *, resend: bool) -> RenewedJob:
+    stream = mine.stream
+    return RenewedJob(mine.running.job_id, stream.received, stream.acked, resend)

@@ -1,0 +1,213 @@
+"""One coordinator of a cluster: its view of the others, and its two roles. No I/O.
+
+`bus` feeds received messages to `receive_batch` and `receive_snapshot`, sends what `next_message`
+and `snapshot` return, and calls `tick` once per interval.
+"""
+
+from collections.abc import Callable
+
+from provider_agent.coordinator.agents.fleet import Fleet
+from provider_agent.coordinator.cluster.edge import EdgeJobs
+from provider_agent.coordinator.cluster.holder import HolderJobs
+from provider_agent.coordinator.cluster.messages import (
+    AgentEntry,
+    EdgeFrame,
+    PeerFrame,
+    decode_batch,
+    decode_snapshot,
+    encode_batch,
+    encode_snapshot,
+)
+from provider_agent.coordinator.cluster.remote_agent import RemoteAgent, entry_of
+from provider_agent.coordinator.cluster.view import SILENT_INTERVALS, ClusterView
+from provider_agent.coordinator.settings import CoordinatorSettings
+from provider_agent.event_log import EventLogger
+from provider_agent.protocol.limits import BATCH_BYTES
+
+log = EventLogger(__name__)
+
+
+class ClusterMember:
+    """The state of this coordinator in the cluster; implements `RemoteAgents`.
+
+    Args:
+        own_id: 16 random bytes, new at each start.
+        fleet: the agents that are connected here; the remote ones are added to its routing.
+        settings: the coordinator's settings.
+        interval_s: the interval of snapshots and renewals.
+        clock: monotonic, in seconds.
+        wake: called when messages are queued.
+        snapshot_changed: called when a new snapshot should be sent soon.
+
+    Attributes:
+        own_id: this coordinator.
+        is_connected: whether messages can be sent now.
+        edge: the jobs that were sent to other coordinators.
+        holder: the jobs of other coordinators.
+        view: the other coordinators.
+    """
+
+    def __init__(
+        self,
+        own_id: bytes,
+        fleet: Fleet,
+        settings: CoordinatorSettings,
+        *,
+        interval_s: float,
+        clock: Callable[[], float],
+        wake: Callable[[], None],
+        snapshot_changed: Callable[[], None],
+    ) -> None:
+        self.own_id = own_id
+        self.is_connected = False
+        self._fleet = fleet
+        self._clock = clock
+        self._wake = wake
+        self._snapshot_changed = snapshot_changed
+        self._resume_s = settings.resume_ms / 1000
+        self._disconnected_at = clock()
+        self._revision = 0
+        self._waiting: dict[bytes, None] = {}
+        """The coordinators for which frames may be queued."""
+        self.view = ClusterView(own_id, self._new_agent, interval_s, clock)
+        self.edge = EdgeJobs(
+            window_bytes=settings.window_bytes,
+            clock=clock,
+            wake=self._queue,
+            job_ended=fleet.job_ended,
+        )
+        self.holder = HolderJobs(
+            accept=fleet.accept,
+            lease_s=interval_s * SILENT_INTERVALS,
+            clock=clock,
+            wake=self._queue,
+        )
+        fleet.set_remote_agents(self)
+        fleet.set_local_change_callback(snapshot_changed)
+
+    def __repr__(self) -> str:
+        state = "connected" if self.is_connected else "disconnected"
+        return (
+            f"<ClusterMember {self.own_id.hex()} {state} {self.view!r} {self.edge!r} "
+            f"{self.holder!r}>"
+        )
+
+    def _new_agent(self, holder: bytes, entry: AgentEntry) -> RemoteAgent:
+        def is_reachable() -> bool:
+            return self.is_connected and not self.edge.is_full(holder)
+
+        return RemoteAgent(holder, entry, self.edge.submit, is_reachable)
+
+    def agents(self) -> list[RemoteAgent]:
+        """Return the agents of the other coordinators."""
+        return self.view.agents()
+
+    # --- received messages ------------------------------------------------------------------------
+
+    def receive_batch(self, message: bytes) -> None:
+        """Process frames of another coordinator; ignore those of one that is not in the view.
+
+        Raises:
+            MalformedPeerMessage: the message is invalid.
+        """
+        batch = decode_batch(message)
+        if batch.sender not in self.view:
+            return
+        for frame in batch.frames:
+            if isinstance(frame, EdgeFrame):
+                self.holder.receive(batch.sender, frame)
+            else:
+                self.edge.receive(batch.sender, frame)
+
+    def receive_snapshot(self, message: bytes) -> None:
+        """Process a snapshot, or a part of one.
+
+        Raises:
+            MalformedPeerMessage: the message is invalid.
+        """
+        snapshot = decode_snapshot(message)
+        sender = snapshot.sender
+        was_known = sender in self.view
+        change = self.view.receive(snapshot)
+        if not was_known and sender in self.view:
+            log.info("coordinator joined the cluster", coordinator=sender.hex())
+            self._snapshot_changed()  # it does not know this coordinator yet
+        if change is None:
+            return
+        if change.left:
+            log.info("coordinator left the cluster", coordinator=sender.hex())
+            self._lose(sender)
+        for public_key, models in change.offers.items():
+            self._fleet.remote_offers_changed(public_key, models)
+        self._fleet.remote_agents_changed()
+
+    # --- messages to send -------------------------------------------------------------------------
+
+    def _queue(self, peer: bytes) -> None:
+        self._waiting[peer] = None
+        self._wake()
+
+    def next_message(self) -> tuple[bytes, bytes] | None:
+        """Remove and return a message and its receiver; None when nothing is queued.
+
+        The coordinators take turns, one message each.
+        """
+        while self._waiting:
+            peer = next(iter(self._waiting))
+            del self._waiting[peer]
+            frames: list[PeerFrame] = [
+                *self.edge.next_frames(peer, BATCH_BYTES),
+                *self.holder.next_frames(peer, BATCH_BYTES),
+            ]
+            if frames:
+                self._waiting[peer] = None
+                return peer, encode_batch(self.own_id, frames)
+        return None
+
+    def snapshot(self, *, leaving: bool = False) -> list[bytes]:
+        """Return the messages that tell the other coordinators about the agents here."""
+        self._revision += 1
+        agents = [] if leaving else self._fleet.accepting()
+        entries = (entry_of(agent, agent.offers) for agent in agents if agent.offers is not None)
+        return encode_snapshot(self.own_id, self._revision, entries, leaving=leaving)
+
+    # --- time and connection ----------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Renew jobs, and end those of coordinators that are silent; called once per interval.
+
+        While this coordinator is disconnected, all others are silent. Their jobs then continue when
+        the connection returns within the time for which agents may resume sessions.
+        """
+        if not self.is_connected:
+            if self._clock() - self._disconnected_at > self._resume_s:
+                for peer in self.view:
+                    self.view.drop(peer)
+                    self._lose(peer)
+            return
+        for peer in self.view.expire():
+            log.warning("coordinator silent", coordinator=peer.hex())
+            self._lose(peer)
+        self.holder.expire()
+        self.edge.renew()
+
+    def set_connected(self, connected: bool) -> None:
+        """Record whether messages can be sent."""
+        if connected is self.is_connected:
+            return
+        self.is_connected = connected
+        if connected:
+            self.view.restart()
+            self.holder.restart_leases()
+            self.edge.renew()
+            self._snapshot_changed()
+            self._wake()
+        else:
+            self._disconnected_at = self._clock()
+        self._fleet.remote_agents_changed()
+
+    def _lose(self, peer: bytes) -> None:
+        self.edge.lose_holder(peer)
+        self.holder.drop_edge(peer)
+        self._waiting.pop(peer, None)
+        self._fleet.remote_agents_changed()

@@ -1,0 +1,160 @@
+"""An agent whose connection another coordinator has."""
+
+from collections import Counter
+from collections.abc import Callable
+
+from provider_agent.coordinator.agents.model_report import NO_REPORT, ModelReport
+from provider_agent.coordinator.agents.routing import Candidate
+from provider_agent.coordinator.cluster.messages import AgentEntry, ModelEntry
+from provider_agent.coordinator.sessions.offers import OfferTable
+from provider_agent.coordinator.sessions.running_job import RunningJob
+from provider_agent.protocol.frames import AgentLimits, Capabilities, ModelOffer
+from provider_agent.protocol.job import Job
+from provider_agent.protocol.limits import MAX_INTEGER
+
+
+class RemoteAgent:
+    """Implements `RoutableAgent` with the latest snapshot of the agent's holder.
+
+    Its counts of jobs are those of the snapshot, plus the jobs that were sent from here since then.
+    They may be wrong for a moment; the holder then refuses the job.
+
+    Args:
+        holder: the coordinator that has the agent's connection.
+        entry: the agent in the holder's snapshot.
+        submit: sends a job to the holder.
+        is_reachable: whether the holder can be reached now.
+
+    Attributes:
+        public_key: the agent's identity.
+        offers: what the agent offers.
+        heartbeat: the agent itself, which has the reports.
+    """
+
+    def __init__(
+        self,
+        holder: bytes,
+        entry: AgentEntry,
+        submit: Callable[["RemoteAgent", Job], RunningJob],
+        is_reachable: Callable[[], bool],
+    ) -> None:
+        self.holder = holder
+        self.public_key = entry.public_key
+        self._submit = submit
+        self._is_reachable = is_reachable
+        self._revision = 0
+        self.offers = _offer_table(entry, self._revision)
+        self._set_entry(entry)
+
+    def __repr__(self) -> str:
+        return f"<RemoteAgent at={self.holder.hex()} jobs={self.in_flight} offers={self.offers}>"
+
+    @property
+    def heartbeat(self) -> "RemoteAgent":
+        """The source of `report`."""
+        return self
+
+    @property
+    def in_flight(self) -> int:
+        """Jobs without an end."""
+        return self._entry.in_flight + self._sent.total()
+
+    @property
+    def draining(self) -> bool:
+        """Whether the agent accepts no more jobs."""
+        return self._entry.draining
+
+    @property
+    def overdue(self) -> bool:
+        """Whether the agent may be lost, or its coordinator cannot be reached."""
+        return self._entry.overdue or not self._is_reachable()
+
+    @property
+    def send_queue_full(self) -> bool:
+        """Whether too many bytes of requests are queued for the agent."""
+        return self._entry.send_queue_full
+
+    def in_flight_of(self, model_id: str) -> int:
+        """Jobs of one model without an end."""
+        model = self._models.get(model_id)
+        return self._sent[model_id] + (0 if model is None else model.in_flight)
+
+    def report(self, model_id: str) -> ModelReport:
+        """Return what the agent reports about a model."""
+        model = self._models.get(model_id)
+        if model is None:
+            return NO_REPORT
+        return ModelReport(
+            model.other_requests, model.cache_used, model.is_cold, model.is_down, model.job_s
+        )
+
+    def submit(self, job: Job) -> RunningJob:
+        """Send a job to the agent's holder."""
+        self._sent[job.model_id] += 1
+        return self._submit(self, job)
+
+    def update(self, entry: AgentEntry) -> list[str]:
+        """Replace the state by that of a newer snapshot; return the models with new offers."""
+        older = self.offers
+        if _offered(entry) != _offered(self._entry):
+            self._revision += 1
+            self.offers = _offer_table(entry, self._revision)
+        self._set_entry(entry)
+        return [] if self.offers is older else self.offers.changed_models(older)
+
+    def _set_entry(self, entry: AgentEntry) -> None:
+        self._entry = entry
+        self._models: dict[str, ModelEntry] = {model.model_id: model for model in entry.models}
+        self._sent: Counter[str] = Counter()
+        """The jobs that were sent from here since the snapshot, by model."""
+
+
+def _offered(entry: AgentEntry) -> list[tuple[str, list[str], int] | int]:
+    """Return the part of an entry that the offers depend on."""
+    models = [(model.model_id, model.operations, model.slots) for model in entry.models]
+    return [entry.capacity, *models]
+
+
+def _offer_table(entry: AgentEntry, revision: int) -> OfferTable:
+    models = [
+        ModelOffer(
+            model_id=model.model_id,
+            formats=[],
+            operations=model.operations,
+            context_window=None,
+            native=False,
+            backend_kind="",
+            max_concurrent=model.slots,
+        )
+        for model in entry.models
+    ]
+    return OfferTable(Capabilities(revision, models, AgentLimits(entry.capacity)))
+
+
+def entry_of(agent: Candidate, offers: OfferTable) -> AgentEntry:
+    """Return the entry of an agent that is connected here."""
+    models = []
+    for model_id, operations in offers.models.items():
+        report = agent.heartbeat.report(model_id)
+        models.append(
+            ModelEntry(
+                model_id=model_id,
+                operations=sorted(operation.value for operation in operations),
+                slots=offers.slots[model_id],
+                in_flight=agent.in_flight_of(model_id),
+                other_requests=min(report.other_requests, MAX_INTEGER),
+                cache_used=report.cache_used,
+                is_cold=report.is_cold,
+                is_down=report.is_down,
+                job_s=report.job_s,
+            )
+        )
+    return AgentEntry(
+        public_key=agent.public_key,
+        capacity=offers.capacity,
+        in_flight=agent.in_flight,
+        draining=agent.draining,
+        overdue=agent.overdue,
+        send_queue_full=agent.send_queue_full,
+        models=models,
+    )

@@ -1,0 +1,180 @@
+"""Which agents the other coordinators have, according to their snapshots. No I/O.
+
+A coordinator that is silent for three intervals is dropped with its agents. Snapshots in several
+parts count when all parts have arrived in order; otherwise the older snapshot applies, until the
+next interval brings another one.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from msgspec import Struct
+
+from provider_agent.coordinator.cluster.messages import AgentEntry, Snapshot
+from provider_agent.coordinator.cluster.remote_agent import RemoteAgent
+
+SILENT_INTERVALS: Final = 3
+"""One lost or late snapshot must not end the jobs of a coordinator's agents."""
+
+MAX_COORDINATORS: Final = 64
+"""The most other coordinators; snapshots of further ones are ignored. Every coordinator reads the
+snapshots of all others, so that a cluster of many more would be of no use."""
+
+MAX_AGENTS: Final = 16_384
+"""The most agents of one coordinator; the rest of its snapshot is ignored."""
+
+
+class _Coordinator(Struct):
+    """What is known of one coordinator; `parts` are those of the snapshot that arrives now."""
+
+    heard_at: float
+    agents: dict[bytes, RemoteAgent]
+    revision: int = 0
+    parts_revision: int = 0
+    next_part: int = 0
+    parts: list[AgentEntry] = []
+
+
+class ViewChange(Struct, frozen=True):
+    """What a snapshot changed.
+
+    Attributes:
+        offers: public key → the models whose offers are new.
+        left: whether the coordinator has left the cluster.
+    """
+
+    offers: dict[bytes, list[str]]
+    left: bool = False
+
+
+class ClusterView:
+    """The other coordinators and their agents.
+
+    Args:
+        own_id: this coordinator, whose own snapshots are ignored.
+        new_agent: creates an agent from its holder and its entry.
+        interval_s: the interval of snapshots.
+        clock: monotonic, in seconds.
+    """
+
+    def __init__(
+        self,
+        own_id: bytes,
+        new_agent: Callable[[bytes, AgentEntry], RemoteAgent],
+        interval_s: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._own_id = own_id
+        self._new_agent = new_agent
+        self._silent_s = interval_s * SILENT_INTERVALS
+        self._clock = clock
+        self._coordinators: dict[bytes, _Coordinator] = {}
+        self._by_key: dict[bytes, RemoteAgent] = {}
+
+    def __repr__(self) -> str:
+        return f"<ClusterView coordinators={len(self)} agents={len(self._by_key)}>"
+
+    def __len__(self) -> int:
+        return len(self._coordinators)
+
+    def __contains__(self, coordinator: bytes) -> bool:
+        return coordinator in self._coordinators
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(list(self._coordinators))
+
+    def agents(self) -> list[RemoteAgent]:
+        """Return every agent once: of two coordinators with one key, the last that added it."""
+        return list(self._by_key.values())
+
+    def receive(self, snapshot: Snapshot) -> ViewChange | None:
+        """Process a part of a snapshot; return what it changed, or None if nothing is new yet."""
+        sender = snapshot.sender
+        if sender == self._own_id:
+            return None
+        if snapshot.leaving:
+            return ViewChange({}, left=True) if self.drop(sender) else None
+        coordinator = self._coordinators.get(sender)
+        if coordinator is None:
+            if len(self._coordinators) >= MAX_COORDINATORS:
+                return None
+            coordinator = self._coordinators[sender] = _Coordinator(self._clock(), {})
+        coordinator.heard_at = self._clock()
+        agents = _complete(coordinator, snapshot)
+        return None if agents is None else self._replace(sender, coordinator, agents)
+
+    def _replace(
+        self, sender: bytes, coordinator: _Coordinator, entries: list[AgentEntry]
+    ) -> ViewChange:
+        older, coordinator.agents = coordinator.agents, {}
+        changed: dict[bytes, list[str]] = {}
+        for entry in entries[:MAX_AGENTS]:
+            key = entry.public_key
+            agent = older.pop(key, None)
+            if agent is None:
+                agent = self._by_key[key] = self._new_agent(sender, entry)
+                changed[key] = list(agent.offers.models)
+            elif models := agent.update(entry):
+                changed[key] = models
+            coordinator.agents[key] = agent
+        for agent in older.values():
+            self._forget(agent)
+        return ViewChange(changed)
+
+    def _forget(self, agent: RemoteAgent) -> None:
+        """Remove an agent; another coordinator that has it too replaces it."""
+        if self._by_key.get(agent.public_key) is not agent:
+            return
+        del self._by_key[agent.public_key]
+        for coordinator in self._coordinators.values():
+            if (other := coordinator.agents.get(agent.public_key)) is not None:
+                self._by_key[agent.public_key] = other
+
+    def drop(self, sender: bytes) -> bool:
+        """Remove a coordinator and its agents; return whether it was known."""
+        coordinator = self._coordinators.pop(sender, None)
+        if coordinator is None:
+            return False
+        for agent in coordinator.agents.values():
+            self._forget(agent)
+        return True
+
+    def expire(self) -> list[bytes]:
+        """Remove the silent coordinators, and return them."""
+        now = self._clock()
+        silent = [
+            sender
+            for sender, coordinator in self._coordinators.items()
+            if now - coordinator.heard_at > self._silent_s
+        ]
+        for sender in silent:
+            self.drop(sender)
+        return silent
+
+    def restart(self) -> None:
+        """Count the silence of all coordinators from now on: the connection was interrupted."""
+        now = self._clock()
+        for coordinator in self._coordinators.values():
+            coordinator.heard_at = now
+
+
+def _complete(coordinator: _Coordinator, snapshot: Snapshot) -> list[AgentEntry] | None:
+    """Add a part; return all agents of the snapshot if it was the last part, else None."""
+    if snapshot.revision <= coordinator.revision:
+        return None
+    if snapshot.part == 0:
+        coordinator.parts_revision, coordinator.next_part, coordinator.parts = (
+            snapshot.revision,
+            0,
+            [],
+        )
+    if (snapshot.revision, snapshot.part) != (coordinator.parts_revision, coordinator.next_part):
+        return None
+    if len(coordinator.parts) <= MAX_AGENTS:
+        coordinator.parts += snapshot.agents
+    coordinator.next_part += 1
+    if coordinator.next_part < snapshot.parts:
+        return None
+    agents, coordinator.parts = coordinator.parts, []
+    coordinator.revision = snapshot.revision
+    return agents

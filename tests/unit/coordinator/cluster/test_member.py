@@ -1,0 +1,204 @@
+"""One coordinator in a cluster: routing to remote agents, and what silence and interruptions do."""
+
+from collections.abc import Callable
+
+import pytest
+
+from provider_agent.coordinator.agents.connected_agent import ConnectedAgent
+from provider_agent.coordinator.agents.fleet import Fleet
+from provider_agent.coordinator.cluster.member import ClusterMember
+from provider_agent.coordinator.cluster.messages import MalformedPeerMessage, decode_batch
+from provider_agent.coordinator.cluster.remote_agent import RemoteAgent
+from provider_agent.coordinator.reason import Reason
+from provider_agent.coordinator.sessions.detached_session import LostJob
+from provider_agent.coordinator.sessions.offers import OfferTable
+from provider_agent.coordinator.settings import CoordinatorSettings
+from provider_agent.protocol.coordinator_protocol import CoordinatorProtocol
+from provider_agent.protocol.errors import ErrorCode
+from provider_agent.protocol.formats import Operation, WireFormat
+from provider_agent.protocol.frames import AgentLimits, Capabilities, JobError
+from tests.kit.cluster_pair import AGENT_KEY, chat_job
+from tests.kit.scripted_agent import offer
+
+INTERVAL_S = 2.0
+SETTINGS = CoordinatorSettings()
+
+
+class Member:
+    """One member, with a clock that the test sets."""
+
+    def __init__(self, own_id: bytes, clock: Callable[[], float]) -> None:
+        self.fleet = Fleet(SETTINGS, clock)
+        self.snapshots_due = 0
+        self.member = ClusterMember(
+            own_id,
+            self.fleet,
+            SETTINGS,
+            interval_s=INTERVAL_S,
+            clock=clock,
+            wake=lambda: None,
+            snapshot_changed=self._snapshot_changed,
+        )
+        self.member.set_connected(True)
+        self._clock = clock
+
+    def _snapshot_changed(self) -> None:
+        self.snapshots_due += 1
+
+    def join(self, key: bytes = AGENT_KEY) -> ConnectedAgent:
+        agent = ConnectedAgent(
+            protocol=CoordinatorProtocol(nonce=bytes(32), name="", authorities=[]),
+            session_id=bytes(16),
+            registry=self.fleet,
+            settings=SETTINGS,
+            clock=self._clock,
+            wake=lambda: None,
+            close=lambda _: None,
+            check_alive=lambda report: report(True),
+            remote="192.0.2.7",
+        )
+        agent.public_key = key
+        agent.offers = OfferTable(Capabilities(1, [offer("tiny")], AgentLimits(4)))
+        self.fleet.join(agent)
+        return agent
+
+    def pick(self) -> object:
+        return self.fleet.pick("tiny", Operation.CHAT)
+
+
+class Members:
+    """Two members: `one` has the agent, `two` receives its snapshots."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.one, self.two = (Member(bytes([n]) * 16, lambda: self.now) for n in (1, 2))
+        self.local = self.one.join()
+        self.send_snapshot()
+
+    def send_snapshot(self, *, leaving: bool = False) -> None:
+        for message in self.one.member.snapshot(leaving=leaving):
+            self.two.member.receive_snapshot(message)
+
+    def remote(self) -> RemoteAgent:
+        chosen = self.two.pick()
+        assert isinstance(chosen, RemoteAgent)
+        return chosen
+
+
+def test_remote_agent_receives_jobs_and_its_models_are_listed() -> None:
+    members = Members()
+    assert members.remote().holder == members.one.member.own_id
+    assert members.two.fleet.models(WireFormat.OPENAI) == ["tiny"]
+    assert members.two.fleet.why_not_ready() == ""
+    members.remote().submit(chat_job())
+    message = members.two.member.next_message()
+    assert message is not None
+    assert message[0] == members.one.member.own_id
+    assert len(decode_batch(message[1]).frames) == 2
+    assert members.two.member.next_message() is None
+
+
+def test_agent_that_is_connected_here_is_not_used_through_another_coordinator() -> None:
+    members = Members()
+    local = members.two.join()
+    assert members.two.pick() is local
+
+
+def test_new_coordinator_receives_a_snapshot_soon() -> None:
+    members = Members()
+    due = members.two.snapshots_due
+    assert due > 0
+    members.send_snapshot()
+    assert members.two.snapshots_due == due
+
+
+def test_draining_coordinator_offers_no_agents_and_refuses_jobs() -> None:
+    members = Members()
+    assert members.one.fleet.accept(AGENT_KEY, "tiny", Operation.CHAT) is members.local
+    members.one.fleet.start_draining("stop")
+    assert members.one.fleet.accept(AGENT_KEY, "tiny", Operation.CHAT) is ErrorCode.DRAINING
+    members.send_snapshot()
+    assert members.two.member.agents() == []
+
+
+def test_unknown_agent_is_refused() -> None:
+    members = Members()
+    refusal = members.one.fleet.accept(b"x" * 32, "tiny", Operation.CHAT)
+    assert refusal is ErrorCode.MODEL_NOT_LOADED
+
+
+def test_requests_wait_for_remote_agents_while_disconnected() -> None:
+    members = Members()
+    members.two.member.set_connected(False)
+    fleet = members.two.fleet
+    assert members.two.pick() is ErrorCode.OUT_OF_CAPACITY
+    assert fleet.is_awaited("tiny")
+    assert fleet.why_no_agent("tiny", ErrorCode.OUT_OF_CAPACITY) is Reason.PROVIDER_OFFLINE
+    assert fleet.why_not_ready()
+    members.two.member.set_connected(True)
+    assert members.remote() in members.two.member.agents()
+
+
+def test_silent_coordinator_loses_its_agents_and_jobs() -> None:
+    members = Members()
+    job = members.remote().submit(chat_job())
+    members.now += 3 * INTERVAL_S + 0.1
+    members.two.member.tick()
+    assert isinstance(job.end, LostJob)
+    assert members.two.member.agents() == []
+
+
+def test_coordinator_that_leaves_loses_its_jobs_at_once() -> None:
+    members = Members()
+    job = members.remote().submit(chat_job())
+    members.send_snapshot(leaving=True)
+    assert isinstance(job.end, LostJob)
+
+
+def test_jobs_survive_an_interruption_within_the_resume_time() -> None:
+    members = Members()
+    job = members.remote().submit(chat_job())
+    members.two.member.set_connected(False)
+    members.now += SETTINGS.resume_ms / 1000
+    members.two.member.tick()
+    assert job.end is None
+    members.two.member.set_connected(True)
+    members.two.member.tick()
+    assert job.end is None
+
+
+def test_jobs_end_after_an_interruption_longer_than_the_resume_time() -> None:
+    members = Members()
+    job = members.remote().submit(chat_job())
+    members.two.member.set_connected(False)
+    members.now += SETTINGS.resume_ms / 1000 + 1
+    members.two.member.tick()
+    assert isinstance(job.end, LostJob)
+    assert members.two.member.agents() == []
+
+
+def test_new_offer_ends_the_time_after_a_refusal() -> None:
+    members = Members()
+    refused = JobError(bytes(16), 0, "model_not_loaded", "", retryable=True, retry_after_ms=30_000)
+    members.two.fleet.job_ended(AGENT_KEY, "tiny", refused, 0.0)
+    assert members.two.pick() is ErrorCode.OUT_OF_CAPACITY
+    members.local.offers = OfferTable(Capabilities(2, [offer("tiny")], AgentLimits(5)))
+    members.send_snapshot()
+    assert members.remote() in members.two.member.agents()
+
+
+def test_frames_of_a_coordinator_without_a_snapshot_are_ignored() -> None:
+    members = Members()
+    members.remote().submit(chat_job())
+    message = members.two.member.next_message()
+    assert message is not None
+    members.one.member.receive_batch(message[1])  # `one` has no snapshot of `two`
+    assert members.one.member.next_message() is None
+
+
+def test_malformed_messages_raise() -> None:
+    member = Members().two.member
+    with pytest.raises(MalformedPeerMessage):
+        member.receive_batch(b"\xff")
+    with pytest.raises(MalformedPeerMessage):
+        member.receive_snapshot(b"\xff")
