@@ -73,7 +73,7 @@ class ServingLink:
             self._jobs.set_accepting(accepting=not self._stopping)
 
     def announce_stop(self, limit_s: float) -> None:
-        """Announce that the agent stops within `limit_s`; whoever stops it drains."""
+        """Announce that the agent stops within `limit_s`; the caller drains the jobs."""
         self._stopping = True
         if self._closing is not None:
             self._closing.cancel()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 MAX_ADDRESSES: Final = 8
-"""More addresses than this, as on a host of many containers, help nobody who has to choose one."""
+"""A longer list, as on a host of many containers, makes the choice of one harder."""
 
 # Netlink, the kernel's interface behind `ip address` (rtnetlink(7)).
 _HEADER: Final = struct.Struct("=IHHII")

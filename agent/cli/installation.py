@@ -65,9 +65,7 @@ def upgrade_command(installation: Installation) -> str:
     if prefix.parts[-3:-1] == ("uv", "tools"):
         return f"uv tool upgrade {DISTRIBUTION}"
     if prefix == IMAGE_PREFIX and not installation.has_pip:
-        return (
-            "build or pull the image of the new version, and start its container in place of this"
-        )
+        return "build or pull the image of the new version, and replace this container"
     if installation.source.startswith("file:"):
         folder = installation.source.removeprefix("file://")
         return f"git -C {folder} pull && {python} -m pip install {folder}"

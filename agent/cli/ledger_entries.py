@@ -56,7 +56,7 @@ class SelectedEntries:
     Args:
         loaded: the configuration.
         since: the Unix time of the first; None: no limit.
-        until: the Unix time that none reaches; None: no limit.
+        until: the Unix time before which they ended; None: no limit.
 
     Attributes:
         unreadable: the number of lines so far that are no entries, for example after a power loss.

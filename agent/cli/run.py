@@ -121,7 +121,7 @@ def _serve(start: _Start) -> int:
 
     key_path = start.loaded.config.identity.key_path
     try:
-        # Without a configured path, nobody expects a key before the first start.
+        # At the default path, a missing key is normal before the first start.
         is_default = start.loaded.origins["identity.key_path"] == DEFAULT
         identity = load_or_create(key_path, warn=not is_default)
         with hold_key_lock(key_path), asyncio.Runner(loop_factory=_loop_factory()) as runner:

@@ -35,7 +35,7 @@ _VERSION: Final = re.compile(r"(?:\d+!)?(\d+(?:\.\d+)*)(.*)")
 _UNREACHABLE: Final = re.compile(
     r"Retrying|connection|timed out|SSLError|ProxyError", re.IGNORECASE
 )
-"""How pip's messages begin that tell of a request without a response."""
+"""Words of pip's messages about requests without a response."""
 
 
 class _UnknownRelease(click.ClickException):
@@ -69,7 +69,7 @@ def upgrade(check: bool) -> None:
         return
     click.echo(f"provider-agent {latest} is available; this is {installed}")
     click.echo(f"to upgrade:  {upgrade_command(installation)}")
-    click.echo("docs/operations/update.md says how no job is lost")
+    click.echo("to lose no job, see docs/operations/update.md")
     sys.exit(EXIT_NEWER)
 
 
@@ -122,7 +122,7 @@ def _pip(installation: Installation) -> list[str]:
     """Return the command of pip: that of this environment, else one on the search path.
 
     Raises:
-        SetupError: there is none.
+        SetupError: pip is not installed.
     """
     if installation.has_pip:
         return [installation.python, "-m", "pip"]

@@ -1,8 +1,8 @@
 """Signs commands to the running agent with its own key, and checks the signatures.
 
-Who can read the key is the operator, so that no other secret is needed. The signature covers the
-method, the path, the port of the status server, the time and the body. Each is accepted once,
-within `VALID_S` seconds.
+A user who can read the key counts as the operator, so no other secret is needed. The signature
+covers the method, the path, the port of the status server, the time and the body. Each is accepted
+once, within `VALID_S` seconds.
 """
 
 import time

@@ -2,7 +2,7 @@
 
 A web page cannot read another origin. With DNS rebinding, its own host name gets the address of
 the status server; the browser then sends that name in `Host`. So the server answers only for names
-that nobody on the internet can own, and for addresses, which no rebinding can produce.
+that cannot exist on the internet, and for addresses, which no rebinding can produce.
 """
 
 import ipaddress
@@ -17,8 +17,8 @@ class HostCheck:
 
     These are all IP addresses, `localhost`, the host that it listens on, and those that the
     operator allows. A server that listens beyond loopback also answers for names that exist only
-    in private networks, such as `agent` or `agent.monitoring.svc`: who can assign such a name can
-    reach the server anyway.
+    in private networks, such as `agent` or `agent.monitoring.svc`: a program that can assign
+    such a name can reach the server anyway.
 
     Args:
         listening_host: the host that the server listens on.

@@ -104,7 +104,7 @@ class StatusPages:
             keepalive_timeout=KEEP_ALIVE_S,
             lingering_time=0,
             logger=http_logger(),
-            auto_decompress=False,  # nobody needs a body, and it would delay running streams
+            auto_decompress=False,  # no request needs it, and it would delay streams
         )
         return web.ServerRunner(server, shutdown_timeout=_SHUTDOWN_S)
 

@@ -45,7 +45,7 @@ coordinator's start, while agents are expected to send their offers."""
 
 START_GRACE_S = 10.0
 """How long after the start of the coordinator requests wait for the first agent: after a restart,
-agents return within seconds. Later, nobody may ever have started one."""
+agents return within seconds. Later, perhaps no agent was ever started."""
 
 MAX_REMEMBERED_MODELS = 4096
 """For how many models the times of the last job and of the last disconnection are remembered; the

@@ -24,7 +24,7 @@ _SECRET_NAME: Final = re.compile(
 )
 _LOCAL_NAMES: Final = frozenset({"localhost", "not-set.invalid"})
 _SYSTEM_USERS: Final = frozenset({"root", "provider-agent", "nobody", "app", "user"})
-"""User names that identify nobody, and occur as ordinary words."""
+"""User names that identify no person, and occur as ordinary words."""
 
 
 class Anonymizer:

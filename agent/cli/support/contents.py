@@ -77,7 +77,7 @@ async def running_agent(loaded: LoadedConfig) -> tuple[object, str]:
     try:
         log = await fetch_status_page(page.address, "/log")
     except NoAgent:
-        return state, "the running agent does not tell its log: it is an older version\n"
+        return state, "the running agent does not serve its log, because its version is older\n"
     return state, log.body.decode(errors="replace")
 
 

@@ -41,7 +41,7 @@ PYTHON = "/srv/venv/bin/python"
         ),
         (
             Installation(IMAGE_PREFIX, PYTHON, "pip", "file:///dist/x.whl", has_pip=False),
-            "build or pull the image of the new version, and start its container in place of this",
+            "build or pull the image of the new version, and replace this container",
         ),
     ],
 )
