@@ -131,6 +131,7 @@ docs: $(DOCS_VENV)/.installed
 	@$(DOCS_VENV)/bin/python -m documentation.stage build/docs
 	@$(DOCS_VENV)/bin/zensical build --strict --config-file build/docs/zensical.toml
 	@$(DOCS_VENV)/bin/python -m documentation.offline build/docs/site
+	@echo "Open build/docs/site/index.html in a browser."
 
 docs-reference: $(DEV)
 	@$(BIN)/python -m documentation.reference

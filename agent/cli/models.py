@@ -2,6 +2,7 @@
 
 import os
 import sys
+from typing import Final
 
 import click
 import msgspec
@@ -24,6 +25,9 @@ from provider_agent.agent.cli.terminal import console, print_json, visible
 from provider_agent.agent.config import LoadedConfig
 from provider_agent.agent.config.low_prices import CENT
 from provider_agent.protocol.frames import ModelOffer
+
+_NAMED: Final = 8
+"""The most models that are named with their common operations."""
 
 
 class ModelsReport(msgspec.Struct, frozen=True):
@@ -100,13 +104,12 @@ def _with_field_names(report: ModelsReport) -> dict[str, object]:
 def _print_report(report: ModelsReport) -> None:
     out = console()
     table = Table(Column("model", overflow="fold"))
-    for title in ("backend", "operations", "accepts", "context", "jobs", "$/M in", "$/M out"):
+    for title in ("backend", "accepts", "context", "jobs", "$/M in", "$/M out"):
         table.add_column(title)
     for offer in report.models:
         table.add_row(
             visible(offer.model_id),
             report.kinds[offer.model_id],
-            ", ".join(offer.operations),
             visible(_accepted(offer)),
             "unknown" if offer.context_window is None else f"{offer.context_window:,}",
             str(offer.max_concurrent),
@@ -115,6 +118,9 @@ def _print_report(report: ModelsReport) -> None:
         )
     if report.models:
         out.print(table)
+        for operations, names in _by_operations(report.models).items():
+            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+            out.print(f"{visible(', '.join(names[:_NAMED]))}{more}: {operations}")
     else:
         out.print("No model to offer.")
     for backend in report.backends:
@@ -125,6 +131,14 @@ def _print_report(report: ModelsReport) -> None:
             out.print(visible(line), soft_wrap=True)
         if len(withheld) > MAX_WITHHELD_PRINTED:
             out.print(f"  and others; --json shows up to {MAX_WITHHELD}")
+
+
+def _by_operations(offers: list[ModelOffer]) -> dict[str, list[str]]:
+    """Return the models that support the same operations, by these operations."""
+    models: dict[str, list[str]] = {}
+    for offer in offers:
+        models.setdefault(", ".join(offer.operations), []).append(offer.model_id)
+    return models
 
 
 def _accepted(offer: ModelOffer) -> str:

@@ -37,7 +37,12 @@ _NAMES: Final = {
     "bool": "true or false",
     "array": "a list",
     "object": "a table",
+    "time": "a time",
+    "date": "a date",
+    "datetime": "a time",
 }
+_TEXT_FOR_A_LIST: Final = f"expected {_NAMES['array']}, got {_NAMES['str']}"
+_LIST_ADVICE: Final = 'write ["…"], in square brackets'
 _JSON_SAMPLES: Final = {
     "backends": '[{"kind": "ollama"}]',
     "pricing.models": '{"model": {"input_per_1m": 1, "output_per_1m": 2}}',
@@ -187,7 +192,8 @@ def convert(raw: object, target: type[T], *, origin: str, key: str, strict: bool
         if key.startswith("pricing.") and reason.startswith("expected a whole number"):
             value = raw.get(place.removeprefix(".")) if isinstance(raw, dict) else raw
             raise bad_price(origin, key + place, reason, value, in_quotes=strict) from error
-        raise bad_value(origin, key + place, reason) from error
+        advice = _LIST_ADVICE if strict and reason == _TEXT_FOR_A_LIST else ""
+        raise bad_value(origin, key + place, reason, advice) from error
 
 
 def parse_variable(text: str, origin: str, key: str) -> object:

@@ -290,6 +290,25 @@ def test_error_about_a_flag_gives_no_advice_on_toml_quotes(tmp_path: Path) -> No
     assert error == "flag --key-path: identity.key_path: expected the path of a file"
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            '[observability]\nallowed_hosts = "agent.example"\n',
+            'expected a list, got a string in quotes; write ["…"], in square brackets',
+        ),
+        (
+            '[schedule]\ntime_zone = "UTC"\nwindows = [{ start = 08:00:00, end = "09:00" }]\n',
+            "windows[0].start: expected a string in quotes, got a time",
+        ),
+    ],
+)
+def test_error_about_a_wrong_type_says_how_to_write_it(
+    tmp_path: Path, text: str, expected: str
+) -> None:
+    assert load_error(tmp_path, MINIMAL + text).endswith(expected)
+
+
 def test_error_about_a_missing_file_names_init(tmp_path: Path) -> None:
     """A first `run` without a file only listed settings."""
     with pytest.raises(ConfigError) as caught:
