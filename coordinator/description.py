@@ -94,15 +94,19 @@ def _list(name: str, urls: Sequence[str], access: str) -> list[str]:
 
 
 def _other_machines(connect_urls: Sequence[str], *, has_codes: bool) -> list[str]:
-    """Return how to start an agent on another machine, if one can reach this coordinator."""
+    """Return how to set up an agent on another machine, if one can reach this coordinator."""
     remote = list(filter(_is_remote, connect_urls))
     if not remote:
         return []
     is_plain = remote[0].startswith("ws://")
-    command = "provider-agent run --coordinator-url " + remote[0]
+    command = "provider-agent init --coordinator-url " + remote[0]
     lines = [f"  on another machine: {command}{' --allow-insecure' if is_plain else ''}"]
     if has_codes:
-        lines.append("  with an enrollment code in PROVIDER_AGENT_COORDINATOR_ENROLLMENT_CODE")
+        lines.append(
+            "  init asks for the enrollment code, or reads it from "
+            "PROVIDER_AGENT_COORDINATOR_ENROLLMENT_CODE"
+        )
+    lines.append("  then: provider-agent check, and provider-agent run")
     if is_plain:
         lines.append(
             "  --allow-insecure: prompts, answers and API keys cross the network unencrypted. With "

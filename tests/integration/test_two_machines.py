@@ -25,9 +25,11 @@ def machines() -> Iterator[tuple[Machine, Machine]]:
 
 
 async def printed_commands(coordinator: CliProcess) -> list[list[str]]:
-    """Return `run` with its options, for each printed address of agents beyond loopback."""
+    """Return `run` with the options of the printed `init`, for each address beyond loopback."""
     line = await coordinator.wait_for_log("on another machine: provider-agent")
-    words = shlex.split(line.partition("provider-agent ")[2])
+    command, *options = shlex.split(line.partition("provider-agent ")[2])
+    assert command == "init"
+    words = ["run", *options]
     urls = re.findall(r"(ws://(?!127)\S+/provider/connect)\n", coordinator.err)
     return [[url if word.startswith("ws://") else word for word in words] for url in urls]
 

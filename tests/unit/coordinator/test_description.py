@@ -33,7 +33,7 @@ async def test_description_contains_purpose_addresses_and_access(coordinator: Co
 
 async def test_wildcard_prints_the_addresses_of_this_machine_and_the_command_for_agents() -> None:
     lines = await lines_of("0.0.0.0")
-    command = "provider-agent run --coordinator-url ws://10.0.0.5:PORT/provider/connect"
+    command = "provider-agent init --coordinator-url ws://10.0.0.5:PORT/provider/connect"
     assert lines[1:7] == [
         "  clients  http://127.0.0.1:PORT  (API key required)",
         "           http://10.0.0.5:PORT",
@@ -44,6 +44,8 @@ async def test_wildcard_prints_the_addresses_of_this_machine_and_the_command_for
     ]
     rest = "\n".join(lines[7:])
     assert "PROVIDER_AGENT_COORDINATOR_ENROLLMENT_CODE" in rest
+    # It printed `run`, which offers nothing on a machine without a configuration.
+    assert "  then: provider-agent check, and provider-agent run\n" in rest
     assert "unencrypted" in rest
     assert "--authority NAME; agents then dial wss://NAME/provider/connect" in rest
 
