@@ -21,9 +21,10 @@ _MAX_SCOPE: Final = 200
 
 
 def own_addresses(family: int = socket.AF_UNSPEC) -> list[str]:
-    """Return this machine's addresses that other machines can dial, IPv4 first.
+    """Return this machine's addresses that other machines can dial, at most `MAX_ADDRESSES`.
 
-    Loopback and link-local addresses are left out. Where the system does not list its addresses,
+    Those of the default routes are the first, because a host of many containers has a network for
+    each; then IPv4. Loopback and link-local addresses are left out. Where the system does not list its addresses,
     only those of the default routes are returned.
 
     Args:
@@ -33,8 +34,11 @@ def own_addresses(family: int = socket.AF_UNSPEC) -> list[str]:
         found = list(_listed_by_the_kernel())
     except (OSError, AttributeError, struct.error):  # not Linux, or a sandbox refuses the question
         found = list(_of_default_routes())
+    routed = set(map(ipaddress.ip_address, _of_default_routes()))
     parsed = {ipaddress.ip_address(text) for text in found}
-    addresses = sorted(parsed, key=lambda address: (address.version, int(address)))
+    addresses = sorted(
+        parsed, key=lambda address: (address not in routed, address.version, int(address))
+    )
     unwanted = {int(socket.AF_INET): 6, int(socket.AF_INET6): 4}.get(family)
     chosen = [str(address) for address in addresses if address.version != unwanted]
     return chosen[:MAX_ADDRESSES]

@@ -39,3 +39,14 @@ def test_number_of_addresses_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None
     many = [f"10.0.0.{number}" for number in range(1, 200)]
     monkeypatch.setattr(own_addresses, "_listed_by_the_kernel", lambda: many)
     assert own_addresses.own_addresses() == many[:MAX_ADDRESSES]
+
+
+def test_address_of_the_network_is_not_cut_off_by_those_of_containers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    containers = [f"172.{number}.0.1" for number in range(17, 40)]
+    monkeypatch.setattr(
+        own_addresses, "_listed_by_the_kernel", lambda: [*containers, "192.168.1.5"]
+    )
+    monkeypatch.setattr(own_addresses, "_of_default_routes", lambda: ["192.168.1.5"])
+    assert own_addresses.own_addresses() == ["192.168.1.5", *containers[: MAX_ADDRESSES - 1]]
