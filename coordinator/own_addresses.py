@@ -24,8 +24,8 @@ def own_addresses(family: int = socket.AF_UNSPEC) -> list[str]:
     """Return this machine's addresses that other machines can dial, at most `MAX_ADDRESSES`.
 
     Those of the default routes are the first, because a host of many containers has a network for
-    each; then IPv4. Loopback and link-local addresses are left out. Where the system does not list its addresses,
-    only those of the default routes are returned.
+    each; then IPv4. Loopback and link-local addresses are left out. Where the system does not list
+    its addresses, only those of the default routes are returned.
 
     Args:
         family: `AF_INET` or `AF_INET6` for only these; `AF_UNSPEC` for both.

@@ -14,6 +14,7 @@ from provider_agent.agent.cli.status_client import (
     dialed_host,
     fetch_pages,
     not_an_agent,
+    read_page,
 )
 from provider_agent.agent.config.addresses import is_loopback, listen_address
 from provider_agent.agent.control.commands import Command, Reply
@@ -132,7 +133,7 @@ async def send_command(signer: Signer, command: Command) -> Reply:
                 f"http://{address}{PATH}", data=body, headers=headers, allow_redirects=False
             ) as response,
         ):
-            status, content = response.status, await response.read()
+            status, content = response.status, await read_page(response, address)
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise NoAgent(f"the agent on {address} did not reply to the command") from error
     if status == 404:

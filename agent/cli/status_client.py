@@ -221,16 +221,26 @@ async def _fetch(session: aiohttp.ClientSession, address: str, path: str) -> Age
     try:
         url = f"http://{address}{path}"
         async with session.get(url, allow_redirects=False) as response:
-            body = b""
-            async for data in response.content.iter_any():
-                body += data
-                if len(body) > _MAX_BYTES:
-                    raise not_an_agent(address)
+            body = await read_page(response, address)
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise _no_agent(address) from error
     if response.status not in _AGENT_STATUSES:
         raise not_an_agent(address)
     return AgentPage(address, response.status, body, response.headers.get(FINGERPRINT_HEADER))
+
+
+async def read_page(response: aiohttp.ClientResponse, address: str) -> bytes:
+    """Return the body of a response from `address`.
+
+    Raises:
+        NoAgent: it is too long for one of an agent.
+    """
+    body = b""
+    async for data in response.content.iter_any():
+        body += data
+        if len(body) > _MAX_BYTES:
+            raise not_an_agent(address)
+    return body
 
 
 def _no_agent(address: str) -> NoAgent:

@@ -107,7 +107,7 @@ class Reports:
             version=agent_version(),
             uptime_s=now - self._started_at,
             link=link,
-            coordinator_url=url,
+            coordinator_url=url.partition("?")[0],  # anyone may read it, and a query may be secret
             last_welcome_age_s=None if welcomed_at is None else now - welcomed_at,
             last_disconnect=last_disconnect,
             routing=messages.routing,

@@ -2,14 +2,18 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
+from aiohttp import web
 from click.testing import CliRunner
 
+from provider_agent.agent.cli import status_client
 from provider_agent.agent.cli.control_client import Signer, find_signer
 from provider_agent.agent.cli.pause import pause
 from provider_agent.agent.cli.status_client import NoAgent
 from provider_agent.agent.identity.key import Identity, IdentityError, load_or_create
-from tests.kit.cli_agent import free_ports, other_http_server, status_server
+from provider_agent.agent.telemetry.status import FINGERPRINT_HEADER
+from tests.kit.cli_agent import READY, free_ports, other_http_server, status_server
 from tests.kit.wrong_servers import closed_port
 from tests.unit.agent.cli.calls import invoke_with_status_server
 
@@ -147,3 +151,25 @@ async def test_agent_with_another_key(tmp_path: Path, service_key: Path | None) 
         f"no agent runs with the key {own}; other agents: other on {address}; "
         "run the command as the user of the agent, with its configuration (--config)"
     )
+
+
+async def test_endless_reply_is_not_read_into_memory(
+    runner: CliRunner, identity: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status_client, "_MAX_BYTES", 1000)
+    headers = {FINGERPRINT_HEADER: identity.fingerprint}
+
+    async def respond(request: web.BaseRequest) -> web.Response:
+        body = b" " * 2000 if request.method == "POST" else b""
+        return web.Response(body=body + msgspec.json.encode(READY), headers=headers)
+
+    server = web.ServerRunner(web.Server(respond), shutdown_timeout=0)
+    await server.setup()
+    await web.TCPSite(server, "127.0.0.1", 0).start()
+    try:
+        address = f"127.0.0.1:{server.addresses[0][1]}"
+        assert f"another program responds on {address}" in await error(
+            runner, "pause", address=address
+        )
+    finally:
+        await server.cleanup()

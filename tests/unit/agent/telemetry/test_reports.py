@@ -125,7 +125,7 @@ async def test_status_reports_the_link_the_load_and_every_backend() -> None:
     submit_job(harness.jobs, new_job("unknown"))
     harness.clock.now += 5
     state = harness.reports.status(
-        url=URL,
+        url=f"{URL}?key=secret",
         link="connecting",
         welcomed_at=555.0,
         last_disconnect="busy",
