@@ -49,7 +49,8 @@ def man(context: click.Context) -> None:
 
     \b
     Read it:     provider-agent man | man -l -
-    Install it:  provider-agent man > ~/.local/share/man/man1/provider-agent.1
+    Install it:  mkdir -p ~/.local/share/man/man1
+                 provider-agent man > ~/.local/share/man/man1/provider-agent.1
     """
     root = context.find_root().command
     click.echo(man_page(root, agent_version()), nl=False)

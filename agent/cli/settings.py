@@ -43,7 +43,8 @@ config_option = click.option(
     "-c",
     "--config",
     "config_path",
-    type=click.Path(path_type=Path),
+    # Loading reports a file that cannot be read, with what to do.
+    type=click.Path(path_type=Path, readable=False),
     help="The agent.toml to read. [default: $PROVIDER_AGENT_CONFIG, ./agent.toml, "
     "~/.config/provider-agent/agent.toml, /etc/provider-agent/agent.toml]",
 )

@@ -1,5 +1,6 @@
 import asyncio
 import logging
+import os
 from pathlib import Path
 
 import click
@@ -7,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from provider_agent.adapters.servers.echo import EchoBackend
+from provider_agent.agent.cli.main import main
 from provider_agent.agent.cli.settings import (
     EXIT_CONFIG,
     load_settings,
@@ -115,3 +117,20 @@ def test_secrets_are_redacted_in_the_log(
     logged = capsys.readouterr().err
     assert "code [redacted]" in logged
     assert "SECRET" not in logged
+
+
+def test_file_that_cannot_be_read_is_reported_as_every_other_setting(
+    runner: CliRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`click` said "Path … is not readable", with the usage instead of a finding."""
+    Path("agent.toml").touch()
+
+    def open_as_other_user(_path: Path, *_arguments: object) -> object:
+        raise PermissionError(13, "Permission denied")  # tests may run as root, who can read it
+
+    monkeypatch.setattr(os, "access", lambda *_arguments, **_options: False)
+    monkeypatch.setattr(Path, "open", open_as_other_user)
+    result = runner.invoke(main, ["check", "-c", "agent.toml"])
+
+    assert result.exit_code == EXIT_CONFIG
+    assert "cannot be read: Permission denied" in result.output
