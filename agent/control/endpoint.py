@@ -53,7 +53,7 @@ class ControlEndpoint:
         return response
 
     async def _reply(self, request: web.BaseRequest) -> tuple[int, Reply]:
-        if not is_local(request.remote, request.headers.get("Host")):
+        if not is_local(request.remote, request.headers):
             return 403, Reply(False, "commands are accepted only from the agent's own machine")
         if any(name in request.headers for name in _BROWSER_HEADERS):
             return 403, Reply(False, "commands are not accepted from web pages")

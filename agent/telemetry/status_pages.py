@@ -120,7 +120,7 @@ class StatusPages:
             raise web.HTTPMethodNotAllowed(request.method, ["GET", "HEAD"], headers=self._headers)
         if path == _EVENTS:
             return await self._events.respond(request, self._headers)
-        if path == _LOG and not is_local(request.remote, request.headers.get("Host")):
+        if path == _LOG and not is_local(request.remote, request.headers):
             return web.Response(status=403, text=_OTHER_MACHINE, headers=self._headers)
         file = _FILES.get(path)
         response = self._routes[path]() if file is None else _file_response(file)

@@ -256,7 +256,12 @@ async def test_range_without_a_free_port_is_an_error() -> None:
     assert f"cannot listen on 127.0.0.1:{ports[0]}-{ports[1]}: " in str(caught.value)
 
 
-async def test_log_has_the_last_lines_and_is_for_this_machine_only(server: StatusServer) -> None:
+@pytest.mark.parametrize(
+    "headers", [{"Host": "10.0.0.7"}, {"x-forwarded-for": "10.0.0.7"}, {"via": "1.1 proxy"}]
+)
+async def test_log_has_the_last_lines_and_is_for_this_machine_only(
+    headers: dict[str, str], server: StatusServer
+) -> None:
     TextFormatter(()).format(logging.LogRecord("n", logging.INFO, "", 0, "an event", None, None))
     status, content_type, text = await get(server, "/log")
     assert (status, content_type) == (200, "text/plain")
@@ -264,7 +269,7 @@ async def test_log_has_the_last_lines_and_is_for_this_machine_only(server: Statu
     assert len(text.splitlines()) <= RECENT_LINES
     async with (
         aiohttp.ClientSession() as session,
-        session.get(f"http://{server.address}/log", headers={"Host": "10.0.0.7"}) as response,
+        session.get(f"http://{server.address}/log", headers=headers) as response,
     ):
         assert response.status == 403
         assert "an event" not in await response.text()
