@@ -7,11 +7,6 @@ from msgspec import Meta, Struct
 
 from provider_agent.agent.availability.schedule import DAYS, Schedule
 
-_MAX_STEPS: Final = 64
-"""Bounds the search for the next opening: a pause may end outside the schedule, and a window in a
-pause."""
-
-
 MAX_UNTIL: Final = 10_000_000_000
 """The latest end of a pause as POSIX time, in the year 2286: calendars must be able to show it."""
 
@@ -89,18 +84,12 @@ def availability(schedule: Schedule, pause: Pause | None, now: float) -> Availab
 
 
 def _next_opening(schedule: Schedule, pause: Pause | None, now: float) -> float | None:
-    for _ in range(_MAX_STEPS):
-        state = schedule.state(now)
-        if pause is not None and pause.covers(now):
-            later = pause.until
-        elif not state.open:
-            later = state.changes_at
-        else:
-            return now
-        if later is None:
+    if pause is not None:
+        if pause.until is None:
             return None
-        now = later
-    return None
+        now = pause.until
+    state = schedule.state(now)
+    return now if state.open else state.changes_at
 
 
 def time_text(time: float, zone: tzinfo | None) -> str:

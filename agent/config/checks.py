@@ -22,7 +22,7 @@ from provider_agent.agent.config.errors import ErrorCollector, bad_value, with_o
 from provider_agent.agent.config.files import expand
 from provider_agent.agent.config.kind_names import unknown_kind_advice
 from provider_agent.agent.config.request_fields import check_request_fields
-from provider_agent.agent.config.schedules import check_backend_schedules, check_schedule
+from provider_agent.agent.config.schedules import validate_backend_schedules, validate_schedule
 from provider_agent.agent.config.schema import (
     BackendConfig,
     Config,
@@ -68,11 +68,11 @@ def validate(
             changed["coordinator"] = _coordinator(config.coordinator, origins, environ)
     if "schedule" not in skipped:
         with errors.collect():
-            check_schedule(config.schedule, origins)
+            validate_schedule(config.schedule, origins)
     origin = origins.get("backends", "")
     backends = dict(zip(places, config.backends, strict=True))
     changed["backends"] = _backends(
-        check_backend_schedules(backends, config.schedule.time_zone, origin, errors),
+        validate_backend_schedules(backends, config.schedule.time_zone, origin, errors),
         origin,
         environ,
         known_kinds,

@@ -19,7 +19,7 @@ _MIDNIGHT: Final = "24:00"
 _SAMPLE_ZONE: Final = '"Europe/Berlin" or "UTC"'
 
 
-def check_schedule(config: ScheduleConfig, origins: Mapping[str, str]) -> None:
+def validate_schedule(config: ScheduleConfig, origins: Mapping[str, str]) -> None:
     """Check the agent's own schedule.
 
     Raises:
@@ -28,7 +28,7 @@ def check_schedule(config: ScheduleConfig, origins: Mapping[str, str]) -> None:
     _check(config, origins["schedule.windows"], origins["schedule.time_zone"], "schedule")
 
 
-def check_backend_schedules(
+def validate_backend_schedules(
     backends: Mapping[int, BackendConfig], zone: str | None, origin: str, errors: ErrorCollector
 ) -> dict[int, BackendConfig]:
     """Return the backends whose schedules are valid, with their time zones set.
