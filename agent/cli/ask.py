@@ -80,6 +80,8 @@ async def _ask(
     # One text for one mistake: the note says that no backend was found.
     if note:
         click.echo(f"{note}; {INIT_ADVICE}", err=True)
+        if not loaded.config.backends:
+            return EXIT_FAILED
     elif not loaded.config.backends:
         click.echo(str(NO_BACKEND), err=True)
     backends = make_backends(loaded.config.backends, os.environ)

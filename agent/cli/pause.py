@@ -72,7 +72,7 @@ def resume(loaded: LoadedConfig, backend: str | None, as_json: bool) -> None:
 
     Without BACKEND, paused backends stay paused; the command names them.
 
-    Exits with 0 if the agent, or BACKEND, is not paused any more.
+    Exits with 0 if the agent, or BACKEND, is no longer paused.
     """
     _send(loaded, Command("resume", backend), as_json=as_json)
 

@@ -82,6 +82,8 @@ async def test_no_server_is_found(
     # There was a second advice, to add [[backends]] to the missing file.
     assert "no backend is configured" not in result.output
     assert result.output.count("agent.toml") == 1
+    # `ask` added that no backend serves the model, which follows.
+    assert "model_not_loaded" not in result.output
 
 
 @pytest.mark.parametrize("configured", ["file", "variable"])
