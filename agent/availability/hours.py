@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import tzinfo
 from types import MappingProxyType
-from typing import Final
+from typing import Final, NamedTuple
 
 from provider_agent.agent.availability.availability import (
     Availability,
@@ -28,6 +28,32 @@ RECHECK_S: Final = 15.0
 
 AGENT: Final = ""
 """The target of a pause of the whole agent; any other target is the id of a backend."""
+
+
+_ALWAYS: Final = Schedule()
+
+_KEPT_S: Final = 24 * 3600.0
+"""The longest time for which a state without a known end is not computed again."""
+
+
+class _Computed(NamedTuple):
+    """An availability and what it was computed from.
+
+    It is computed only when it may have changed: a week of windows in local time takes
+    milliseconds, for each backend, in which no stream runs.
+    """
+
+    schedule: Schedule
+    pause: Pause | None
+    at: float
+    state: Availability
+
+    def holds(self, schedule: Schedule, pause: Pause | None, now: float) -> bool:
+        """Return whether the state would be the same."""
+        changes_at = self.state.changes_at
+        until = self.at + _KEPT_S if changes_at is None else changes_at
+        same = schedule is self.schedule and pause == self.pause
+        return same and self.at <= now < until
 
 
 class ServingHours:
@@ -65,6 +91,7 @@ class ServingHours:
         self._on_backends = on_backends
         self._on_change = on_change
         self._wall_clock = wall_clock
+        self._computed: dict[str, _Computed] = {}
         self._states: dict[str, Availability] = {}
         """The availability of the agent and of backends, by target, at the last `check`."""
         self._suspended: frozenset[str] = frozenset()
@@ -105,10 +132,10 @@ class ServingHours:
     def check(self) -> None:
         """Read the clock, log and report what has changed."""
         now = self._wall_clock()
-        before, self._states = self._states, {}
-        for target in {AGENT, *self._backends, *self.pauses}:
-            schedule = self._backends.get(target, Schedule()) if target else self._schedule
-            self._states[target] = availability(schedule, self.pauses.get(target), now)
+        before = self._states
+        targets = {AGENT, *self._backends, *self.pauses}
+        self._computed = {target: self._compute(target, now) for target in targets}
+        self._states = {target: one.state for target, one in self._computed.items()}
         for target in sorted({*before, *self._states}):
             self._log_change(target, before.get(target, Availability()))
         if self.of().open:
@@ -126,6 +153,14 @@ class ServingHours:
         if self._states != before:
             self._on_change()
         self._changed.set()
+
+    def _compute(self, target: str, now: float) -> _Computed:
+        schedule = self._backends.get(target, _ALWAYS) if target else self._schedule
+        pause = self.pauses.get(target)
+        last = self._computed.get(target)
+        if last is not None and last.holds(schedule, pause, now):
+            return last
+        return _Computed(schedule, pause, now, availability(schedule, pause, now))
 
     def _wait_s(self) -> float:
         changes = (state.changes_at for state in self._states.values())

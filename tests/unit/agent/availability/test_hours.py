@@ -5,8 +5,14 @@ from datetime import UTC, datetime
 
 import pytest
 
-from provider_agent.agent.availability.availability import Pause, availability, time_text
-from provider_agent.agent.availability.hours import ServingHours
+from provider_agent.agent.availability import hours as hours_module
+from provider_agent.agent.availability.availability import (
+    Availability,
+    Pause,
+    availability,
+    time_text,
+)
+from provider_agent.agent.availability.hours import AGENT, ServingHours
 from provider_agent.agent.availability.schedule import Schedule, Window
 from tests.kit.virtual_time import in_virtual_time, now
 
@@ -122,3 +128,28 @@ def test_reason_and_next_opening(
 def test_time_in_the_zone_of_the_machine_has_an_offset() -> None:
     assert time_text(NOON, UTC) == "Mon 2026-06-01 12:00 +00:00"
     assert time_text(NOON, None)[-6] in "+-"
+
+
+@in_virtual_time
+async def test_schedule_is_computed_only_when_it_may_have_changed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    computed: list[float] = []
+
+    def count(schedule: Schedule, pause: Pause | None, at: float) -> Availability:
+        computed.append(at - NOON)
+        return availability(schedule, pause, at)
+
+    monkeypatch.setattr(hours_module, "availability", count)
+    state = Hours(SHORT)
+    for second in (0, 30, 59, 60, 119, 120, 180):
+        state.jump_s = second
+        state.hours.check()
+    assert computed == pytest.approx([0, 60, 120])
+    state.hours.pauses[AGENT] = Pause(NOON + 200)
+    for second in (180, 199, 201, 100):  # the last: the clock was set back
+        state.jump_s = second
+        state.hours.check()
+    assert computed == pytest.approx([0, 60, 120, 180, 201, 100])
+    state.hours.replace(Schedule(), {})
+    assert state.hours.of().schedule_changes_at is None
