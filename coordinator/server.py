@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from aiohttp import web
 
@@ -45,6 +45,10 @@ from provider_agent.event_log import EventLogger
 from provider_agent.http_server_log import http_logger
 from provider_agent.protocol.auth import canonical_authority
 from provider_agent.protocol.limits import CONNECT_PATH
+
+if TYPE_CHECKING:
+    from provider_agent.coordinator.cluster.bus import ClusterBus
+    from provider_agent.coordinator.cluster.member import ClusterMember
 
 log = EventLogger(__name__)
 
@@ -100,8 +104,22 @@ class Coordinator:
         self._agent_endpoint = AgentEndpoint(
             self.settings, self._fleet, clock=clock, random_bytes=random_bytes
         )
+        self._cluster = self._new_cluster_bus(clock, random_bytes)
         self._runner: web.AppRunner | None = None
         self._servers: list[asyncio.Server] = []
+
+    def _new_cluster_bus(
+        self, clock: Callable[[], float], random_bytes: Callable[[int], bytes]
+    ) -> "ClusterBus | None":
+        settings = self.settings
+        if settings.cluster is None:
+            return None
+        # Only a cluster needs the NATS client, which is an optional dependency.
+        from provider_agent.coordinator.cluster.bus import ClusterBus
+
+        return ClusterBus(
+            self._fleet, settings, settings.cluster, own_id=random_bytes(16), clock=clock
+        )
 
     def __repr__(self) -> str:
         where = self.http_url if self._port else "not listening"
@@ -159,6 +177,11 @@ class Coordinator:
         return len(self._connections)
 
     @property
+    def cluster(self) -> "ClusterMember | None":
+        """The state of this coordinator in its cluster; None if it is in none."""
+        return None if self._cluster is None else self._cluster.member
+
+    @property
     def queued(self) -> int:
         """How many requests wait for an agent."""
         return self._dispatcher.queued
@@ -209,6 +232,8 @@ class Coordinator:
             ) from error
         self._runner = runner
         self._agent_endpoint.authorities = accepted_authorities(self.settings, self._port)
+        if self._cluster is not None:
+            await self._cluster.start()
         log.info("coordinator listening", address=self.authority)
 
     async def _listen(self, runner: web.AppRunner) -> None:
@@ -252,7 +277,7 @@ class Coordinator:
         interrupted = 0
         try:  # a second signal cancels any of these waits
             try:
-                await self._http_api.stop(self.settings.drain_s)
+                await self._wait_for_jobs()
             finally:
                 interrupted = self._http_api.running
                 self._close_servers()
@@ -265,7 +290,19 @@ class Coordinator:
             await runner.cleanup()
         finally:
             self._http_api.interrupt()
+            if self._cluster is not None:
+                await self._cluster.stop()
             log.info("coordinator stopped", interrupted_requests=interrupted)
+
+    async def _wait_for_jobs(self) -> None:
+        """Wait for the requests of clients, and for the jobs of other coordinators."""
+        drain_s = self.settings.drain_s
+        if self._cluster is None:
+            await self._http_api.stop(drain_s)
+        else:
+            await asyncio.gather(
+                self._http_api.stop(drain_s), self._cluster.wait_until_idle(drain_s)
+            )
 
 
 async def run(

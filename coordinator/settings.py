@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 
 from provider_agent.coordinator.access import SecretSet
+from provider_agent.coordinator.cluster.settings import ClusterSettings
 from provider_agent.coordinator.exceptions import SettingsError
 from provider_agent.protocol.auth import canonical_authority
 from provider_agent.protocol.limits import (
@@ -125,6 +126,7 @@ class CoordinatorSettings(Struct, frozen=True, kw_only=True):
             receives 503.
         drain_s: seconds that a stop waits for running requests.
         receipts: whether agents that support receipts send them, and whether they sign them.
+        cluster: how to reach the other coordinators of the fleet; None for a single coordinator.
     """
 
     host: str = "127.0.0.1"
@@ -157,6 +159,7 @@ class CoordinatorSettings(Struct, frozen=True, kw_only=True):
     max_held_request_bytes: int = 512 * MIB
     drain_s: float = 10.0
     receipts: ReceiptMode = ReceiptMode.OFF
+    cluster: ClusterSettings | None = None
 
     @property
     def features(self) -> list[str]:

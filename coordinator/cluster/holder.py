@@ -262,6 +262,7 @@ class HolderJobs:
     def _forget(self, job: RelayedJob) -> None:
         del self._jobs[job.job_id]
         self._outbox(job.edge).ready.pop(job.job_id, None)
+        self._wake(job.edge)  # a stop waits until the last job is gone
 
     def expire(self) -> None:
         """Cancel the jobs that their edge has not renewed in time."""

@@ -45,6 +45,7 @@ class ClusterMember:
         edge: the jobs that were sent to other coordinators.
         holder: the jobs of other coordinators.
         view: the other coordinators.
+        revision: the revision of the latest snapshot.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class ClusterMember:
         self._snapshot_changed = snapshot_changed
         self._resume_s = settings.resume_ms / 1000
         self._disconnected_at = clock()
-        self._revision = 0
+        self.revision = 0
         self._waiting: dict[bytes, None] = {}
         """The coordinators for which frames may be queued."""
         self.view = ClusterView(own_id, self._new_agent, interval_s, clock)
@@ -166,10 +167,10 @@ class ClusterMember:
 
     def snapshot(self, *, leaving: bool = False) -> list[bytes]:
         """Return the messages that tell the other coordinators about the agents here."""
-        self._revision += 1
+        self.revision += 1
         agents = [] if leaving else self._fleet.accepting()
         entries = (entry_of(agent, agent.offers) for agent in agents if agent.offers is not None)
-        return encode_snapshot(self.own_id, self._revision, entries, leaving=leaving)
+        return encode_snapshot(self.own_id, self.revision, entries, leaving=leaving)
 
     # --- time and connection ----------------------------------------------------------------------
 

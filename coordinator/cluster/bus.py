@@ -1,0 +1,241 @@
+"""Connects a `ClusterMember` to the other coordinators through NATS.
+
+Below the prefix and the version of the messages there are two kinds of subjects: `agents`, where
+every coordinator publishes its snapshots, and `to.ID`, which only the coordinator with that id
+reads. One task writes: one message per receiver and wake-up. It takes frames from the member only
+while NATS accepts them, so a slow connection fills the windows of the jobs, and no queue.
+"""
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable, Coroutine
+from typing import Final
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+
+from provider_agent.coordinator.agents.fleet import Fleet
+from provider_agent.coordinator.cluster.member import ClusterMember
+from provider_agent.coordinator.cluster.messages import VERSION, MalformedPeerMessage
+from provider_agent.coordinator.cluster.settings import ClusterSettings
+from provider_agent.coordinator.connections.limited_log import LimitedLog
+from provider_agent.coordinator.settings import CoordinatorSettings
+from provider_agent.event_log import EventLogger
+from provider_agent.protocol.limits import MIB
+
+log = EventLogger(__name__)
+
+CONNECT_TIMEOUT_S: Final = 5
+RECONNECT_WAIT_S: Final = 1
+"""The pause between two attempts to reach the same server."""
+
+PING_S: Final = 5
+"""The interval of pings. After two without an answer, the connection counts as lost: a server whose
+machine lost power is noticed within 15 s."""
+
+FLUSH_TIMEOUT_S: Final = 5.0
+"""The longest wait for a full send buffer. The client waits without a limit by default, and would
+wait forever for a connection that ends meanwhile."""
+
+SEND_BUFFER_BYTES: Final = 2 * MIB
+"""The most bytes that wait for the connection; beyond them the writer waits."""
+
+RECEIVE_BUFFER_BYTES: Final = 64 * MIB
+"""The most received bytes that wait to be processed; further messages are lost, which costs a
+renewal each. The windows of all jobs limit what can arrive."""
+
+SNAPSHOT_PAUSE_S: Final = 0.25
+"""The shortest time between two snapshots: a busy fleet changes with every job."""
+
+STOP_S: Final = 2.0
+"""How long a stop waits until the last messages are sent."""
+
+
+class ClusterBus:
+    """The connection to NATS; `start` and `stop` are called once each.
+
+    Args:
+        fleet: the agents that are connected here.
+        settings: the coordinator's settings.
+        cluster: how to reach NATS.
+        own_id: 16 random bytes.
+        clock: monotonic, in seconds.
+
+    Attributes:
+        member: the state of this coordinator in the cluster.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        settings: CoordinatorSettings,
+        cluster: ClusterSettings,
+        *,
+        own_id: bytes,
+        clock: Callable[[], float],
+    ) -> None:
+        self._cluster = cluster
+        self._base = f"{cluster.prefix}.{VERSION}"
+        self._queued = asyncio.Event()
+        self._snapshot_due = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._log = LimitedLog(log, clock)
+        self._client = Client()
+        self._tasks: list[asyncio.Task[None]] = []
+        self.member = ClusterMember(
+            own_id,
+            fleet,
+            settings,
+            interval_s=cluster.interval_s,
+            clock=clock,
+            wake=self._queued.set,
+            snapshot_changed=self._snapshot_due.set,
+        )
+
+    def __repr__(self) -> str:
+        return f"<ClusterBus {self._base} {self.member!r}>"
+
+    async def start(self) -> None:
+        """Connect in the background: until NATS can be reached, the coordinator is alone."""
+        for name, work in (
+            ("cluster connection", self._connect()),
+            ("cluster writer", self._write()),
+            ("cluster snapshots", self._publish_snapshots()),
+        ):
+            task = asyncio.create_task(work, name=name)
+            task.add_done_callback(_log_failure)
+            self._tasks.append(task)
+
+    async def stop(self) -> None:
+        """Tell the other coordinators that this one leaves, and close the connection."""
+        try:
+            async with asyncio.timeout(STOP_S):
+                if self.member.is_connected:
+                    await self._send_queued()
+                    for message in self.member.snapshot(leaving=True):
+                        await self._publish("agents", message)
+                    await self._client.flush()
+        except (TimeoutError, NatsError):
+            pass
+        self.member.set_connected(False)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._client.close()
+
+    async def wait_until_idle(self, timeout_s: float) -> None:
+        """Wait at most `timeout_s` until no job of another coordinator runs here."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while len(self.member.holder):
+                    self._idle.clear()
+                    await self._idle.wait()
+        except TimeoutError:
+            return
+
+    # --- connection -------------------------------------------------------------------------------
+
+    async def _connect(self) -> None:
+        cluster = self._cluster
+        tls = (
+            None if cluster.ca_file is None else ssl.create_default_context(cafile=cluster.ca_file)
+        )
+        await self._client.connect(
+            servers=list(cluster.urls),
+            name="provider-agent coordinator",
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=RECONNECT_WAIT_S,
+            connect_timeout=CONNECT_TIMEOUT_S,
+            ping_interval=PING_S,
+            no_echo=True,
+            pending_size=SEND_BUFFER_BYTES,
+            flush_timeout=FLUSH_TIMEOUT_S,
+            user_credentials=cluster.credentials,
+            tls=tls,
+            error_cb=self._on_error,
+            disconnected_cb=self._on_disconnected,
+            reconnected_cb=self._on_connected,
+        )
+        own = f"{self._base}.to.{self.member.own_id.hex()}"
+        for subject, receive in (
+            (own, self.member.receive_batch),
+            (f"{self._base}.agents", self.member.receive_snapshot),
+        ):
+            await self._client.subscribe(
+                subject,
+                cb=self._receiver(receive),
+                pending_bytes_limit=RECEIVE_BUFFER_BYTES,
+            )
+        await self._on_connected()
+
+    def _receiver(
+        self, receive: Callable[[bytes], None]
+    ) -> Callable[[Msg], Coroutine[None, None, None]]:
+        async def on_message(message: Msg) -> None:
+            try:
+                receive(message.data)
+            except MalformedPeerMessage as error:
+                self._log.log(logging.WARNING, "malformed cluster message", error=str(error))
+
+        return on_message
+
+    async def _on_connected(self) -> None:
+        log.info("cluster connected", coordinator=self.member.own_id.hex())
+        self.member.set_connected(True)
+
+    async def _on_disconnected(self) -> None:
+        if self.member.is_connected:
+            log.warning("cluster disconnected")
+        self.member.set_connected(False)
+
+    async def _on_error(self, error: Exception) -> None:
+        # The text of some errors contains the URL, which may contain a password.
+        self._log.log(logging.WARNING, "cluster error", error=type(error).__name__)
+
+    # --- sending ----------------------------------------------------------------------------------
+
+    async def _publish(self, subject: str, message: bytes) -> None:
+        """Publish a message; lose it if the connection is lost: renewals repair that."""
+        try:
+            await self._client.publish(f"{self._base}.{subject}", message)
+        except NatsError as error:
+            await self._on_error(error)
+
+    async def _write(self) -> None:
+        while True:
+            await self._queued.wait()
+            self._queued.clear()
+            await self._send_queued()
+            if not len(self.member.holder):
+                self._idle.set()
+
+    async def _send_queued(self) -> None:
+        while self.member.is_connected and (next_message := self.member.next_message()):
+            peer, message = next_message
+            await self._publish(f"to.{peer.hex()}", message)
+
+    async def _publish_snapshots(self) -> None:
+        """Publish a snapshot at each interval and soon after a change."""
+        loop = asyncio.get_running_loop()
+        tick_at = loop.time()
+        while True:
+            self._snapshot_due.clear()
+            if loop.time() >= tick_at:
+                self.member.tick()
+                tick_at = loop.time() + self._cluster.interval_s
+            if self.member.is_connected:
+                for message in self.member.snapshot():
+                    await self._publish("agents", message)
+            await asyncio.sleep(min(SNAPSHOT_PAUSE_S, self._cluster.interval_s / 2))
+            try:
+                async with asyncio.timeout_at(tick_at):
+                    await self._snapshot_due.wait()
+            except TimeoutError:
+                pass
+
+
+def _log_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.failure("background task failed", error, task=task.get_name())

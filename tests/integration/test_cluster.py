@@ -1,0 +1,186 @@
+"""Two coordinators with one fleet, over a real NATS server."""
+
+import asyncio
+import random
+
+import aiohttp
+import pytest
+from msgspec.structs import replace
+
+from provider_agent.coordinator.server import Coordinator
+from tests.kit.cluster_harness import (
+    cluster_harness,
+    member_of,
+    remote_job_harness,
+    wait_until,
+)
+from tests.kit.coordinator_harness import NO_HEARTBEATS
+
+
+async def test_client_of_one_coordinator_is_answered_by_the_agent_of_another() -> None:
+    async with remote_job_harness() as remote:
+        answer = random.Random(1).randbytes(3_000_000)
+        asking = asyncio.create_task(remote.cluster.ask(remote.client))
+        job = await remote.agent.next_job()
+        assert job.job.request == b'{"model":"tiny"}'
+        answering = asyncio.create_task(job.answer(*_pieces(answer)))
+        response = await asking
+        assert response.status == 200
+        assert response.content_type == "text/event-stream"
+        assert await response.read() == answer
+        await answering
+        await wait_until(lambda: not len(member_of(remote.edge).edge))
+        await wait_until(lambda: not len(member_of(remote.holder).holder))
+
+
+def _pieces(data: bytes) -> list[bytes]:
+    return [data[first : first + 10_007] for first in range(0, len(data), 10_007)]
+
+
+async def test_large_request_arrives_unchanged() -> None:
+    async with remote_job_harness() as remote:
+        body = b'{"model":"tiny","padding":"' + b"x" * 900_000 + b'"}'
+        asking = asyncio.create_task(remote.cluster.ask(remote.client, body))
+        job = await remote.agent.next_job()
+        assert job.job.request == body
+        await job.answer(b"done")
+        assert await (await asking).read() == b"done"
+
+
+async def test_client_that_does_not_read_stops_its_backend() -> None:
+    window = 64 * 1024
+    async with remote_job_harness(replace(NO_HEARTBEATS, window_bytes=window)) as remote:
+        job, response = await remote.start_response(b"first")
+        data = bytes(64 * 1024)
+        total = 400 * len(data)  # much more than the sockets between client and edge hold
+        sending = asyncio.create_task(job.send(*[data] * 400))
+        # The client's side is full when two renewals have brought no acknowledgement.
+        acked = -1
+        while job.stream.acked != acked:
+            acked = job.stream.acked
+            await _renewals(remote.edge, 3)
+        assert not sending.done()
+        assert job.stream.sent - job.stream.acked <= window
+        received = 0
+        while received < total:
+            received += len(await response.content.readany())
+        assert received == total
+        await sending
+        await job.finish()
+        assert await response.read() == b""
+
+
+async def _renewals(coordinator: Coordinator, count: int) -> None:
+    """Wait for snapshots; renewals are sent with them."""
+    enough = member_of(coordinator).revision + count
+    await wait_until(lambda: member_of(coordinator).revision >= enough)
+
+
+async def test_disconnected_client_cancels_the_job_at_the_agent() -> None:
+    async with remote_job_harness() as remote:
+        job, response = await remote.start_response(b"first")
+        response.close()
+        await job.cancelled.wait()
+        await wait_until(lambda: not len(member_of(remote.holder).holder))
+
+
+async def test_error_of_the_agent_reaches_the_client() -> None:
+    async with remote_job_harness() as remote:
+        asking = asyncio.create_task(remote.cluster.ask(remote.client))
+        job = await remote.agent.next_job()
+        await job.fail("bad_request", body=b'{"error":{"message":"no"}}', upstream_status=422)
+        response = await asking
+        assert response.status == 422
+        assert await response.read() == b'{"error":{"message":"no"}}'
+
+
+async def test_interrupted_link_of_the_agent_loses_no_byte() -> None:
+    async with remote_job_harness() as remote:
+        job, response = await remote.start_response(b"one,")
+        await remote.agent.lose_link()
+        job.stream.write(b"two,")
+        await remote.agent.reconnect()
+        await job.answer_rest(b"three")
+        assert await response.read() == b"two,three"
+
+
+async def test_stopped_holder_ends_running_jobs_with_an_error() -> None:
+    async with remote_job_harness() as remote:
+        _job, response = await remote.start_response(b"data: {}\n\n")
+        await remote.holder.stop()
+        rest = await response.read()
+        assert b"coordinator is stopping" in rest
+        await wait_until(lambda: not member_of(remote.edge).agents())
+
+
+async def test_stopping_holder_waits_for_jobs_of_other_coordinators() -> None:
+    async with remote_job_harness(replace(NO_HEARTBEATS, drain_s=60)) as remote:
+        job, response = await remote.start_response(b"one,")
+        stopping = asyncio.create_task(remote.holder.stop())
+        await wait_until(lambda: remote.agent.drain is not None)
+        await job.answer_rest(b"two")
+        assert await response.read() == b"two"
+        await stopping
+
+
+async def test_stopped_edge_cancels_its_jobs_at_the_agent() -> None:
+    async with remote_job_harness() as remote:
+        job, response = await remote.start_response(b"first")
+        await remote.edge.stop()
+        await job.cancelled.wait()
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await response.read()
+
+
+async def test_running_job_continues_after_a_restart_of_nats() -> None:
+    async with remote_job_harness() as remote:
+        job, response = await remote.start_response(b"one,")
+        await remote.cluster.nats.stop()
+        await wait_until(lambda: not member_of(remote.edge).is_connected)
+        await wait_until(lambda: not member_of(remote.holder).is_connected)
+        await job.send(b"two,")
+        await remote.cluster.nats.start()
+        await job.answer_rest(b"three")
+        assert await response.read() == b"two,three"
+
+
+async def test_remote_job_is_refused_while_nats_is_down() -> None:
+    async with remote_job_harness(replace(NO_HEARTBEATS, queue_s=0)) as remote:
+        await remote.cluster.nats.stop()
+        await wait_until(lambda: not member_of(remote.edge).is_connected)
+        response = await remote.cluster.ask(remote.client)
+        assert response.status == 503
+        assert int(response.headers["Retry-After"]) >= 1
+        ready = await remote.client.get("/readyz")
+        assert ready.status == 503
+        local = await remote.cluster.client(remote.holder)
+        asking = asyncio.create_task(remote.cluster.ask(local))
+        await (await remote.agent.next_job()).answer(b"local")
+        assert await (await asking).read() == b"local"
+
+
+async def test_coordinator_serves_its_own_agents_without_nats() -> None:
+    async with cluster_harness() as cluster:
+        await cluster.nats.stop()
+        alone = await cluster.start()
+        agent = await cluster.agent(alone)
+        asking = asyncio.create_task(cluster.ask(await cluster.client(alone)))
+        await (await agent.next_job()).answer(b"alone")
+        assert await (await asking).read() == b"alone"
+        await cluster.nats.start()
+        await wait_until(lambda: member_of(alone).is_connected)
+
+
+async def test_full_agent_refuses_and_the_request_waits_for_room() -> None:
+    async with remote_job_harness() as remote:
+        local = await remote.cluster.client(remote.holder)
+        asked = [asyncio.create_task(remote.cluster.ask(local)) for _ in range(8)]
+        running = [await remote.agent.next_job() for _ in asked]
+        waiting = asyncio.create_task(remote.cluster.ask(remote.client))
+        await wait_until(lambda: remote.edge.queued == 1)
+        for job in running:
+            await job.answer(b"local")
+        await (await remote.agent.next_job()).answer(b"remote")
+        assert await (await waiting).read() == b"remote"
+        for task in asked:
+            await (await task).read()
