@@ -60,4 +60,5 @@ def counted(count: int, noun: str) -> str:
 
 def dollar_text(millionths: float) -> str:
     """Return an amount of earnings, which may be less than a cent: `$0.000123`."""
-    return f"${millionths / MILLION:.6f}"
+    # Rounded as the sums of the running agent, so that equal amounts look equal.
+    return f"${round(millionths) / MILLION:.6f}"

@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.table import Table
 
-from provider_agent.agent.cli.terminal import PIPE_WIDTH, console, visible
+from provider_agent.agent.cli.terminal import PIPE_WIDTH, console, dollar_text, visible
 
 
 @pytest.mark.parametrize(
@@ -63,3 +63,9 @@ def test_console_prints_no_control_character_of_any_text(
     shown = capsys.readouterr().out
     assert all(char.isprintable() or char == "\n" for char in shown)
     assert "line \ufffd]0;title\ufffd\nnext \ufffd\n" in shown
+
+
+@pytest.mark.parametrize(("millionths", "text"), [(87.5, "$0.000088"), (1_234_567, "$1.234567")])
+def test_amounts_are_rounded_as_in_the_sums(millionths: float, text: str) -> None:
+    """The last hour had $0.000087, and the sum of the same jobs $0.000088."""
+    assert dollar_text(millionths) == text
