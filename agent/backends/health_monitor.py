@@ -27,7 +27,7 @@ from provider_agent.adapters.base import (
 from provider_agent.agent.backends.adapter_calls import call_within
 from provider_agent.agent.backends.admission import AdmissionControl, Check
 from provider_agent.agent.backends.attempt import Attempt
-from provider_agent.agent.backends.check_schedule import CheckSchedule, recheck_pause_s
+from provider_agent.agent.backends.check_times import CheckTimes, recheck_pause_s
 from provider_agent.agent.backends.health_check import (
     BackendState,
     Suspects,
@@ -100,7 +100,7 @@ class HealthMonitor:
         self.closed = False
         self._on_check = on_check
         self._on_change = on_change
-        self._schedule = CheckSchedule(interval_s, uniform)
+        self._check_times = CheckTimes(interval_s, uniform)
         self._recheck = asyncio.Event()
         """Set to check before the scheduled time, and to wake up `run` when the backend retires."""
         self._idle = asyncio.Event()
@@ -199,7 +199,7 @@ class HealthMonitor:
                 await asyncio.sleep(pause_s)
             if self._recheck.is_set() or loop.time() >= next_check:
                 await self.check()
-                next_check_s = self._schedule.next_check_s(self.state)
+                next_check_s = self._check_times.next_check_s(self.state)
                 next_check = loop.time() + next_check_s
                 log.debug("next health check", backend=self.backend.id, wait_s=next_check_s)
             else:
@@ -240,8 +240,8 @@ class HealthMonitor:
     def set_intervals(self, interval_s: float, liveness_interval_s: float) -> None:
         """Change the seconds between checks; if `interval_s` is new, check within seconds."""
         self._liveness.set_interval(liveness_interval_s)
-        if interval_s != self._schedule.interval_s:
-            self._schedule.interval_s = interval_s
+        if interval_s != self._check_times.interval_s:
+            self._check_times.interval_s = interval_s
             self._recheck.set()
 
     async def close(self) -> None:
@@ -281,7 +281,7 @@ class HealthMonitor:
             # The check only confirms the stall.
             health = structs.replace(current.health, last_error=self._stall_reason)
             current = structs.replace(current, health=health)
-        self._schedule.checked(current)
+        self._check_times.checked(current)
         self.state = current
         _log_change(previous, current)
         await self._read_load()

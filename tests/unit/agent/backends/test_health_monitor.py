@@ -18,7 +18,7 @@ from provider_agent.adapters.base import (
     Unreachable,
 )
 from provider_agent.agent.backends.admission import MAX_SERVER_WAIT_S
-from provider_agent.agent.backends.check_schedule import (
+from provider_agent.agent.backends.check_times import (
     LOADING_INTERVAL_S,
     MAX_RETRY_S,
     RECHECK_PAUSE_S,

@@ -19,7 +19,7 @@ MAX_RETRY_S: Final = 60.0
 whose models fails to generate a token; the first wait is 1 to 2."""
 
 
-class CheckSchedule:
+class CheckTimes:
     """Computes the waits between the checks of one backend.
 
     Args:
@@ -36,7 +36,7 @@ class CheckSchedule:
         self._failures = 0
 
     def __repr__(self) -> str:
-        return f"<CheckSchedule interval_s={self.interval_s:g} failures={self._failures}>"
+        return f"<CheckTimes interval_s={self.interval_s:g} failures={self._failures}>"
 
     def checked(self, state: BackendState) -> None:
         """Record the result of a check."""
