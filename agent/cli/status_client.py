@@ -13,8 +13,12 @@ from provider_agent.agent.config.schema import DEFAULT_STATUS_ADDRESS
 from provider_agent.agent.identity.key import IdentityError, load
 from provider_agent.agent.telemetry.status import FINGERPRINT_HEADER, StatusSnapshot
 
-_TIMEOUT_S: Final = 3.0
-"""A healthy agent responds in milliseconds; container health checks allow a few seconds."""
+_CONNECT_S: Final = 3.0
+"""The longest time until the agent's machine accepts the connection, which takes milliseconds."""
+
+_TIMEOUT_S: Final = 10.0
+"""The longest time until the response is complete. A healthy agent responds in milliseconds, but
+imports its server for the first request, which takes seconds on a busy machine."""
 
 _MAX_BYTES: Final = 4 * 1024 * 1024
 """More than the status of an agent with thousands of models; a longer page is another program's."""
@@ -201,7 +205,7 @@ async def fetch_pages(prometheus_addr: str, path: str) -> list[AgentPage]:
     host, ports = listen_address(prometheus_addr)
     host = dialed_host(host)
     host = f"[{host}]" if ":" in host else host
-    timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
+    timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S, sock_connect=_CONNECT_S)
     async with aiohttp.ClientSession(timeout=timeout) as session:
         addresses = [f"{host}:{port}" for port in ports]
         results = await asyncio.gather(

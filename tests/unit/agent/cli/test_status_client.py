@@ -1,3 +1,4 @@
+import asyncio
 import re
 import socket
 from collections.abc import AsyncIterator
@@ -18,6 +19,7 @@ from provider_agent.agent.config import load_config
 from provider_agent.agent.identity.key import load_or_create
 from provider_agent.agent.telemetry.status import StatusSnapshot
 from tests.kit.cli_agent import READY, free_ports, other_http_server, status_server
+from tests.kit.virtual_time import in_virtual_time
 
 
 async def test_page_is_fetched_from_a_running_agent() -> None:
@@ -72,6 +74,22 @@ async def test_closed_port_is_an_error() -> None:
         NoAgent, match=f"no agent responds on {address}; is `provider-agent run` running"
     ):
         await fetch_status_page(address, "/livez")
+
+
+@in_virtual_time
+async def test_late_response_is_awaited() -> None:
+    # Regression: "no agent responds" on a busy machine, whose agent imports its server for the
+    # first request.
+    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await asyncio.sleep(8)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\nok\n")
+        writer.close()
+
+    server = await asyncio.start_server(respond, "127.0.0.1", 0)
+    async with server:
+        address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        assert (await fetch_status_page(address, "/livez")).body == b"ok\n"
 
 
 async def test_other_program_on_the_address_is_an_error() -> None:
