@@ -12,7 +12,7 @@ from websockets.exceptions import InvalidHandshake, InvalidURI
 
 from provider_agent.agent.cli.settings import run_async
 from provider_agent.agent.cli.terminal import console, visible
-from provider_agent.agent.config.addresses import backend_url, coordinator_url
+from provider_agent.agent.config.addresses import backend_url, coordinator_url, shown_url
 from provider_agent.conformance.agent_run import CASE_IDS as AGENT_CASE_IDS
 from provider_agent.conformance.agent_run import run_against_agent
 from provider_agent.conformance.agent_under_test import AgentListener
@@ -118,7 +118,7 @@ def coordinator(
     try:
         report = run_async(run_against_coordinator(target, only))
     except (OSError, InvalidHandshake, InvalidURI) as error:  # InvalidURI: in a redirect
-        _exit_not_run(f"{url} is not the address of a coordinator: {describe(error)}")
+        _exit_not_run(f"{shown_url(url)} is not the address of a coordinator: {describe(error)}")
     except NotHeld as error:
         _exit_not_run(f"the coordinator does not admit the test agent: {error}")
     _finish(report, as_json=as_json, junit=junit)
@@ -204,8 +204,8 @@ def _usable_urls(url: str, submit_url: str) -> tuple[str, str]:
 
 
 def _shown(url: str) -> str:
-    """Return the address without a user and a password."""
-    return visible(url.rpartition("@")[2])
+    """Return the address, which may not be valid, without its secrets."""
+    return visible(shown_url(url.rpartition("@")[2]))
 
 
 def _check_junit(path: Path | None) -> None:

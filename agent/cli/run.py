@@ -23,6 +23,7 @@ from provider_agent.agent.cli.settings import (
     start_logging,
 )
 from provider_agent.agent.config import ConfigError, LoadedConfig, load_config
+from provider_agent.agent.config.addresses import shown_url
 from provider_agent.agent.config.load import DEFAULT
 from provider_agent.event_log import EventLogger
 
@@ -164,7 +165,7 @@ async def _main(start: _Start, identity: "Identity") -> int:
         "config": start.loaded.path,
         "identity": identity.fingerprint,
         "backends": len(backends.usable),
-        "coordinator": config.coordinator.url,
+        "coordinator": shown_url(config.coordinator.url),
     }
     log.info("starting", **facts)
     background_tasks = [

@@ -12,6 +12,9 @@ from urllib.parse import SplitResult, urlsplit
 from provider_agent.agent.config.errors import InvalidValue
 from provider_agent.protocol.auth import canonical_authority
 
+MASK: Final = "[set]"
+"""Placeholder for a secret that is set."""
+
 MAX_LABEL_CHARS: Final = 63
 """The longest part of a host name between two dots (RFC 1035, section 2.3.4)."""
 
@@ -21,6 +24,15 @@ MAX_HOST_CHARS: Final = 253
 
 MAX_PORTS: Final = 100
 """The most ports of one address to listen on: `status` asks at all of them."""
+
+
+def shown_url(url: str) -> str:
+    """Return an address as messages, logs and the status show it: user and query are masked.
+
+    Any text is accepted, also one that is no address.
+    """
+    address, mark, _ = re.sub(r"(?<=://)[^/]*@", f"{MASK}@", url).partition("?")
+    return f"{address}?{MASK}" if mark else address
 
 
 def backend_url(text: str) -> str:

@@ -10,6 +10,7 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta, Struct
 
 from provider_agent.adapters.settings import MediaUrls, PolicyMode, Seconds, TimeoutSettings
+from provider_agent.agent.config.addresses import shown_url
 from provider_agent.protocol.formats import WireFormat
 from provider_agent.protocol.limits import MAX_INTEGER, MAX_LIVE_JOBS
 
@@ -83,7 +84,7 @@ class CoordinatorConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     def __repr__(self) -> str:
         code = "set" if self.enrollment_code else "none"
-        return f"<CoordinatorConfig {self.url} enrollment_code={code}>"
+        return f"<CoordinatorConfig {shown_url(self.url)} enrollment_code={code}>"
 
 
 class IdentityConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

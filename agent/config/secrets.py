@@ -8,10 +8,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from provider_agent.agent.config.addresses import MASK, shown_url
 from provider_agent.agent.config.schema import BackendConfig, Config
-
-MASK: Final = "[set]"
-"""Placeholder for a secret that is set."""
 
 MAX_SECRET_BYTES: Final = 16 * 1024
 """More than servers accept as one header, so a longer file holds neither a key nor a token."""
@@ -80,15 +78,12 @@ def masked(config: Config) -> dict[str, object]:
     if isinstance(coordinator, dict):
         if config.coordinator.enrollment_code:
             coordinator["enrollment_code"] = MASK
-        if _password(config.coordinator.proxy):
-            coordinator["proxy"] = _mask_user(config.coordinator.proxy or "")
+        coordinator["url"] = shown_url(config.coordinator.url)
+        coordinator["fallback_urls"] = tuple(map(shown_url, config.coordinator.fallback_urls))
+        if config.coordinator.proxy:
+            coordinator["proxy"] = shown_url(config.coordinator.proxy)
     return plain
 
 
 def _password(url: str | None) -> str | None:
     return urlsplit(url).password if url else None
-
-
-def _mask_user(url: str) -> str:
-    parts = urlsplit(url)
-    return parts._replace(netloc=f"{MASK}@{parts.netloc.rpartition('@')[2]}").geturl()

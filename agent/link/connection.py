@@ -11,6 +11,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 
+from provider_agent.agent.config.addresses import shown_url
 from provider_agent.agent.jobs.outbox import Outbox
 from provider_agent.agent.link.backoff import Disconnect, DisconnectCause
 from provider_agent.agent.link.close_reason import explain_close, explain_rejection, violation
@@ -103,7 +104,7 @@ class Link:
         return self._protocol.state is State.AWAITING_WELCOME
 
     def __repr__(self) -> str:
-        return f"<Link {self._settings.url} {self._protocol.state}>"
+        return f"<Link {shown_url(self._settings.url)} {self._protocol.state}>"
 
     async def run(self) -> Disconnect:
         """Dial, and stay connected until the link ends; returns how it ended.

@@ -15,7 +15,7 @@ from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
 from provider_agent.agent.config import CoordinatorConfig
-from provider_agent.agent.config.addresses import is_loopback
+from provider_agent.agent.config.addresses import is_loopback, shown_url
 from provider_agent.agent.link.backoff import Disconnect, DisconnectCause
 from provider_agent.agent.link.dial_failure import (
     CHECK_PROXY,
@@ -63,7 +63,7 @@ class DialSettings(Struct, frozen=True, kw_only=True):
     proxy: str | None = None
 
     def __repr__(self) -> str:
-        return f"<DialSettings {self.url}>"  # the URL of the proxy may hold a password
+        return f"<DialSettings {shown_url(self.url)}>"  # the proxy may have a password, too
 
     @property
     def authority(self) -> str:

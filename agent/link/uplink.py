@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Final
 
 from provider_agent.agent.config import CoordinatorConfig
+from provider_agent.agent.config.addresses import shown_url
 from provider_agent.agent.identity.key import Identity
 from provider_agent.agent.jobs.outbox import Outbox
 from provider_agent.agent.jobs.running import Jobs
@@ -273,12 +274,13 @@ class Uplink:
     ) -> None:
         reason, cause = disconnect.detail, disconnect.cause
         wait = wait_s if wait_s is None else round(wait_s, 3)
-        log.debug("backoff decided", cause=cause, url=self.url, next=next_url, wait_s=wait)
+        url, next_shown = shown_url(self.url), shown_url(next_url)
+        log.debug("backoff decided", cause=cause, url=url, next=next_shown, wait_s=wait)
         # Expected in a rolling update: the new agent connects while this one drains.
         if cause is DisconnectCause.REPLACED and not self._jobs.accepting:
-            log.info("replaced by a newer agent", url=self.url)
+            log.info("replaced by a newer agent", url=url)
         elif isinstance(decision, Fatal):
-            log.error("coordinator unusable", url=self.url, reason=reason, what_to_do=decision.hint)
+            log.error("coordinator unusable", url=url, reason=reason, what_to_do=decision.hint)
         if wait_s is not None:
             explained = explain_disconnect(
                 disconnect,
@@ -287,7 +289,7 @@ class Uplink:
             )
             fields: dict[str, object] = {"reason": reason, "retry_in_s": round(wait_s, 1)}
             if self.config.fallback_urls:
-                fields["next"] = next_url
+                fields["next"] = next_shown
             if isinstance(decision, Retry) and explained.what_to_do:
                 fields |= {"reason": explained.problem, "what_to_do": explained.what_to_do}
             is_error = cause in OPERATOR_HINTS and isinstance(decision, Retry)

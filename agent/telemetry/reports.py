@@ -10,6 +10,7 @@ from provider_agent.agent.availability.status import availability_status
 from provider_agent.agent.backends.configured import SkippedBackend
 from provider_agent.agent.backends.discovery import Discovery
 from provider_agent.agent.config import Config
+from provider_agent.agent.config.addresses import shown_url
 from provider_agent.agent.jobs.job_record import JobRecord
 from provider_agent.agent.jobs.running import Jobs
 from provider_agent.agent.link.coordinator_messages import CoordinatorMessages
@@ -107,7 +108,7 @@ class Reports:
             version=agent_version(),
             uptime_s=now - self._started_at,
             link=link,
-            coordinator_url=url.partition("?")[0],  # anyone may read it, and a query may be secret
+            coordinator_url=shown_url(url),
             last_welcome_age_s=None if welcomed_at is None else now - welcomed_at,
             last_disconnect=last_disconnect,
             routing=messages.routing,

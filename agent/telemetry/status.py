@@ -85,7 +85,7 @@ class StatusSnapshot(Struct, frozen=True, kw_only=True):
         version: the agent's version.
         uptime_s: time since the process started.
         link: state of the link; `LinkState.CONNECTED` when the coordinator has welcomed the agent.
-        coordinator_url: the URL that was dialed last, without its query.
+        coordinator_url: the URL that was dialed last; its query is masked.
         last_welcome_age_s: time since the last `Welcome`.
         last_disconnect: why the last connection ended or could not be opened; None while connected.
         routing: which offered models receive no jobs; None before the coordinator has answered.

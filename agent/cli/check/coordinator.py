@@ -9,6 +9,7 @@ from websockets.exceptions import ConnectionClosed
 from provider_agent.agent.cli.check.findings import Finding, Outcome
 from provider_agent.agent.cli.status_client import NoAgent, WantedAgent, fetch_state
 from provider_agent.agent.config import Config
+from provider_agent.agent.config.addresses import shown_url
 from provider_agent.agent.identity.key import Identity
 from provider_agent.agent.identity.key_lock import is_key_locked
 from provider_agent.agent.link.advice import explain_disconnect
@@ -51,7 +52,7 @@ async def check_coordinators(config: Config, identity: Identity | str) -> list[F
 async def _check_address(
     config: Config, url: str, identity: Identity | None, skip_reason: str
 ) -> list[Finding]:
-    settings = DialSettings.of(config.coordinator, url)
+    settings, shown = DialSettings.of(config.coordinator, url), shown_url(url)
     step, awaited = ("ping", "pong") if identity is None else ("handshake", "Welcome")
     try:
         socket = await dial(settings, VERSION_1.subprotocol)
@@ -63,16 +64,16 @@ async def _check_address(
                 round_trip = await (await socket.ping())
                 details = f"reachable, round trip {round_trip * 1000:.0f} ms"
                 return [
-                    Finding(COMPONENT, url, Outcome.OK, details),
-                    Finding(COMPONENT, url, Outcome.SKIPPED, f"handshake skipped: {skip_reason}"),
+                    Finding(COMPONENT, shown, Outcome.OK, details),
+                    Finding(COMPONENT, shown, Outcome.SKIPPED, f"handshake skipped: {skip_reason}"),
                 ]
             return [await _handshake(socket, settings, config, identity)]
     except TimeoutError:
         details = f"connected, but received no {awaited} within {HANDSHAKE_TIMEOUT_S:.0f} s"
-        return [Finding(COMPONENT, url, Outcome.FAILED, details, _NO_COORDINATOR_ADVICE)]
+        return [Finding(COMPONENT, shown, Outcome.FAILED, details, _NO_COORDINATOR_ADVICE)]
     except (ConnectionClosed, ProtocolError) as error:
         details = f"the {step} failed: {error}"
-        return [Finding(COMPONENT, url, Outcome.FAILED, details, _NO_COORDINATOR_ADVICE)]
+        return [Finding(COMPONENT, shown, Outcome.FAILED, details, _NO_COORDINATOR_ADVICE)]
     finally:
         await socket.close()
 
@@ -103,14 +104,16 @@ async def _handshake(
             session.to_send.clear()
     round_trip = await (await socket.ping())
     details = f"welcomed as {welcome.provider_id}, round trip {round_trip * 1000:.0f} ms"
-    return Finding(COMPONENT, settings.url, Outcome.OK, details)
+    return Finding(COMPONENT, shown_url(settings.url), Outcome.OK, details)
 
 
 def _rejected(settings: DialSettings, disconnect: Disconnect) -> Finding:
     if disconnect.cause is DisconnectCause.KEY_IN_USE:
         # The coordinator reports `key_in_use` only after a valid signature, so the key is accepted.
         # The connected agent is not affected.
-        return Finding(COMPONENT, settings.url, Outcome.OK, f"reachable; {disconnect.detail}")
+        return Finding(
+            COMPONENT, shown_url(settings.url), Outcome.OK, f"reachable; {disconnect.detail}"
+        )
     return _failed(settings, disconnect)
 
 
@@ -127,7 +130,7 @@ async def _running_agent(config: Config, identity: Identity) -> str:
     except NoAgent:
         return ""
     urls = (config.coordinator.url, *config.coordinator.fallback_urls)
-    if state.last_welcome_age_s is None or state.coordinator_url not in urls:
+    if state.last_welcome_age_s is None or state.coordinator_url not in map(shown_url, urls):
         return ""
     # The agent may have lost its link and wait to reconnect. Even then there is no handshake: the
     # coordinator would reject the agent as long as `check` is connected.
@@ -136,4 +139,4 @@ async def _running_agent(config: Config, identity: Identity) -> str:
 
 def _failed(settings: DialSettings, disconnect: Disconnect) -> Finding:
     explained = explain_disconnect(disconnect, has_proxy=bool(settings.proxy))
-    return Finding(COMPONENT, settings.url, Outcome.FAILED, *explained)
+    return Finding(COMPONENT, shown_url(settings.url), Outcome.FAILED, *explained)

@@ -10,6 +10,7 @@ from provider_agent.agent.backends.local_servers import FoundServer
 from provider_agent.agent.cli.init.prices import Prices
 from provider_agent.agent.cli.terminal import visible
 from provider_agent.agent.config import LimitsConfig, ObservabilityConfig, Price
+from provider_agent.agent.config.addresses import shown_url
 from provider_agent.agent.config.prices import dollars
 
 MAX_NAMED_MODELS: Final = 5
@@ -61,7 +62,7 @@ class Answers(Struct, frozen=True):
     key_path: str = ""
 
     def __repr__(self) -> str:
-        return f"<Answers {self.coordinator_url} servers={len(self.servers)}>"
+        return f"<Answers {shown_url(self.coordinator_url)} servers={len(self.servers)}>"
 
 
 def render(answers: Answers, *, show_code: bool = True) -> str:
@@ -69,7 +70,7 @@ def render(answers: Answers, *, show_code: bool = True) -> str:
 
     Args:
         answers: the settings.
-        show_code: whether the text contains the enrollment code.
+        show_code: whether the text contains the enrollment code and the query of the address.
     """
     sections = [
         _HEADER,
@@ -119,7 +120,10 @@ _REST: Final = f"""\
 
 
 def _coordinator(answers: Answers, *, show_code: bool) -> str:
-    lines = ["[coordinator]", f"url = {_string(answers.coordinator_url)}"]
+    url = answers.coordinator_url
+    shown = url if show_code else shown_url(url)
+    note = "" if shown == url else "  # not shown completely"
+    lines = ["[coordinator]", f"url = {_string(shown)}{note}"]
     if answers.allow_insecure:
         lines.append("allow_insecure = true  # ws:// sends prompts unencrypted")
     if answers.enrollment_code and show_code:

@@ -14,7 +14,7 @@ import msgspec
 from provider_agent.agent.cli.check.command import run_checks
 from provider_agent.agent.cli.status_client import NoAgent, WantedAgent, fetch_status_page
 from provider_agent.agent.config import LoadedConfig, masked
-from provider_agent.agent.config.secrets import MASK
+from provider_agent.agent.config.addresses import MASK
 from provider_agent.agent.version import agent_version
 from provider_agent.protocol.limits import SUBPROTOCOL
 

@@ -233,9 +233,13 @@ async def test_answer_of_a_proxy_is_logged_as_an_error_and_retried(
 
 
 @in_virtual_time
-async def test_fallback_address_is_used_after_the_first_address_drops_two_sessions() -> None:
+async def test_fallback_address_is_used_after_the_first_address_drops_two_sessions(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("DEBUG", "provider_agent")
     async with ScriptedCoordinator() as first, ScriptedCoordinator() as second:
-        addresses = CoordinatorConfig(url=first.url, fallback_urls=(second.url,))
+        urls = f"{first.url}?a-secret", f"{second.url}?a-secret"
+        addresses = CoordinatorConfig(url=urls[0], fallback_urls=urls[1:])
         config = agent_config(first.url, coordinator=addresses)
         async with RunningAgent(second, ScriptedBackend(), config=config, jitter=0.5) as agent:
             for _ in range(2):
@@ -244,6 +248,9 @@ async def test_fallback_address_is_used_after_the_first_address_drops_two_sessio
                 await peer.close(1011)
             await agent.connected()
             assert len(first.connections) == 2
+    logged = [vars(one).get("fields", {}) for one in caplog.records]
+    assert f"{second.url}?[set]" in [fields.get("next") for fields in logged]
+    assert "a-secret" not in repr((logged, agent.service))
 
 
 @in_virtual_time

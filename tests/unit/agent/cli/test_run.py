@@ -77,11 +77,13 @@ def test_start_without_a_configuration_file_is_logged(
     # In an earlier version, the path, which is `None` here, was logged as the string "None".
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"  # in use, so the command ends at once
-        flags = ("--coordinator-url", "ws://127.0.0.1:1/", "--prometheus-addr", address)
+        flags = ("--coordinator-url", "ws://127.0.0.1:1/?a-secret", "--prometheus-addr", address)
         result = runner.invoke(main, ["run", "--log-format", log_format, *flags])
 
     (starting,) = [line for line in result.output.splitlines() if "starting" in line]
     assert logged in starting
+    assert "ws://127.0.0.1:1/?[set]" in starting
+    assert "a-secret" not in result.output
     assert result.exit_code == 2
     assert "another provider-agent may be running" in result.output
 

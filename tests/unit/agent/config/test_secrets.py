@@ -3,6 +3,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from provider_agent.agent.cli.init.document import Answers
 from provider_agent.agent.config import (
     BackendConfig,
     masked,
@@ -10,7 +11,9 @@ from provider_agent.agent.config import (
     resolve_api_key,
     secret_values,
 )
+from provider_agent.agent.config.addresses import shown_url
 from provider_agent.agent.config.secrets import MAX_SECRET_BYTES
+from provider_agent.agent.link.dial import DialSettings
 from tests.unit.agent.config.loading import MINIMAL, load
 
 SECRETS = """enrollment_code = "POD-ENROLL-1234"
@@ -104,6 +107,38 @@ def test_secret_values_contains_all_secrets(tmp_path: Path) -> None:
         "router-key-value",
     }
     assert secret_values(load(tmp_path).config, {}) == frozenset()
+
+
+ADDRESS = "wss://c.example/provider/connect"
+
+
+def test_queries_of_coordinators_and_users_of_proxies_are_not_shown(tmp_path: Path) -> None:
+    toml = f"""[coordinator]
+        url = "{ADDRESS}?token=query-secret"
+        fallback_urls = ["{ADDRESS}/2?fallback-secret"]
+        proxy = "http://proxy-secret@proxy.example:3128"
+    """
+    config = load(tmp_path, toml).config
+    shown = masked(config)["coordinator"]
+    assert isinstance(shown, dict)
+    assert shown["url"] == f"{ADDRESS}?[set]"
+    assert shown["fallback_urls"] == (f"{ADDRESS}/2?[set]",)
+    assert shown["proxy"] == "http://[set]@proxy.example:3128"
+    dialed = DialSettings.of(config.coordinator, config.coordinator.url)
+    assert "-secret" not in repr((config, dialed, Answers(config.coordinator.url)))
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        (ADDRESS, ADDRESS),
+        (f"{ADDRESS}@v1?a=b?c", f"{ADDRESS}@v1?[set]"),
+        ("http://user:pass?word@host/path@2", "http://[set]@host/path@2"),
+        ("", ""),
+    ],
+)
+def test_shown_address_has_no_secret(url: str, shown: str) -> None:
+    assert shown_url(url) == shown
 
 
 def test_masked_settings_without_secrets_are_unchanged(tmp_path: Path) -> None:

@@ -104,6 +104,27 @@ async def test_running_agent_keeps_its_session(
     assert coordinator.connections[0].frames == []
 
 
+async def test_query_of_the_address_is_not_printed(
+    coordinator: ScriptedCoordinator, identity: Identity
+) -> None:
+    # Regression: an address with a query was also never recognized as that of the running agent.
+    shown = f"{coordinator.url}?[set]"
+    section = CoordinatorConfig(
+        url=f"{coordinator.url}?a-secret", fallback_urls=("ws://[::1]:1/?s",)
+    )
+    async with status_server(
+        replace(READY, coordinator_url=shown), fingerprint=identity.fingerprint
+    ) as address:
+        config = agent_config("", coordinator=section, prometheus_addr=address)
+        reachable, skipped, failed = await check_coordinators(config, identity)
+    assert [reachable.target, skipped.target, failed.target] == [
+        shown,
+        shown,
+        "ws://[::1]:1/?[set]",
+    ]
+    assert "the running agent has a session" in skipped.details
+
+
 async def test_agent_without_a_status_server_keeps_its_connection(
     coordinator: ScriptedCoordinator, identity: Identity, tmp_path: Path
 ) -> None:

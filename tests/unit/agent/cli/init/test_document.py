@@ -112,11 +112,14 @@ def test_no_text_of_a_server_or_operator_breaks_the_file(
     assert loaded.config.limits.max_concurrent == 8
 
 
-def test_enrollment_code_can_be_hidden() -> None:
-    answers = Answers(URL, enrollment_code="SECRET-CODE")
+def test_enrollment_code_and_query_can_be_hidden() -> None:
+    answers = Answers(f"{URL}?SECRET-QUERY", enrollment_code="SECRET-CODE")
 
-    assert "SECRET-CODE" not in render(answers, show_code=False)
-    assert "SECRET-CODE" not in repr(answers)
+    assert f'url = "{URL}?SECRET-QUERY"\n' in render(answers)
+    shown = render(answers, show_code=False)
+    assert f'url = "{URL}?[set]"  # not shown completely\n' in shown
+    assert "SECRET" not in shown
+    assert "SECRET" not in repr(answers)
 
 
 def test_comment_of_a_server_names_up_to_five_models() -> None:
