@@ -13,8 +13,9 @@ from typing import Final
 import click
 
 from provider_agent.coordinator.access import SecretSet, parse_public_keys, read_entries
+from provider_agent.coordinator.cluster.settings import DEFAULT_PREFIX, ClusterSettings
 from provider_agent.coordinator.description import describe
-from provider_agent.coordinator.exceptions import CannotListen, CoordinatorError
+from provider_agent.coordinator.exceptions import CannotListen, CoordinatorError, SettingsError
 from provider_agent.coordinator.http.memory_size import default_request_memory
 from provider_agent.coordinator.server import Coordinator, run
 from provider_agent.coordinator.settings import (
@@ -26,6 +27,7 @@ from provider_agent.coordinator.settings import (
 from provider_agent.coordinator.variables import (
     AGENT_KEYS_VARIABLE,
     API_KEYS_VARIABLE,
+    CLUSTER_VARIABLE,
     ENROLLMENT_CODES_VARIABLE,
     check_variables,
 )
@@ -141,6 +143,30 @@ def _count(setting: str) -> click.IntRange:
     help="A reverse proxy whose X-Forwarded-For is believed, or a network; may be repeated.",
 )
 @click.option(
+    "--cluster",
+    multiple=True,
+    metavar="URL",
+    help="A NATS server, through which several coordinators serve one fleet; may be repeated. "
+    f"Or ${CLUSTER_VARIABLE}, with commas.",
+)
+@click.option(
+    "--cluster-prefix",
+    default=DEFAULT_PREFIX,
+    show_default=True,
+    metavar="SUBJECT",
+    help="The first part of all NATS subjects; the same for all coordinators of a cluster.",
+)
+@click.option(
+    "--cluster-credentials",
+    type=_FILE,
+    help="File with the JWT and the seed of a NATS user.",
+)
+@click.option(
+    "--cluster-ca",
+    type=_FILE,
+    help="File with the certificates that verify the NATS servers. Default: the system's.",
+)
+@click.option(
     "--log-level",
     default="info",
     show_default=True,
@@ -161,6 +187,10 @@ def command(
     max_connections: int,
     max_request_memory: int | None,
     trusted_proxies: tuple[str, ...],
+    cluster: tuple[str, ...],
+    cluster_prefix: str,
+    cluster_credentials: Path | None,
+    cluster_ca: Path | None,
     log_level: str,
 ) -> None:
     """Run the reference coordinator: an HTTP API for clients, WebSockets for agents.
@@ -188,6 +218,7 @@ def command(
             max_connections=max_connections,
             max_held_request_bytes=_request_memory(max_request_memory),
             trusted_proxies=trusted_proxies,
+            cluster=_cluster(cluster, cluster_prefix, cluster_credentials, cluster_ca),
         )
         gc.freeze()  # a full garbage collection then visits what requests allocate, not all modules
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -197,6 +228,17 @@ def command(
         sys.exit(_EXIT_FAILED if isinstance(error, CannotListen) else _EXIT_WRONG_SETTINGS)
     except (KeyboardInterrupt, asyncio.CancelledError):
         sys.exit(_EXIT_INTERRUPTED)
+
+
+def _cluster(
+    urls: tuple[str, ...], prefix: str, credentials: Path | None, ca_file: Path | None
+) -> ClusterSettings | None:
+    urls = urls or tuple(read_entries(None, CLUSTER_VARIABLE, os.environ) or ())
+    if urls:
+        return ClusterSettings(urls=urls, prefix=prefix, credentials=credentials, ca_file=ca_file)
+    if prefix != DEFAULT_PREFIX or credentials is not None or ca_file is not None:
+        raise SettingsError("--cluster-… options need --cluster")
+    return None
 
 
 def _request_memory(mebibytes: int | None) -> int:

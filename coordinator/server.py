@@ -14,7 +14,11 @@ from aiohttp import web
 from provider_agent.coordinator.agents.dispatcher import Dispatcher
 from provider_agent.coordinator.agents.endpoint import AgentEndpoint
 from provider_agent.coordinator.agents.fleet import Fleet
-from provider_agent.coordinator.agents.snapshots import AgentSnapshot, DetachedSnapshot
+from provider_agent.coordinator.agents.snapshots import (
+    AgentSnapshot,
+    ClusterSnapshot,
+    DetachedSnapshot,
+)
 from provider_agent.coordinator.connections.client_address import ProxyNetworks
 from provider_agent.coordinator.connections.guarded_connection import (
     CLIENT_READ_BYTES,
@@ -30,7 +34,7 @@ from provider_agent.coordinator.connections.request_tracking import (
     close_after_response,
     track_request,
 )
-from provider_agent.coordinator.exceptions import CannotListen
+from provider_agent.coordinator.exceptions import CannotListen, SettingsError
 from provider_agent.coordinator.http.api import HttpApi
 from provider_agent.coordinator.http.counters import Counters
 from provider_agent.coordinator.http.http_errors import render_http_errors
@@ -98,6 +102,7 @@ class Coordinator:
             self._fleet,
             self._dispatcher,
             self._connections,
+            cluster=self._cluster_snapshot,
             clock=clock,
             random_bytes=random_bytes,
         )
@@ -115,7 +120,12 @@ class Coordinator:
         if settings.cluster is None:
             return None
         # Only a cluster needs the NATS client, which is an optional dependency.
-        from provider_agent.coordinator.cluster.bus import ClusterBus
+        try:
+            from provider_agent.coordinator.cluster.bus import ClusterBus
+        except ImportError as error:
+            raise SettingsError(
+                "a cluster needs the NATS client: pip install 'provider-agent[cluster]'"
+            ) from error
 
         return ClusterBus(
             self._fleet, settings, settings.cluster, own_id=random_bytes(16), clock=clock
@@ -180,6 +190,9 @@ class Coordinator:
     def cluster(self) -> "ClusterMember | None":
         """The state of this coordinator in its cluster; None if it is in none."""
         return None if self._cluster is None else self._cluster.member
+
+    def _cluster_snapshot(self) -> ClusterSnapshot | None:
+        return None if self._cluster is None else self._cluster.member.describe()
 
     @property
     def queued(self) -> int:

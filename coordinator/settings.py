@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 
 from provider_agent.coordinator.access import SecretSet
-from provider_agent.coordinator.cluster.settings import ClusterSettings
+from provider_agent.coordinator.cluster.settings import ClusterSettings, check_cluster
 from provider_agent.coordinator.exceptions import SettingsError
 from provider_agent.protocol.auth import canonical_authority
 from provider_agent.protocol.limits import (
@@ -216,6 +216,8 @@ def check_settings(settings: CoordinatorSettings) -> None:
     _check_proxies(settings.trusted_proxies)
     for authority in settings.authorities:
         parse_authority(authority)
+    if settings.cluster is not None:
+        check_cluster(settings.cluster)
 
 
 def _check_ranges(settings: CoordinatorSettings) -> None:

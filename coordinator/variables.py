@@ -13,9 +13,11 @@ log = EventLogger(__name__)
 API_KEYS_VARIABLE: Final = "COORDINATOR_API_KEYS"
 ENROLLMENT_CODES_VARIABLE: Final = "COORDINATOR_ENROLLMENT_CODES"
 AGENT_KEYS_VARIABLE: Final = "COORDINATOR_AGENT_KEYS"
+CLUSTER_VARIABLE: Final = "COORDINATOR_CLUSTER"
 
 _PREFIX: Final = "COORDINATOR_"
-_KNOWN: Final = (API_KEYS_VARIABLE, ENROLLMENT_CODES_VARIABLE, AGENT_KEYS_VARIABLE)
+_ACCESS_VARIABLES: Final = (API_KEYS_VARIABLE, ENROLLMENT_CODES_VARIABLE, AGENT_KEYS_VARIABLE)
+_KNOWN: Final = (*_ACCESS_VARIABLES, CLUSTER_VARIABLE)
 
 _ACCESS: Final = re.compile(_PREFIX + r"\w*(KEY|CODE)")
 """Names of variables that probably restrict access."""
@@ -40,7 +42,7 @@ def check_variables(environ: Mapping[str, str], options: Collection[str]) -> Non
     for name in sorted(environ):
         if name in _KNOWN or _OF_KUBERNETES.fullmatch(name):
             continue
-        if _ACCESS.match(name) or get_close_matches(name, _KNOWN, 1, cutoff=_SIMILARITY):
+        if _ACCESS.match(name) or get_close_matches(name, _ACCESS_VARIABLES, 1, cutoff=_SIMILARITY):
             raise SettingsError(
                 f"the variable {name} is not used; API keys of clients are read from "
                 f"{API_KEYS_VARIABLE}, keys and enrollment codes of agents from "

@@ -45,3 +45,21 @@ class DetachedSnapshot(Struct, frozen=True):
     session_id: str
     jobs: int
     retired: bool
+
+
+class ClusterSnapshot(Struct, frozen=True):
+    """The current state of this coordinator in its cluster.
+
+    Attributes:
+        connected: whether the other coordinators can be reached.
+        coordinators: how many other coordinators are known.
+        agents: how many agents are connected to them.
+        sent_jobs: how many jobs of clients here run on these agents.
+        received_jobs: how many jobs of the other coordinators run on agents here.
+    """
+
+    connected: bool = False
+    coordinators: int = 0
+    agents: int = 0
+    sent_jobs: int = 0
+    received_jobs: int = 0

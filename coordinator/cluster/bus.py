@@ -8,7 +8,6 @@ while NATS accepts them, so a slow connection fills the windows of the jobs, and
 
 import asyncio
 import logging
-import ssl
 from collections.abc import Callable, Coroutine
 from typing import Final
 
@@ -19,7 +18,7 @@ from nats.errors import Error as NatsError
 from provider_agent.coordinator.agents.fleet import Fleet
 from provider_agent.coordinator.cluster.member import ClusterMember
 from provider_agent.coordinator.cluster.messages import VERSION, MalformedPeerMessage
-from provider_agent.coordinator.cluster.settings import ClusterSettings
+from provider_agent.coordinator.cluster.settings import ClusterSettings, tls_context
 from provider_agent.coordinator.connections.limited_log import LimitedLog
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.event_log import EventLogger
@@ -48,6 +47,10 @@ renewal each. The windows of all jobs limit what can arrive."""
 
 SNAPSHOT_PAUSE_S: Final = 0.25
 """The shortest time between two snapshots: a busy fleet changes with every job."""
+
+SNAPSHOT_PAUSE_FACTOR: Final = 50
+"""The pause lasts this many times as long as the snapshot took: snapshots of 1,000 agents must not
+take more than a few percent of the time."""
 
 STOP_S: Final = 2.0
 """How long a stop waits until the last messages are sent."""
@@ -114,8 +117,7 @@ class ClusterBus:
             async with asyncio.timeout(STOP_S):
                 if self.member.is_connected:
                     await self._send_queued()
-                    for message in self.member.snapshot(leaving=True):
-                        await self._publish("agents", message)
+                    await self._publish_snapshot(leaving=True)
                     await self._client.flush()
         except (TimeoutError, NatsError):
             pass
@@ -139,9 +141,6 @@ class ClusterBus:
 
     async def _connect(self) -> None:
         cluster = self._cluster
-        tls = (
-            None if cluster.ca_file is None else ssl.create_default_context(cafile=cluster.ca_file)
-        )
         await self._client.connect(
             servers=list(cluster.urls),
             name="provider-agent coordinator",
@@ -153,7 +152,7 @@ class ClusterBus:
             pending_size=SEND_BUFFER_BYTES,
             flush_timeout=FLUSH_TIMEOUT_S,
             user_credentials=cluster.credentials,
-            tls=tls,
+            tls=tls_context(cluster),
             error_cb=self._on_error,
             disconnected_cb=self._on_disconnected,
             reconnected_cb=self._on_connected,
@@ -183,6 +182,8 @@ class ClusterBus:
 
     async def _on_connected(self) -> None:
         log.info("cluster connected", coordinator=self.member.own_id.hex())
+        # The others ignore jobs of a coordinator of which they have no snapshot.
+        await self._publish_snapshot()
         self.member.set_connected(True)
 
     async def _on_disconnected(self) -> None:
@@ -202,6 +203,10 @@ class ClusterBus:
             await self._client.publish(f"{self._base}.{subject}", message)
         except NatsError as error:
             await self._on_error(error)
+
+    async def _publish_snapshot(self, *, leaving: bool = False) -> None:
+        for message in self.member.snapshot(leaving=leaving):
+            await self._publish("agents", message)
 
     async def _write(self) -> None:
         while True:
@@ -225,10 +230,11 @@ class ClusterBus:
             if loop.time() >= tick_at:
                 self.member.tick()
                 tick_at = loop.time() + self._cluster.interval_s
+            started_at = loop.time()
             if self.member.is_connected:
-                for message in self.member.snapshot():
-                    await self._publish("agents", message)
-            await asyncio.sleep(min(SNAPSHOT_PAUSE_S, self._cluster.interval_s / 2))
+                await self._publish_snapshot()
+            pause_s = max(SNAPSHOT_PAUSE_S, (loop.time() - started_at) * SNAPSHOT_PAUSE_FACTOR)
+            await asyncio.sleep(min(pause_s, self._cluster.interval_s / 2))
             try:
                 async with asyncio.timeout_at(tick_at):
                     await self._snapshot_due.wait()

@@ -7,6 +7,7 @@ and `snapshot` return, and calls `tick` once per interval.
 from collections.abc import Callable
 
 from provider_agent.coordinator.agents.fleet import Fleet
+from provider_agent.coordinator.agents.snapshots import ClusterSnapshot
 from provider_agent.coordinator.cluster.edge import EdgeJobs
 from provider_agent.coordinator.cluster.holder import HolderJobs
 from provider_agent.coordinator.cluster.messages import (
@@ -98,6 +99,16 @@ class ClusterMember:
             return self.is_connected and not self.edge.is_full(holder)
 
         return RemoteAgent(holder, entry, self.edge.submit, is_reachable)
+
+    def describe(self) -> ClusterSnapshot:
+        """Return the current state, for metrics and readiness."""
+        return ClusterSnapshot(
+            connected=self.is_connected,
+            coordinators=len(self.view),
+            agents=len(self.view.agents()),
+            sent_jobs=len(self.edge),
+            received_jobs=len(self.holder),
+        )
 
     def agents(self) -> list[RemoteAgent]:
         """Return the agents of the other coordinators."""

@@ -1,11 +1,21 @@
 """How a coordinator reaches the NATS servers of its cluster."""
 
+import os
+import re
+import ssl
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from msgspec import Struct
 
+from provider_agent.coordinator.exceptions import SettingsError
+
 DEFAULT_PREFIX: Final = "provider-agent"
+
+_PREFIX: Final = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+_WEBSOCKET: Final = frozenset({"ws", "wss"})
+_SCHEMES: Final = _WEBSOCKET | {"nats", "tls"}
 
 INTERVAL_S: Final = 2.0
 """The interval of snapshots. A coordinator that crashed is noticed after three of them; agents
@@ -32,3 +42,54 @@ class ClusterSettings(Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         return f"<ClusterSettings servers={len(self.urls)} prefix={self.prefix!r}>"
+
+
+def check_cluster(settings: ClusterSettings) -> None:
+    """Check the settings.
+
+    Raises:
+        SettingsError: a setting is wrong, or a file cannot be read; the text contains no password.
+    """
+    if not settings.urls:
+        raise SettingsError("cluster: no URL of a NATS server is configured")
+    schemes = {_scheme(url) in _WEBSOCKET for url in settings.urls}
+    if len(schemes) > 1:
+        raise SettingsError("cluster: WebSocket URLs cannot be mixed with others")
+    if not _PREFIX.fullmatch(settings.prefix):
+        raise SettingsError(
+            f"cluster prefix {settings.prefix!r}: expected letters, digits, - and _, with dots "
+            "between the parts"
+        )
+    if settings.credentials is not None and not os.access(settings.credentials, os.R_OK):
+        raise SettingsError(f"{settings.credentials}: cannot be read")
+    tls_context(settings)
+
+
+def _scheme(url: str) -> str:
+    """Return the scheme of a URL; raise without its text, which may contain a password."""
+    try:
+        parts = urlsplit(url)
+        if parts.scheme in _SCHEMES and parts.hostname and parts.port != 0:
+            return parts.scheme
+    except ValueError:
+        pass
+    raise SettingsError(
+        "cluster: expected a URL such as nats://nats.example:4222; the schemes are "
+        f"{', '.join(sorted(_SCHEMES))}"
+    )
+
+
+def tls_context(settings: ClusterSettings) -> ssl.SSLContext | None:
+    """Return the TLS context that trusts `ca_file`; None if no file is configured.
+
+    Raises:
+        SettingsError: the file cannot be read, or contains no certificate.
+    """
+    if settings.ca_file is None:
+        return None
+    try:
+        return ssl.create_default_context(cafile=settings.ca_file)
+    except OSError as error:
+        raise SettingsError(
+            f"{settings.ca_file}: cannot be read as certificates in PEM format"
+        ) from error

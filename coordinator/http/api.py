@@ -8,6 +8,7 @@ from aiohttp.typedefs import Handler
 
 from provider_agent.coordinator.agents.dispatcher import Dispatcher
 from provider_agent.coordinator.agents.fleet import Fleet
+from provider_agent.coordinator.agents.snapshots import ClusterSnapshot
 from provider_agent.coordinator.connections.client_address import ProxyNetworks
 from provider_agent.coordinator.connections.failed_attempts import FailedAttempts
 from provider_agent.coordinator.connections.guarded_connection import GuardedConnection
@@ -40,6 +41,7 @@ class HttpApi:
         fleet: lists the agents' models.
         dispatcher: sends jobs to agents.
         connections: the open connections, for the metrics.
+        cluster: returns the state in the cluster; None if the coordinator is in none.
         clock: monotonic, in seconds.
         random_bytes: generates job ids.
 
@@ -55,6 +57,7 @@ class HttpApi:
         dispatcher: Dispatcher,
         connections: ConnectionLimits[GuardedConnection],
         *,
+        cluster: Callable[[], ClusterSnapshot | None] = lambda: None,
         clock: Callable[[], float],
         random_bytes: Callable[[int], bytes],
     ) -> None:
@@ -68,6 +71,7 @@ class HttpApi:
         self._key_check = ApiKeyCheck(settings.api_keys, FailedAttempts(clock), proxies)
         self._random_bytes = random_bytes
         self._connections = connections
+        self._cluster = cluster
         self._metrics = Metrics(self._gauges)
         self._memory = RequestMemory(settings.max_held_request_bytes)
         self._running = 0
@@ -213,10 +217,14 @@ class HttpApi:
     def _not_ready(self) -> str:
         if self._stopping:
             return "the coordinator is stopping"
-        return self._fleet.why_not_ready()
+        reason, cluster = self._fleet.why_not_ready(), self._cluster()
+        if reason and cluster is not None and not cluster.connected:
+            return f"{reason}, and NATS cannot be reached"
+        return reason
 
     def _gauges(self) -> Gauges:
         agents, connections = self._fleet.snapshot(), self._connections
+        cluster = self._cluster() or ClusterSnapshot()
         return Gauges(
             agents=len(agents),
             models=len({model for agent in agents for model in agent.models}),
@@ -231,6 +239,11 @@ class HttpApi:
             evicted_connections=connections.evicted,
             refused_connections=connections.refused,
             retried_jobs=self.counters.retried,
+            cluster_connected=int(cluster.connected),
+            cluster_coordinators=cluster.coordinators,
+            cluster_agents=cluster.agents,
+            cluster_sent_jobs=cluster.sent_jobs,
+            cluster_received_jobs=cluster.received_jobs,
         )
 
     def _deny_in_openai_format(self, request: web.Request) -> web.Response | None:

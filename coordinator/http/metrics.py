@@ -53,6 +53,11 @@ class Gauges(Struct, frozen=True):
         evicted_connections: connections closed to make room, since the start.
         refused_connections: connections refused for lack of room, since the start.
         retried_jobs: additional jobs of requests, since the start.
+        cluster_connected: 1 if the other coordinators of the cluster can be reached, else 0.
+        cluster_coordinators: other coordinators.
+        cluster_agents: agents that are connected to them.
+        cluster_sent_jobs: jobs of clients here that run on these agents.
+        cluster_received_jobs: jobs of the other coordinators that run on agents here.
     """
 
     agents: int
@@ -68,6 +73,11 @@ class Gauges(Struct, frozen=True):
     evicted_connections: int
     refused_connections: int
     retried_jobs: int
+    cluster_connected: int = 0
+    cluster_coordinators: int = 0
+    cluster_agents: int = 0
+    cluster_sent_jobs: int = 0
+    cluster_received_jobs: int = 0
 
 
 _TOTALS: Final = {"evicted_connections", "refused_connections", "retried_jobs"}
@@ -85,6 +95,11 @@ _HELP: Final = {
     "unauthenticated_connections": "Open connections of peers that have not authenticated.",
     "evicted_connections": "Unauthenticated connections closed to make room.",
     "refused_connections": "Connections refused for lack of room.",
+    "cluster_connected": "Whether the other coordinators of the cluster can be reached.",
+    "cluster_coordinators": "Other coordinators of the cluster.",
+    "cluster_agents": "Agents that are connected to other coordinators.",
+    "cluster_sent_jobs": "Jobs of clients here that run on agents of other coordinators.",
+    "cluster_received_jobs": "Jobs of other coordinators that run on agents here.",
     "retried_jobs": "Jobs that were sent because an earlier one of the same request failed.",
 }
 

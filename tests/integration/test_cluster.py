@@ -2,19 +2,29 @@
 
 import asyncio
 import random
+import re
+import signal
+from pathlib import Path
 
 import aiohttp
 import pytest
 from msgspec.structs import replace
 
+from provider_agent.coordinator.cluster.settings import ClusterSettings
 from provider_agent.coordinator.server import Coordinator
+from provider_agent.protocol.limits import CONNECT_PATH
+from tests.kit.certificates import CertificateAuthority
+from tests.kit.cli_process import start_command
 from tests.kit.cluster_harness import (
+    INTERVAL_S,
     cluster_harness,
     member_of,
     remote_job_harness,
     wait_until,
 )
-from tests.kit.coordinator_harness import NO_HEARTBEATS
+from tests.kit.coordinator_harness import CHAT, JSON_HEADERS, NO_HEARTBEATS
+from tests.kit.nats_server import nats_server
+from tests.kit.scripted_agent import ScriptedAgent
 
 
 async def test_client_of_one_coordinator_is_answered_by_the_agent_of_another() -> None:
@@ -184,3 +194,109 @@ async def test_full_agent_refuses_and_the_request_waits_for_room() -> None:
         assert await (await waiting).read() == b"remote"
         for task in asked:
             await (await task).read()
+
+
+async def test_silent_holder_ends_the_response_with_an_error() -> None:
+    async with remote_job_harness() as remote:
+        _job, response = await remote.start_response(b"data: {}\n\n")
+        await _crash(remote.holder)
+        assert b"connection to the provider" in await response.read()
+        await wait_until(lambda: not member_of(remote.edge).agents())
+
+
+async def test_job_of_a_silent_edge_is_cancelled_at_the_agent() -> None:
+    async with remote_job_harness() as remote:
+        job, _response = await remote.start_response(b"first")
+        await _crash(remote.edge)
+        await job.cancelled.wait()
+        assert not len(member_of(remote.holder).holder)
+
+
+async def _crash(coordinator: Coordinator) -> None:
+    """End the connection to NATS without a farewell; the coordinator sends nothing more."""
+    bus = coordinator._cluster
+    assert bus is not None
+    await bus._client.close()
+
+
+async def test_coordinators_find_each_other_over_tls_with_a_password(tmp_path: Path) -> None:
+    authority = CertificateAuthority(tmp_path)
+    certificate = authority.issue("localhost")
+    key = certificate.with_suffix(".key")
+    arguments = ("--tls", "--tlscert", str(certificate), "--tlskey", str(key))
+    async with nats_server(*arguments, "--user", "u", "--pass", "secret") as nats:
+        url = f"tls://u:secret@localhost:{nats.port}"
+        cluster = ClusterSettings(
+            urls=(url,),
+            ca_file=authority.file,
+            interval_s=INTERVAL_S,
+        )
+        settings = replace(NO_HEARTBEATS, cluster=cluster)
+        async with Coordinator(settings) as one, Coordinator(settings) as two:
+            await wait_until(lambda: len(member_of(one).view) == 1 == len(member_of(two).view))
+
+
+async def test_wrong_password_is_logged_without_it(caplog: pytest.LogCaptureFixture) -> None:
+    async with nats_server("--user", "u", "--pass", "right") as nats:
+        url = nats.url.replace("//", "//u:wrongsecret@")
+        settings = replace(NO_HEARTBEATS, cluster=ClusterSettings(urls=(url,)))
+        async with Coordinator(settings):
+            await wait_until(lambda: "cluster error" in caplog.messages)
+    assert all("wrongsecret" not in str(vars(record)) for record in caplog.records)
+
+
+async def test_other_prefix_is_another_cluster() -> None:
+    async with nats_server() as nats:
+        one, two = (
+            replace(
+                NO_HEARTBEATS,
+                cluster=ClusterSettings(urls=(nats.url,), prefix=prefix, interval_s=INTERVAL_S),
+            )
+            for prefix in ("one", "two")
+        )
+        async with Coordinator(one) as first, Coordinator(two) as other, Coordinator(one) as same:
+            await wait_until(lambda: len(member_of(first).view) == 1)
+            await wait_until(lambda: len(member_of(same).view) == 1)
+            assert len(member_of(other).view) == 0
+
+
+async def test_killed_coordinator_ends_the_responses_of_its_agents(tmp_path: Path) -> None:
+    """Two `provider-agent coordinator` processes; the metrics show the cluster."""
+    async with nats_server() as nats:
+        arguments = ("coordinator", "--port", "0", "--cluster", nats.url)
+        async with (
+            start_command(*arguments, home=tmp_path) as holder,
+            start_command(
+                *arguments[:3], home=tmp_path, env={"COORDINATOR_CLUSTER": nats.url}
+            ) as edge,
+        ):
+            urls = [_address(await p.wait_for_log("coordinator listening")) for p in (holder, edge)]
+            async with (
+                aiohttp.ClientSession(f"http://{urls[1]}", headers=JSON_HEADERS) as client,
+                ScriptedAgent(f"ws://{urls[0]}{CONNECT_PATH}") as agent,
+            ):
+                while await _metric(client, "cluster_agents") != 1:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+                assert await _metric(client, "cluster_connected") == 1
+                asking = asyncio.create_task(client.post(CHAT, data=b'{"model":"tiny"}'))
+                job = await agent.next_job()
+                await job.start()
+                await job.send(b"data: {}\n\n")
+                response = await asking
+                assert await _metric(client, "cluster_sent_jobs") == 1
+                holder.signal(signal.SIGKILL)
+                assert b"connection to the provider" in await response.read()
+                assert await _metric(client, "cluster_coordinators") == 0
+
+
+def _address(line: str) -> str:
+    found = re.search(r"address='([^']+)'", line)
+    assert found is not None
+    return found[1]
+
+
+async def _metric(client: aiohttp.ClientSession, name: str) -> float:
+    async with client.get("/metrics") as response:
+        found = re.search(rf"^coordinator_{name} (\S+)$", await response.text(), re.MULTILINE)
+    assert found is not None
+    return float(found[1])
