@@ -1,7 +1,9 @@
 """`provider-agent pause` and `provider-agent resume`."""
 
+import os
 import re
 import sys
+from pathlib import Path
 from typing import Final
 
 import click
@@ -13,6 +15,8 @@ from provider_agent.agent.cli.status_client import NoAgent
 from provider_agent.agent.cli.terminal import print_json, visible
 from provider_agent.agent.config import LoadedConfig
 from provider_agent.agent.control.commands import MAX_PAUSE_S, Command, Reply
+from provider_agent.agent.control.pause_store import PauseStore
+from provider_agent.agent.identity.key_lock import is_key_locked
 
 _DURATION: Final = re.compile(
     r"(?:(?P<d>\d{1,6})d)?(?:(?P<h>\d{1,6})h)?(?:(?P<m>\d{1,6})m)?", re.ASCII
@@ -93,7 +97,8 @@ def _send(loaded: LoadedConfig, command: Command, *, as_json: bool) -> None:
     try:
         reply = run_async(send())
     except NoAgent as error:
-        raise click.ClickException(str(error)) from error
+        paused = _stored_pauses(key_path, service_key) if command.action == "resume" else ""
+        raise click.ClickException(f"{error}{paused}") from error
     if as_json:
         print_json(reply)
     elif reply.ok:
@@ -101,3 +106,19 @@ def _send(loaded: LoadedConfig, command: Command, *, as_json: bool) -> None:
     else:
         raise click.ClickException(visible(reply.message))
     sys.exit(0 if reply.ok else 1)
+
+
+def _stored_pauses(*key_paths: Path | None) -> str:
+    """Return that the stopped agent with one of these keys is paused; "" if none is.
+
+    The command does not end the pause itself: if it runs as root, it would write a file that the
+    agent cannot read.
+    """
+    for path in filter(None, key_paths):
+        store = PauseStore(path)
+        if os.access(store.path, os.R_OK) and not is_key_locked(path):
+            names = ", ".join(target or "the agent" for target in sorted(store.load()))
+            return (
+                f" It stays paused after its start ({names}): start it, then repeat this command."
+            )
+    return ""

@@ -224,6 +224,11 @@ def _write(path: Path, answers: Answers, *, force: bool) -> None:
     for name in sorted({offered.key_variable for offered in answers.servers} - {""}):
         if not os.environ.get(name):
             click.echo(f"\nA server requires a key: export {name}=…")
+    if answers.leaves_price_open:
+        click.echo(
+            "\nModels without a price may receive no jobs: set [pricing] in the file, or add "
+            "--input-price and --output-price."
+        )
     click.echo("\nIf the coordinator has an allow-list, give its operator the public key. Next:")
     found = find_file(None, os.environ)
     option = "" if found == path else f" --config {shlex.quote(str(path))}"

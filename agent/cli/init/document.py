@@ -61,6 +61,14 @@ class Answers(Struct, frozen=True):
     allow_insecure: bool = False
     key_path: str = ""
 
+    @property
+    def leaves_price_open(self) -> bool:
+        """Whether a model may have no price."""
+        if self.prices.default is not None:
+            return False
+        models = {model for offered in self.servers for model in offered.models}
+        return not self.prices.by_model or not models <= self.prices.by_model.keys()
+
     def __repr__(self) -> str:
         return f"<Answers {shown_url(self.coordinator_url)} servers={len(self.servers)}>"
 

@@ -7,11 +7,15 @@ import pytest
 from aiohttp import web
 from click.testing import CliRunner
 
+from provider_agent.agent.availability.availability import Pause
+from provider_agent.agent.availability.hours import AGENT
 from provider_agent.agent.cli import status_client
 from provider_agent.agent.cli.control_client import Signer, find_signer
 from provider_agent.agent.cli.pause import pause
 from provider_agent.agent.cli.status_client import NoAgent
+from provider_agent.agent.control.pause_store import PauseStore
 from provider_agent.agent.identity.key import Identity, IdentityError, load_or_create
+from provider_agent.agent.identity.key_lock import hold_key_lock
 from provider_agent.agent.telemetry.status import FINGERPRINT_HEADER
 from tests.kit.cli_agent import READY, free_ports, other_http_server, status_server
 from tests.kit.wrong_servers import closed_port
@@ -38,6 +42,23 @@ async def test_no_agent_runs(runner: CliRunner) -> None:
     address = f"127.0.0.1:{closed_port()}"
     expected = f"no agent responds on {address}; is `provider-agent run` running?"
     assert expected in await error(runner, "pause", address=address)
+
+
+@pytest.mark.usefixtures("identity")
+async def test_stored_pauses_of_a_stopped_agent_are_named(runner: CliRunner) -> None:
+    # Regression: nothing said that the agent would stay paused after its start.
+    store = PauseStore(Path("identity.key"))
+    store.save({AGENT: Pause(), "vllm:http://gpu": Pause()})
+    address = f"127.0.0.1:{closed_port()}"
+    reason = f"Error: no agent responds on {address}; is `provider-agent run` running?"
+    assert await error(runner, "resume", address=address) == (
+        f"{reason} It stays paused after its start (the agent, vllm:http://gpu): start it, then "
+        "repeat this command."
+    )
+    with hold_key_lock(Path("identity.key")):  # an agent runs, maybe without a status server
+        assert await error(runner, "resume", address=address) == reason
+    store.save({})
+    assert await error(runner, "resume", address=address) == reason
 
 
 @pytest.mark.usefixtures("identity")

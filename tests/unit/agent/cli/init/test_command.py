@@ -106,6 +106,26 @@ async def test_file_has_the_found_servers_and_the_key_is_created(
     ]
 
 
+NO_PRICES = (
+    "Models without a price may receive no jobs: set [pricing] in the file, or add --input-price "
+    "and --output-price."
+)
+
+
+@pytest.mark.parametrize(
+    ("models", "noted"), [((), True), ((MODEL,), True), ((MODEL, LORA_ADAPTER), False)]
+)
+async def test_missing_prices_are_noted(
+    models: tuple[str, ...], noted: bool, runner: CliRunner, vllm: FakeVllm
+) -> None:
+    options = [
+        ("--input-price", f"{one}=1 USD", "--output-price", f"{one}=1 USD") for one in models
+    ]
+    arguments = [argument for option in options for argument in option]
+    result = await init(runner, *port_of(vllm), "--coordinator-url", URL, *arguments)
+    assert (NO_PRICES in result.stdout.splitlines()) == noted
+
+
 async def test_address_and_key_path_come_from_variables(runner: CliRunner, vllm: FakeVllm) -> None:
     result = await init(
         runner,
