@@ -119,7 +119,11 @@ class Service:
         )
         self._fingerprint = identity.fingerprint
         self._outputs = JobOutputs(
-            config.observability.ledger_path, trace_settings, self.metrics, identity.fingerprint
+            config.observability.ledger_path,
+            trace_settings,
+            self.metrics,
+            identity.fingerprint,
+            clock,
         )
         always_hash = config.observability.ledger_path is not None
         self._receipts = ReceiptIssuer(identity.sign, always_hash=always_hash)
@@ -219,6 +223,7 @@ class Service:
             last_disconnect=self.uplink.last_disconnect,
             messages=self.uplink.messages,
             draining=self.stopping,
+            ledger=self._outputs.ledger_status(),
         )
 
     def _drain_timeout_s(self) -> float:

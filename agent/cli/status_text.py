@@ -41,6 +41,8 @@ def status_parts(state: StatusSnapshot) -> Iterator[Table | str]:
         model = "" if notice.model_id is None else f" about {notice.model_id}"
         heading = f"{notice.severity} from the coordinator {ago(notice.age_s)}{model}"
         yield f"{heading}: {notice.message} ({notice.code})"
+    if (problem := state.ledger.problem) is not None:
+        yield f"{problem}; first {ago(state.ledger.problem_age_s)}"
     reasons = readiness(state)
     for reason in reasons:
         yield f"not ready: {reason}"

@@ -1,12 +1,14 @@
 """Outputs of ended jobs that an operator may want: the ledger, for accounting, and traces."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from provider_agent.agent.jobs.job_record import JobRecord
 from provider_agent.agent.telemetry.ledger import Ledger
 from provider_agent.agent.telemetry.metrics import Metrics
+from provider_agent.agent.telemetry.status import NO_LEDGER, LedgerStatus
 from provider_agent.agent.telemetry.traces.settings import TraceSettings
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ class JobOutputs:
         trace_settings: how to export traces; None: no traces.
         metrics: counts traces.
         fingerprint: identifies this agent in traces.
+        clock: monotonic, in seconds.
     """
 
     def __init__(
@@ -29,8 +32,9 @@ class JobOutputs:
         trace_settings: TraceSettings | None,
         metrics: Metrics,
         fingerprint: str,
+        clock: Callable[[], float],
     ) -> None:
-        self._ledger = None if ledger_path is None else Ledger(ledger_path)
+        self._ledger = None if ledger_path is None else Ledger(ledger_path, monotonic=clock)
         self._traces: TraceExporter | None = None
         if trace_settings is not None:
             from provider_agent.agent.telemetry.traces.exporter import otlp_exporter
@@ -44,6 +48,10 @@ class JobOutputs:
     def traced(self) -> bool:
         """Whether traces need the times of jobs."""
         return self._traces is not None
+
+    def ledger_status(self) -> LedgerStatus:
+        """Return whether the ledger is written."""
+        return NO_LEDGER if self._ledger is None else self._ledger.status()
 
     def open(self) -> None:
         """Open the ledger and start the export of traces.

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, BinaryIO, Final
@@ -19,6 +19,7 @@ import msgspec
 from provider_agent.advised_error import AdvisedError
 from provider_agent.agent.jobs.job_record import JobRecord
 from provider_agent.agent.telemetry.metrics import OK
+from provider_agent.agent.telemetry.status import LedgerStatus
 from provider_agent.event_log import EventLogger
 from provider_agent.protocol.frames import JobError
 from provider_agent.protocol.limits import MIB
@@ -37,6 +38,9 @@ PAUSE_S: Final = 1.0
 MAX_WAITING: Final = 20_000
 """The most jobs that wait to be written, in about 10 MB; if the disk takes no more, further ones
 are lost and counted."""
+
+RETRY_S: Final = 60.0
+"""The pause after a failed write; a job that ends ends it."""
 
 _BATCH: Final = 100
 """The most jobs per write."""
@@ -94,15 +98,27 @@ class Ledger:
     Args:
         path: the file.
         clock: Unix time in seconds.
+        monotonic: monotonic seconds.
 
     Attributes:
         lost: the number of jobs that could not be written.
     """
 
-    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        path: Path,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.lost = 0
         self._path = path
         self._clock = clock
+        self._monotonic = monotonic
+        self._failed: tuple[float, str] | None = None
+        """Since when writes fail, and why the last one did; None if it did not."""
+        self._delayed = 0
+        """How many of the waiting jobs a failed write has counted in `_all_delayed`."""
+        self._all_delayed = 0
         self._waiting: deque[LedgerEntry] = deque()
         self._added = asyncio.Event()
         self._lock = threading.Lock()
@@ -110,6 +126,19 @@ class Ledger:
 
     def __repr__(self) -> str:
         return f"<Ledger {self._path} waiting={len(self._waiting)} lost={self.lost}>"
+
+    def status(self) -> LedgerStatus:
+        """Return whether the ledger is written."""
+        unwritten = self._all_delayed + self.lost
+        if (failed := self._failed) is None:
+            return LedgerStatus(unwritten=unwritten)
+        since, reason = failed
+        problem = (
+            f"the ledger cannot be written: {reason} (jobs that wait for it: {len(self._waiting)}, "
+            f"lost: {self.lost}); free space, or correct the permissions of its file"
+        )
+        age_s = self._monotonic() - since
+        return LedgerStatus(unwritten=unwritten, problem=problem, problem_age_s=age_s)
 
     def open(self) -> None:
         """Create the file if it does not exist, readable only for its owner.
@@ -145,7 +174,9 @@ class Ledger:
     async def run(self) -> None:
         """Write jobs as they end. When cancelled, `close` writes the rest."""
         while True:
-            await self._added.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(RETRY_S if self._failed else None):
+                    await self._added.wait()
             self._added.clear()
             await asyncio.to_thread(self._write_waiting)
             await asyncio.sleep(PAUSE_S)
@@ -157,24 +188,33 @@ class Ledger:
             log.error("jobs missing in the ledger", count=missing)
 
     def _write_waiting(self) -> None:
-        """Write all waiting jobs; keep them if that fails, until the next job ends."""
+        """Write all waiting jobs; keep them if that fails."""
         with self._lock:
             while self._waiting:
                 entries = [self._waiting[at] for at in range(min(len(self._waiting), _BATCH))]
                 try:
                     self._write(b"".join(msgspec.json.encode(one) + b"\n" for one in entries))
                 except OSError as error:
-                    log.warning(
-                        "ledger not written",
-                        path=str(self._path),
-                        reason=_reason(error),
-                        waiting=len(self._waiting),
-                        what_to_do="free space, or correct the permissions of the file; the jobs "
-                        "that wait are written after the next job that ends",
-                    )
+                    self._note_failure(_reason(error))
                     return
                 for _ in entries:
                     self._waiting.popleft()
+                self._delayed = max(0, self._delayed - len(entries))
+                self._failed = None
+
+    def _note_failure(self, reason: str) -> None:
+        waiting = len(self._waiting)
+        self._all_delayed += waiting - self._delayed
+        self._delayed = waiting
+        self._failed = (self._failed[0] if self._failed else self._monotonic(), reason)
+        log.warning(
+            "ledger not written",
+            path=str(self._path),
+            reason=reason,
+            waiting=waiting,
+            what_to_do="free space, or correct the permissions of the file; the jobs that wait are "
+            "written within a minute",
+        )
 
     def _write(self, data: bytes) -> None:
         descriptor = self._descriptor()

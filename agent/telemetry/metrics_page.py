@@ -160,6 +160,11 @@ def _gauges(state: StatusSnapshot) -> Iterable[Metric]:
         "Log lines that did not fit the queue, because the output did not take them.",
         value=dropped_lines(),
     )
+    yield CounterMetricFamily(
+        "provider_agent_ledger_unwritten_jobs",
+        "Ended jobs that were not written to the ledger at once; they wait, or are lost.",
+        value=state.ledger.unwritten,
+    )
     yield from _backend_gauges(state.backends)
     if state.routing is not None:
         yield _unroutable_models(state.routing)

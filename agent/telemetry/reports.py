@@ -22,7 +22,9 @@ from provider_agent.agent.telemetry.rolling_stats import RollingStats
 from provider_agent.agent.telemetry.running_jobs import RunningJobs
 from provider_agent.agent.telemetry.status import (
     MAX_OFFERED,
+    NO_LEDGER,
     BackendStatus,
+    LedgerStatus,
     RefusedJobStatus,
     StatusSnapshot,
     Totals,
@@ -100,8 +102,9 @@ class Reports:
         last_disconnect: str | None,
         messages: CoordinatorMessages,
         draining: bool,
+        ledger: LedgerStatus = NO_LEDGER,
     ) -> StatusSnapshot:
-        """Return the status for the operator; the arguments describe the link and the drain."""
+        """Return the status for the operator; the arguments describe what `Reports` cannot see."""
         now = self._clock()
         last_job_at = self._jobs.last_job_at
         return StatusSnapshot(
@@ -136,6 +139,7 @@ class Reports:
             last_jobs=self._history.last_jobs(),
             last_hour=self._history.last_hour(),
             availability=availability_status(self._hours),
+            ledger=ledger,
         )
 
     def _backends_in_use(self) -> list[BackendStatus]:

@@ -78,6 +78,25 @@ class Totals(Struct, frozen=True, kw_only=True):
     earned: dict[str, int] = {}
 
 
+class LedgerStatus(Struct, frozen=True, kw_only=True):
+    """Whether the ledger of ended jobs is written.
+
+    Attributes:
+        unwritten: jobs since the start that were not written when they ended; they wait for the
+            next write, or are lost.
+        problem: one sentence about why the last write failed; None if it did not, or there is no
+            ledger.
+        problem_age_s: seconds since the first of the failed writes.
+    """
+
+    unwritten: int = 0
+    problem: str | None = None
+    problem_age_s: float | None = None
+
+
+NO_LEDGER: Final = LedgerStatus()
+
+
 class StatusSnapshot(Struct, frozen=True, kw_only=True):
     """The state of the agent at one moment. Ages are in seconds; an age of None means never.
 
@@ -107,6 +126,7 @@ class StatusSnapshot(Struct, frozen=True, kw_only=True):
         not_ready: what `readiness` returns; the status server sets it.
         availability: whether schedule and pause let the agent serve now. While they do not, running
             jobs finish, and the link is then closed.
+        ledger: whether the ledger is written.
     """
 
     version: str
@@ -133,6 +153,7 @@ class StatusSnapshot(Struct, frozen=True, kw_only=True):
     last_hour: list[MinuteStatus] = []
     not_ready: list[str] = []
     availability: AvailabilityStatus = ALWAYS_OPEN
+    ledger: LedgerStatus = NO_LEDGER
 
 
 def readiness(state: StatusSnapshot) -> list[str]:

@@ -18,6 +18,7 @@ from provider_agent.agent.telemetry.job_status import (
 )
 from provider_agent.agent.telemetry.status import (
     BackendStatus,
+    LedgerStatus,
     RefusedJobStatus,
     StatusSnapshot,
     Totals,
@@ -76,6 +77,7 @@ def busy_state(name: str) -> StatusSnapshot:
         last_refusals=[RefusedJobStatus(reason=name, model_id=name, age_s=1.0, remedy=name)],
         running=[running, replace(running, id="02", tokens_per_second=None)],
         last_jobs=[ended, replace(ended, id="03", outcome=name, earned=None)],
+        ledger=LedgerStatus(unwritten=1, problem=name, problem_age_s=75.0),
         last_hour=[MinuteStatus(minutes_ago=2, jobs=2, failed=1, output_tokens=500, earned=7.0)],
     )
 
@@ -90,7 +92,16 @@ async def shown_state(browser: Browser, name: str, *, width: int = 1200) -> Asyn
 
 async def test_hostile_texts_are_shown_and_do_not_run(browser: Browser) -> None:
     async with shown_state(browser, HTML):
-        for part in ("running", "jobs", "refusals", "backends", "models", "notices", "reasons"):
+        for part in (
+            "running",
+            "jobs",
+            "refusals",
+            "backends",
+            "models",
+            "notices",
+            "reasons",
+            "facts",
+        ):
             assert HTML in await browser.evaluate(f"text('{part}')")
         assert await browser.evaluate("document.images.length") == 0
         assert await browser.evaluate("document.scripts.length") == 1

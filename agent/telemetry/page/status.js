@@ -161,6 +161,9 @@ function showNow(state) {
   if (state.availability.open && state.availability.schedule_changes_at) {
     facts.push(["Serves until", state.availability.schedule_changes_at]);
   }
+  if (state.ledger.problem) {
+    facts.push(["Ledger", `${state.ledger.problem}; first ${ago(state.ledger.problem_age_s)}`]);
+  }
   showPairs("facts", facts);
   byId("reasons").hidden = state.not_ready.length === 0;
   const items = setChildren(byId("reasons"), state.not_ready.length, () => element("li"));

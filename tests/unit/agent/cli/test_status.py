@@ -28,6 +28,7 @@ from provider_agent.agent.telemetry.remedies import REMEDIES
 from provider_agent.agent.telemetry.rolling_stats import StatsSnapshot
 from provider_agent.agent.telemetry.status import (
     BackendStatus,
+    LedgerStatus,
     RefusedJobStatus,
     StatusSnapshot,
     Totals,
@@ -77,6 +78,15 @@ async def test_status_shows_that_the_token_limit_is_used_up(runner: CliRunner) -
 
     lines = [" ".join(line.split()) for line in result.output.splitlines()]
     assert "token limit used up; jobs are refused for 1 min 2 s" in lines
+
+
+async def test_status_shows_that_the_ledger_is_not_written(runner: CliRunner) -> None:
+    ledger = LedgerStatus(unwritten=1, problem="it cannot be written: \x1b", problem_age_s=75.0)
+    async with status_server(replace(READY, ledger=ledger)) as address:
+        result = await invoke_with_status_server(runner, address, "status")
+
+    assert "it cannot be written: \ufffd; first 1 min 15 s ago" in result.output.splitlines()
+    assert result.exit_code == 0
 
 
 async def test_status_shows_why_models_receive_no_jobs(runner: CliRunner) -> None:

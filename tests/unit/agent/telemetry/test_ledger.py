@@ -12,11 +12,13 @@ from provider_agent.agent.telemetry import ledger as ledger_module
 from provider_agent.agent.telemetry.ledger import (
     KEPT_FILES,
     MAX_WAITING,
+    RETRY_S,
     Ledger,
     LedgerEntry,
     LedgerError,
     read_ledger,
 )
+from provider_agent.agent.telemetry.status import LedgerStatus
 from provider_agent.protocol.frames import JobEnd, JobError, JobResult, Usage
 from tests.kit.fake_clock import FakeClock
 from tests.kit.virtual_time import in_virtual_time
@@ -126,12 +128,35 @@ def test_jobs_wait_while_the_disk_fails_and_are_written_later(
     assert models(path) == ["first", "second"]
 
 
+@in_virtual_time
+async def test_failure_is_in_the_status_until_a_write_succeeds(tmp_path: Path) -> None:
+    # Regression: it was only in the log.
+    path = tmp_path / "folder" / "l"
+    ledger = Ledger(path, monotonic=asyncio.get_running_loop().time)
+    assert ledger.status() == LedgerStatus()
+    task = asyncio.create_task(ledger.run())
+    for _ in range(2):
+        ledger.add(record())
+        await asyncio.sleep(2)
+    problem = (
+        "the ledger cannot be written: No such file or directory (jobs that wait for it: 2, lost: "
+        "0); free space, or correct the permissions of its file"
+    )
+    assert ledger.status() == LedgerStatus(unwritten=2, problem=problem, problem_age_s=4.0)
+    path.parent.mkdir()
+    await asyncio.sleep(RETRY_S + 1)  # without another job
+    assert len(models(path)) == 2
+    assert ledger.status() == LedgerStatus(unwritten=2)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
 def test_number_of_waiting_jobs_is_bounded(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "l")
     one = record()
     for _ in range(MAX_WAITING + 2):
         ledger.add(one)
-    assert ledger.lost == 2
+    assert ledger.lost == ledger.status().unwritten == 2
     assert f"waiting={MAX_WAITING} lost=2" in repr(ledger)
 
 

@@ -209,6 +209,7 @@ def test_refusals_are_counted_by_reason_and_the_latest_are_kept() -> None:
         'notices_total{severity="error"}',
         'reloads_total{result="failed"}',
         'traces_total{result="dropped"}',
+        "ledger_unwritten_jobs_total",
     ],
 )
 def test_series_with_known_labels_exist_from_the_start(series: str) -> None:
