@@ -165,6 +165,10 @@ class ConnectedAgent:
         """Jobs of one model without an end, including cancelled ones."""
         return self._jobs.count(model_id)
 
+    def has_job(self, job_id: bytes) -> bool:
+        """Whether a job with this id has no end, even if it was cancelled."""
+        return job_id in self._protocol.streams
+
     @property
     def send_queue_full(self) -> bool:
         """Whether too many bytes of requests are queued for the agent."""

@@ -324,8 +324,15 @@ class Fleet:
         self._on_capacity(None)
         self._on_local_change()
 
-    def remote_agents_changed(self) -> None:
-        """Report that an agent of another coordinator may have room now."""
+    def remote_agents_changed(self, left_models: Iterable[str]) -> None:
+        """Report that an agent of another coordinator may have room now.
+
+        Args:
+            left_models: models of agents that are no longer connected to another coordinator;
+                requests wait for them as for those of agents that were connected here.
+        """
+        for model_id in left_models:
+            self._record_time(self._left_at, model_id)
         self._on_capacity(None)
 
     def is_awaited(self, model_id: str) -> bool:

@@ -41,6 +41,10 @@ log = EventLogger(__name__)
 class HeldAgent(Protocol):
     """An agent that is connected here."""
 
+    def has_job(self, job_id: bytes) -> bool:
+        """Whether a job with this id has no end, even if it was cancelled."""
+        ...
+
     def start(self, job: Job, create: CreateJob[RelayedJob]) -> RelayedJob:
         """Queue a job; `create` creates the object that receives the response."""
         ...
@@ -182,6 +186,9 @@ class HolderJobs:
         agent = self._agent_for(offer)
         if isinstance(agent, ErrorCode):
             self._refuse(edge, job_id, agent)
+            return
+        if agent.has_job(job_id):  # the edge has used the id of a cancelled job again
+            self._send(edge, Gone(job_id, Reason.PROVIDER_LOST.value))
             return
         create = functools.partial(
             RelayedJob,

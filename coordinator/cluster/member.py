@@ -151,7 +151,7 @@ class ClusterMember:
             self._lose(sender)
         for public_key, models in change.offers.items():
             self._fleet.remote_offers_changed(public_key, models)
-        self._fleet.remote_agents_changed()
+        self._fleet.remote_agents_changed(self.view.take_left_models())
 
     # --- messages to send -------------------------------------------------------------------------
 
@@ -216,10 +216,10 @@ class ClusterMember:
             self._wake()
         else:
             self._disconnected_at = self._clock()
-        self._fleet.remote_agents_changed()
+        self._fleet.remote_agents_changed(self.view.take_left_models())
 
     def _lose(self, peer: bytes) -> None:
         self.edge.lose_holder(peer)
         self.holder.drop_edge(peer)
         self._waiting.pop(peer, None)
-        self._fleet.remote_agents_changed()
+        self._fleet.remote_agents_changed(self.view.take_left_models())

@@ -70,6 +70,7 @@ class ClusterView:
         self._clock = clock
         self._coordinators: dict[bytes, _Coordinator] = {}
         self._by_key: dict[bytes, RemoteAgent] = {}
+        self._left_models: set[str] = set()
 
     def __repr__(self) -> str:
         return f"<ClusterView coordinators={len(self)} agents={len(self._by_key)}>"
@@ -86,6 +87,11 @@ class ClusterView:
     def agents(self) -> list[RemoteAgent]:
         """Return every agent once: of two coordinators with one key, the last that added it."""
         return list(self._by_key.values())
+
+    def take_left_models(self) -> set[str]:
+        """Return the models of the agents that were removed since the last call."""
+        left, self._left_models = self._left_models, set()
+        return left
 
     def receive(self, snapshot: Snapshot) -> ViewChange | None:
         """Process a part of a snapshot; return what it changed, or None if nothing is new yet."""
@@ -126,6 +132,7 @@ class ClusterView:
         if self._by_key.get(agent.public_key) is not agent:
             return
         del self._by_key[agent.public_key]
+        self._left_models.update(agent.offers.models)
         for coordinator in self._coordinators.values():
             if (other := coordinator.agents.get(agent.public_key)) is not None:
                 self._by_key[agent.public_key] = other

@@ -48,6 +48,9 @@ class PlayedAgent:
         self.consumed: dict[bytes, int] = {}
         self.cancelled: list[bytes] = []
 
+    def has_job(self, job_id: bytes) -> bool:
+        return job_id in self.jobs and self.jobs[job_id].end is None
+
     def start(self, job: Job, create: CreateJob[RelayedJob]) -> RelayedJob:
         assert job.job_id not in self.jobs, "the job ran twice"
         running = self.jobs[job.job_id] = create(job, self, 1e9, AGENT_KEY)

@@ -251,6 +251,19 @@ def test_repeated_offer_does_not_run_the_job_twice() -> None:
     assert len(pair.played.jobs) == 1
 
 
+def test_id_of_a_cancelled_job_is_not_used_again() -> None:
+    pair = ClusterPair()
+    job = chat_job()
+    running = pair.agent.submit(job)
+    pair.exchange()
+    running.owner.abandon(running)
+    pair.exchange()
+    again = pair.agent.submit(job)
+    pair.exchange()
+    assert isinstance(again.end, LostJob)
+    assert len(pair.holder) == 0
+
+
 def test_frames_of_another_coordinator_do_not_affect_a_job() -> None:
     pair = ClusterPair()
     job = chat_job()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from provider_agent.coordinator.agents.connected_agent import ConnectedAgent
-from provider_agent.coordinator.agents.fleet import Fleet
+from provider_agent.coordinator.agents.fleet import MODEL_GRACE_S, Fleet
 from provider_agent.coordinator.cluster.member import ClusterMember
 from provider_agent.coordinator.cluster.messages import MalformedPeerMessage, decode_batch
 from provider_agent.coordinator.cluster.remote_agent import RemoteAgent
@@ -146,6 +146,16 @@ def test_silent_coordinator_loses_its_agents_and_jobs() -> None:
     members.two.member.tick()
     assert isinstance(job.end, LostJob)
     assert members.two.member.agents() == []
+
+
+def test_requests_wait_for_the_agents_of_a_coordinator_that_has_left() -> None:
+    # The agents dial another coordinator within seconds.
+    members = Members()
+    members.send_snapshot(leaving=True)
+    assert members.two.pick() is ErrorCode.OUT_OF_CAPACITY
+    assert members.two.fleet.is_awaited("tiny")
+    members.now += MODEL_GRACE_S + 1
+    assert not members.two.fleet.is_awaited("tiny")
 
 
 def test_coordinator_that_leaves_loses_its_jobs_at_once() -> None:
