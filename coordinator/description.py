@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
+from provider_agent.coordinator.cluster.settings import ClusterSettings
 from provider_agent.coordinator.own_addresses import own_addresses
 from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings, is_loopback, is_wildcard
@@ -36,9 +37,18 @@ def describe(
         *_list("clients", [f"http://{authority}" for authority in own], clients),
         *_list("agents", connect_urls, agents),
         f"  agents may dial {', '.join(may_dial)}",
+        *_cluster(settings.cluster),
         *_other_machines(connect_urls, has_codes=settings.enrollment_codes is not None),
         *_warnings(settings, connect_urls),
     ]
+
+
+def _cluster(cluster: ClusterSettings | None) -> list[str]:
+    """Return what connects the coordinator to others, without URLs: they may contain passwords."""
+    if cluster is None:
+        return []
+    servers = "1 NATS server" if len(cluster.urls) == 1 else f"{len(cluster.urls)} NATS servers"
+    return [f"  cluster  {cluster.prefix}, through {servers}"]
 
 
 def _warnings(settings: CoordinatorSettings, connect_urls: Sequence[str]) -> list[str]:

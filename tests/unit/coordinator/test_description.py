@@ -1,6 +1,7 @@
 import pytest
 
 from provider_agent.coordinator.access import SecretSet
+from provider_agent.coordinator.cluster.settings import ClusterSettings
 from provider_agent.coordinator.description import describe
 from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings
@@ -83,3 +84,11 @@ async def test_open_coordinator_behind_a_proxy_warns(opened: dict[str, tuple[str
     settings = CoordinatorSettings(port=0, api_keys=KEYS, enrollment_codes=KEYS, **opened)  # type: ignore[arg-type]
     async with Coordinator(settings) as coordinator:
         assert "WARNING" not in "\n".join(describe(coordinator, addresses))
+
+
+def test_cluster_is_described_without_passwords() -> None:
+    cluster = ClusterSettings(urls=("nats://u:secret@one", "nats://u:secret@two"), prefix="fleet")
+    coordinator = Coordinator(CoordinatorSettings(cluster=cluster))
+    text = "\n".join(describe(coordinator))
+    assert "  cluster  fleet, through 2 NATS servers\n" in text
+    assert "secret" not in text
