@@ -90,5 +90,5 @@ def test_cluster_is_described_without_passwords() -> None:
     cluster = ClusterSettings(urls=("nats://u:secret@one", "nats://u:secret@two"), prefix="fleet")
     coordinator = Coordinator(CoordinatorSettings(cluster=cluster))
     text = "\n".join(describe(coordinator))
-    assert "  cluster  fleet, through 2 NATS servers\n" in text
+    assert "  cluster  fleet, through 2 NATS servers" in text
     assert "secret" not in text
