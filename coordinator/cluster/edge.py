@@ -14,6 +14,7 @@ from typing import Final
 from msgspec import Struct
 
 from provider_agent.coordinator.agents.agent_jobs import CANCEL_REASON, MAX_UNSENT_REQUEST_BYTES
+from provider_agent.coordinator.cluster import messages
 from provider_agent.coordinator.cluster.messages import (
     AgentLost,
     EdgeFrame,
@@ -29,6 +30,7 @@ from provider_agent.coordinator.reason import Reason
 from provider_agent.coordinator.sessions.detached_session import LostJob
 from provider_agent.coordinator.sessions.running_job import RunningJob
 from provider_agent.event_log import EventLogger
+from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.exceptions import ProtocolViolation
 from provider_agent.protocol.frames import (
     Ack,
@@ -171,6 +173,8 @@ class EdgeJobs:
                     self._request_missing(mine)
                 else:
                     self._end(mine, frame)
+            case Gone(reason=messages.UNKNOWN_JOB) if not stream.started:
+                self._end(mine, _not_received(frame.job_id))
             case Gone():
                 known = frame.reason in _REASONS
                 self._lose(mine, Reason(frame.reason) if known else Reason.PROVIDER_LOST)
@@ -252,6 +256,17 @@ class EdgeJobs:
             outbox = self._outboxes[holder] = _Outbox()
         outbox.frames.append(frame)
         self._wake(holder)
+
+
+def _not_received(job_id: bytes) -> JobError:
+    """Return the end of a job that did not run: a refusal, after which it is sent again."""
+    return JobError(
+        job_id,
+        0,
+        ErrorCode.OUT_OF_CAPACITY.value,
+        "The job was lost on its way to the coordinator of the agent.",
+        retryable=True,
+    )
 
 
 def _renewed(mine: _EdgeJob, *, resend: bool) -> RenewedJob:

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from provider_agent.coordinator.agents.agent_jobs import CreateJob
 from provider_agent.coordinator.cluster.messages import (
+    UNKNOWN_JOB,
     AgentLost,
     EdgeFrame,
     Gone,
@@ -173,7 +174,7 @@ class HolderJobs:
             incoming.request.receive(chunk)
         except ProtocolViolation:  # a message with an earlier piece was lost
             del self._incoming[chunk.job_id]
-            self._send(edge, Gone(chunk.job_id, Reason.PROVIDER_LOST.value))
+            self._send(edge, Gone(chunk.job_id, UNKNOWN_JOB))
         else:
             self._start_if_complete(chunk.job_id)
 
@@ -226,7 +227,7 @@ class HolderJobs:
             return
         job = self._job(edge, job_id)
         if job is None:
-            self._send(edge, Gone(job_id, Reason.PROVIDER_LOST.value))
+            self._send(edge, Gone(job_id, UNKNOWN_JOB))
             return
         job.renewed_at = self._clock()
         if self._acknowledge(job, renewed.acked, final=False) and renewed.resend:

@@ -105,12 +105,17 @@ class Renewal(Struct, tag=65, array_like=True, frozen=True):
     jobs: Annotated[list[RenewedJob], Meta(max_length=MAX_LIVE_JOBS)]
 
 
+UNKNOWN_JOB: Final = "unknown_job"
+"""The reason in `Gone` for a job that the holder does not have: its offer was lost, or the holder
+cancelled it because it was not renewed. If no byte of it has arrived, it may be sent again."""
+
+
 class Gone(Struct, tag=66, array_like=True, frozen=True):
     """From the holder: a job has no end and will have none.
 
     Attributes:
         job_id: the job.
-        reason: the name of a `coordinator.reason.Reason`.
+        reason: `UNKNOWN_JOB`, or the name of a `coordinator.reason.Reason`.
     """
 
     job_id: JobId

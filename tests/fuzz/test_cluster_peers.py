@@ -38,7 +38,7 @@ from tests.kit.cluster_pair import AGENT_KEY, EDGE, HOLDER, WINDOW, ClusterPair,
 JOB_IDS = st.integers(0, 3).map(lambda number: number.to_bytes(16, "big"))
 OFFSETS = st.one_of(st.integers(0, 40), st.just(WINDOW), st.integers(0, 2**53 - 1))
 DATA = st.one_of(st.binary(max_size=40), st.just(bytes(WINDOW)))
-NAMES = st.sampled_from(["tiny", "openai", "chat", "messages", "", "provider_lost", "x"])
+NAMES = st.sampled_from(["tiny", "openai", "chat", "messages", "", "provider_lost", "unknown_job"])
 
 FRAMES: SearchStrategy[PeerFrame] = st.one_of(
     st.builds(

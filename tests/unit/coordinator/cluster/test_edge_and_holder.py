@@ -222,14 +222,30 @@ def test_lost_final_acknowledgement_does_not_keep_the_job() -> None:
     assert pair.played.cancelled == []
 
 
-def test_lost_offer_ends_the_job_at_the_next_renewal() -> None:
+def test_job_whose_offer_was_lost_counts_as_refused_at_the_next_renewal() -> None:
+    # Regression: it ended with `provider_lost`, so that its client received 502.
     pair = ClusterPair()
     running = pair.agent.submit(chat_job())
     pair.lose_messages()
     pair.edge.renew()
     pair.exchange()
-    assert isinstance(running.end, LostJob)
+    assert isinstance(running.end, JobError)
+    assert (running.end.code, running.end.retryable) == (ErrorCode.OUT_OF_CAPACITY, True)
     assert pair.played.jobs == {}
+
+
+def test_started_job_that_its_holder_no_longer_has_is_lost() -> None:
+    pair = ClusterPair()
+    job = chat_job()
+    running = pair.agent.submit(job)
+    pair.exchange()
+    pair.played.write(job, b"first")
+    pair.exchange()
+    pair.holder.drop_edge(EDGE)
+    pair.edge.renew()
+    pair.exchange()
+    assert isinstance(running.end, LostJob)
+    assert running.end.code == "provider_lost"
 
 
 def test_lost_piece_of_a_request_ends_the_job() -> None:
@@ -238,7 +254,8 @@ def test_lost_piece_of_a_request_ends_the_job() -> None:
     pair.collect()
     del pair.to_holder[1]
     pair.exchange()
-    assert isinstance(running.end, LostJob)
+    assert isinstance(running.end, JobError)
+    assert running.end.code == ErrorCode.OUT_OF_CAPACITY
     assert len(pair.holder) == 0
 
 
