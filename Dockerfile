@@ -8,12 +8,12 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_NO_CACHE_DIR=1
 WORKDIR /src
 # Pinned packages first: their layer stays cached while only our own sources change.
-COPY requirements/build.txt requirements/run.txt requirements/
+COPY requirements/build.txt requirements/image.txt requirements/
 RUN python -m venv /build \
     && /build/bin/pip install --require-hashes -r requirements/build.txt
 RUN python -m venv /opt/provider-agent \
     && /opt/provider-agent/bin/pip install --require-hashes --only-binary :all: \
-        -r requirements/run.txt
+        -r requirements/image.txt
 COPY pyproject.toml README.md LICENSE agent.example.toml ./
 COPY src src
 COPY protocol protocol

@@ -159,6 +159,8 @@ lock: $(LOCK_VENV)/.installed
 	@$(COMPILE) pyproject.toml --extra demo --group build -c requirements/dev.txt \
 		-o requirements/demo.txt
 	@$(COMPILE) pyproject.toml -c requirements/dev.txt -o requirements/run.txt
+	@$(COMPILE) pyproject.toml --extra otel -c requirements/dev.txt \
+		-o requirements/image.txt
 	@$(COMPILE) --group build -c requirements/dev.txt -o requirements/build.txt
 	@$(COMPILE) --group docs -c requirements/dev.txt -o requirements/docs.txt
 	@$(COMPILE) --group lock -o requirements/lock.txt
