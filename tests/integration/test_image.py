@@ -25,7 +25,7 @@ pytestmark = pytest.mark.timeout(600)  # pip downloads and installs, on a busy m
 IMPORT_ALL = """
 import importlib, pkgutil, provider_agent
 for module in pkgutil.walk_packages(provider_agent.__path__, "provider_agent."):
-    if not module.name.endswith(("__main__", ".cluster.bus")):  # the latter needs the extra `cluster`
+    if not module.name.endswith(("__main__", ".cluster.bus")):  # needs the extra `cluster`
         importlib.import_module(module.name)
     print(module.name)
 """
