@@ -255,7 +255,9 @@ class Fleet:
     ) -> ConnectedAgent | ErrorCode:
         """Return the agent for a job of another coordinator, or why the job is refused."""
         if self._drain_reason is not None:
-            return ErrorCode.DRAINING
+            # Not `DRAINING`: the agent will soon be connected to another coordinator, and the
+            # request may wait for it.
+            return ErrorCode.OUT_OF_CAPACITY
         agent = self._agents.get(public_key)
         candidates = () if agent is None else (agent,)
         chosen = choose_agent(candidates, model_id, operation, self._history)

@@ -116,7 +116,8 @@ def test_draining_coordinator_offers_no_agents_and_refuses_jobs() -> None:
     members = Members()
     assert members.one.fleet.accept(AGENT_KEY, "tiny", Operation.CHAT) is members.local
     members.one.fleet.start_draining("stop")
-    assert members.one.fleet.accept(AGENT_KEY, "tiny", Operation.CHAT) is ErrorCode.DRAINING
+    refusal = members.one.fleet.accept(AGENT_KEY, "tiny", Operation.CHAT)
+    assert refusal is ErrorCode.OUT_OF_CAPACITY  # the agent soon dials another coordinator
     members.send_snapshot()
     assert members.two.member.agents() == []
 
