@@ -22,6 +22,7 @@ from provider_agent.coordinator.cluster.settings import ClusterSettings, tls_con
 from provider_agent.coordinator.connections.limited_log import LimitedLog
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.event_log import EventLogger
+from provider_agent.protocol.field_values import to_line
 from provider_agent.protocol.limits import MIB
 
 log = EventLogger(__name__)
@@ -51,6 +52,9 @@ SNAPSHOT_PAUSE_S: Final = 0.25
 SNAPSHOT_PAUSE_FACTOR: Final = 50
 """The pause lasts this many times as long as the snapshot took: snapshots of 1,000 agents must not
 take more than a few percent of the time."""
+
+MAX_ERROR_CHARS: Final = 200
+"""The most characters of an error's text in a log line; some of it comes from the server."""
 
 STOP_S: Final = 2.0
 """How long a stop waits until the last messages are sent."""
@@ -85,7 +89,7 @@ class ClusterBus:
         self._snapshot_due = asyncio.Event()
         self._idle = asyncio.Event()
         self._log = LimitedLog(log, clock)
-        self._client = Client()
+        self._client = _Client()
         self._tasks: list[asyncio.Task[None]] = []
         self.member = ClusterMember(
             own_id,
@@ -140,7 +144,29 @@ class ClusterBus:
     # --- connection -------------------------------------------------------------------------------
 
     async def _connect(self) -> None:
+        """Connect until the stop.
+
+        The client reconnects after a lost connection, but closes itself after an error of the
+        server, such as a password that was changed or credentials that expired.
+        """
+        while True:
+            self._client, closed = _Client(), asyncio.Event()
+            try:
+                await self._open(closed)
+            except NatsError as error:
+                await self._on_error(error)
+                await self._client.close()
+            else:
+                await closed.wait()
+            await self._on_disconnected()
+            await asyncio.sleep(RECONNECT_WAIT_S)
+
+    async def _open(self, closed: asyncio.Event) -> None:
         cluster = self._cluster
+
+        async def on_closed() -> None:
+            closed.set()
+
         await self._client.connect(
             servers=list(cluster.urls),
             name="provider-agent coordinator",
@@ -156,6 +182,7 @@ class ClusterBus:
             error_cb=self._on_error,
             disconnected_cb=self._on_disconnected,
             reconnected_cb=self._on_connected,
+            closed_cb=on_closed,
         )
         own = f"{self._base}.to.{self.member.own_id.hex()}"
         for subject, receive in (
@@ -192,8 +219,7 @@ class ClusterBus:
         self.member.set_connected(False)
 
     async def _on_error(self, error: Exception) -> None:
-        # The text of some errors contains the URL, which may contain a password.
-        self._log.log(logging.WARNING, "cluster error", error=type(error).__name__)
+        self._log.log(logging.WARNING, "cluster error", error=_describe(error))
 
     # --- sending ----------------------------------------------------------------------------------
 
@@ -240,6 +266,25 @@ class ClusterBus:
                     await self._snapshot_due.wait()
             except TimeoutError:
                 pass
+
+
+class _Client(Client):
+    """The NATS client; with `tls://`, it connects only to servers that offer TLS."""
+
+    def _connect_command(self) -> bytes:
+        # The library continues without TLS if the server does not ask for TLS: anyone between the
+        # two could remove that from the server's first line, and read the password that follows.
+        server = self._current_server
+        if server and server.uri.scheme == "tls" and not self._server_info.get("tls_required"):
+            raise NatsError("the server offers no TLS")
+        return super()._connect_command()
+
+
+def _describe(error: Exception) -> str:
+    """Return the name and the text of an error, without a URL: it may contain a password."""
+    text = str(error)
+    name = type(error).__name__
+    return name if not text or "://" in text else f"{name}: {to_line(text, MAX_ERROR_CHARS)}"
 
 
 def _log_failure(task: asyncio.Task[None]) -> None:

@@ -216,6 +216,8 @@ async def _crash(coordinator: Coordinator) -> None:
     """End the connection to NATS without a farewell; the coordinator sends nothing more."""
     bus = coordinator._cluster
     assert bus is not None
+    for task in bus._tasks:
+        task.cancel()
     await bus._client.close()
 
 
@@ -236,12 +238,56 @@ async def test_coordinators_find_each_other_over_tls_with_a_password(tmp_path: P
             await wait_until(lambda: len(member_of(one).view) == 1 == len(member_of(two).view))
 
 
+async def test_server_without_tls_receives_no_password_at_a_tls_url(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    # The NATS client used TLS only if the server asked for it.
+    async with nats_server("--user", "u", "--pass", "secret") as nats:
+        url = nats.url.replace("nats://", "tls://u:secret@")
+        settings = replace(NO_HEARTBEATS, cluster=ClusterSettings(urls=(url,)))
+        async with Coordinator(settings) as coordinator:
+            await wait_until(lambda: "offers no TLS" in _cluster_errors(caplog) or _joined(caplog))
+            assert not member_of(coordinator).is_connected
+    assert not _joined(caplog)
+
+
+def _joined(caplog: pytest.LogCaptureFixture) -> bool:
+    return "cluster connected" in caplog.messages
+
+
+def _cluster_errors(caplog: pytest.LogCaptureFixture) -> str:
+    return " ".join(
+        str(vars(record)) for record in caplog.records if record.message == "cluster error"
+    )
+
+
+async def test_coordinator_connects_again_after_an_error_of_the_server() -> None:
+    # The NATS client closes itself after such an error, and the coordinator stayed alone.
+    connections: asyncio.Queue[None] = asyncio.Queue()
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"max_payload":1048576}\r\n')
+        await reader.readuntil(b"PING\r\n")
+        connections.put_nowait(None)
+        writer.write(b"PONG\r\n")
+        await reader.readuntil(b"PUB ")
+        writer.write(b"-ERR 'User Authentication Expired'\r\n")
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    url = f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, Coordinator(replace(NO_HEARTBEATS, cluster=ClusterSettings(urls=(url,)))):
+        for _ in range(3):
+            await connections.get()
+
+
 async def test_wrong_password_is_logged_without_it(caplog: pytest.LogCaptureFixture) -> None:
     async with nats_server("--user", "u", "--pass", "right") as nats:
         url = nats.url.replace("//", "//u:wrongsecret@")
         settings = replace(NO_HEARTBEATS, cluster=ClusterSettings(urls=(url,)))
         async with Coordinator(settings):
-            await wait_until(lambda: "cluster error" in caplog.messages)
+            await wait_until(lambda: "Authorization Violation" in _cluster_errors(caplog))
     assert all("wrongsecret" not in str(vars(record)) for record in caplog.records)
 
 
