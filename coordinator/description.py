@@ -48,7 +48,13 @@ def _cluster(cluster: ClusterSettings | None) -> list[str]:
     if cluster is None:
         return []
     servers = "1 NATS server" if len(cluster.urls) == 1 else f"{len(cluster.urls)} NATS servers"
-    return [f"  cluster  {cluster.prefix}, through {servers}"]
+    lines = [f"  cluster  {cluster.prefix}, through {servers}"]
+    if any(url.startswith(("nats:", "ws:")) and _is_remote(url) for url in cluster.urls):
+        lines.append(
+            "  WARNING: prompts and answers may cross the network to NATS unencrypted; give "
+            "--cluster tls://HOST"
+        )
+    return lines
 
 
 def _warnings(settings: CoordinatorSettings, connect_urls: Sequence[str]) -> list[str]:

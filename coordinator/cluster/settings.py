@@ -69,7 +69,8 @@ def _scheme(url: str) -> str:
     """Return the scheme of a URL; raise without its text, which may contain a password."""
     try:
         parts = urlsplit(url)
-        if parts.scheme in _SCHEMES and parts.hostname and parts.port != 0:
+        known = parts.scheme in _SCHEMES and url.startswith(parts.scheme)  # in lower case
+        if known and parts.hostname and parts.port != 0:
             return parts.scheme
     except ValueError:
         pass

@@ -92,3 +92,22 @@ def test_cluster_is_described_without_passwords() -> None:
     text = "\n".join(describe(coordinator))
     assert "  cluster  fleet, through 2 NATS servers" in text
     assert "secret" not in text
+
+
+@pytest.mark.parametrize(
+    ("url", "warned"),
+    [
+        ("nats://u:secret@nats.example:4222", True),
+        ("nats://10.0.0.5", True),
+        ("ws://nats.example", True),
+        ("tls://nats.example", False),
+        ("wss://nats.example", False),
+        ("nats://localhost:4222", False),
+        ("nats://u:secret@[::1]:4222", False),
+    ],
+)
+def test_nats_on_another_machine_without_tls_is_warned_of(url: str, warned: bool) -> None:
+    coordinator = Coordinator(CoordinatorSettings(cluster=ClusterSettings(urls=(url,))))
+    text = "\n".join(describe(coordinator))
+    assert ("WARNING: prompts and answers may cross" in text) is warned
+    assert "secret" not in text

@@ -29,6 +29,7 @@ def test_urls_of_nats_clients_are_accepted(urls: tuple[str, ...]) -> None:
         (),
         ("127.0.0.1:4222",),
         ("http://host:4222",),
+        ("TLS://host:4222",),  # the NATS client does not read it
         ("nats://",),
         ("nats://u:secret@host:port",),
         ("nats://u:secret@host:0",),
