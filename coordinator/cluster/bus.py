@@ -117,6 +117,10 @@ class ClusterBus:
 
     async def stop(self) -> None:
         """Tell the other coordinators that this one leaves, and close the connection."""
+        # No snapshot may follow the one that says that this coordinator leaves.
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
             async with asyncio.timeout(STOP_S):
                 if self.member.is_connected:
@@ -124,12 +128,13 @@ class ClusterBus:
                     await self._publish_snapshot(leaving=True)
                     await self._client.flush()
         except (TimeoutError, NatsError):
-            pass
+            self._client.discard_pending()
         self.member.set_connected(False)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._client.close()
+        try:
+            async with asyncio.timeout(STOP_S):
+                await self._client.close()
+        except TimeoutError:  # NATS does not read; the connection ends with the process
+            pass
 
     async def wait_until_idle(self, timeout_s: float) -> None:
         """Wait at most `timeout_s` until no job of another coordinator runs here."""
@@ -229,6 +234,10 @@ class ClusterBus:
             await self._client.publish(f"{self._base}.{subject}", message)
         except NatsError as error:
             await self._on_error(error)
+        # The client ignores a cancellation while it waits for a connection that accepts nothing.
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise asyncio.CancelledError
 
     async def _publish_snapshot(self, *, leaving: bool = False) -> None:
         for message in self.member.snapshot(leaving=leaving):
@@ -270,6 +279,11 @@ class ClusterBus:
 
 class _Client(Client):
     """The NATS client; with `tls://`, it connects only to servers that offer TLS."""
+
+    def discard_pending(self) -> None:
+        """Forget what is not sent: `close` would wait without a limit until NATS accepts it."""
+        self._pending.clear()
+        self._pending_data_size = 0
 
     def _connect_command(self) -> bytes:
         # The library continues without TLS if the server does not ask for TLS: anyone between the

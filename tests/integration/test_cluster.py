@@ -10,6 +10,7 @@ import aiohttp
 import pytest
 from msgspec.structs import replace
 
+from provider_agent.coordinator.cluster.bus import SEND_BUFFER_BYTES
 from provider_agent.coordinator.cluster.settings import ClusterSettings
 from provider_agent.coordinator.server import Coordinator
 from provider_agent.protocol.limits import CONNECT_PATH
@@ -280,6 +281,22 @@ async def test_coordinator_connects_again_after_an_error_of_the_server() -> None
     async with server, Coordinator(replace(NO_HEARTBEATS, cluster=ClusterSettings(urls=(url,)))):
         for _ in range(3):
             await connections.get()
+
+
+async def test_stop_ends_while_nats_does_not_read() -> None:
+    # The NATS client ignored the cancellation of the writer, and the stop waited for it forever.
+    async with nats_server() as nats:
+        cluster = ClusterSettings(urls=(nats.url,), interval_s=INTERVAL_S)
+        coordinator = Coordinator(replace(NO_HEARTBEATS, cluster=cluster))
+        await coordinator.start()
+        await wait_until(lambda: member_of(coordinator).is_connected)
+        bus = coordinator._cluster
+        assert bus is not None
+        nats.suspend()
+        bus.member.next_message = lambda: (b"x" * 16, bytes(900_000))  # type: ignore[method-assign]
+        bus._queued.set()
+        await wait_until(lambda: bus._client.pending_data_size > SEND_BUFFER_BYTES)
+        await coordinator.stop()
 
 
 async def test_wrong_password_is_logged_without_it(caplog: pytest.LogCaptureFixture) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -47,6 +48,11 @@ class NatsServer:
             line = await self._process.stderr.readline()
             assert line, f"nats-server did not start: {output.decode()}"
             output += line
+
+    def suspend(self) -> None:
+        """Stop reading and writing, as a server that is too slow; `stop` still ends it."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
 
     async def stop(self) -> None:
         """Kill the server; its clients lose their connections."""
