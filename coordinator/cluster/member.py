@@ -4,6 +4,7 @@
 and `snapshot` return, and calls `tick` once per interval.
 """
 
+import logging
 from collections.abc import Callable
 
 from provider_agent.coordinator.agents.fleet import Fleet
@@ -20,7 +21,12 @@ from provider_agent.coordinator.cluster.messages import (
     encode_snapshot,
 )
 from provider_agent.coordinator.cluster.remote_agent import RemoteAgent, entry_of
-from provider_agent.coordinator.cluster.view import SILENT_INTERVALS, ClusterView
+from provider_agent.coordinator.cluster.view import (
+    MAX_COORDINATORS,
+    SILENT_INTERVALS,
+    ClusterView,
+)
+from provider_agent.coordinator.connections.limited_log import LimitedLog
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.event_log import EventLogger
 from provider_agent.protocol.limits import BATCH_BYTES
@@ -64,6 +70,7 @@ class ClusterMember:
         self.is_connected = False
         self._fleet = fleet
         self._clock = clock
+        self._log = LimitedLog(log, clock)
         self._wake = wake
         self._snapshot_changed = snapshot_changed
         self._resume_s = settings.resume_ms / 1000
@@ -144,6 +151,13 @@ class ClusterMember:
         if not was_known and sender in self.view:
             log.info("coordinator joined the cluster", coordinator=sender.hex())
             self._snapshot_changed()  # it does not know this coordinator yet
+        elif self.view.ignores(snapshot):
+            self._log.log(
+                logging.WARNING,
+                "coordinator ignored",
+                coordinator=sender.hex(),
+                reason=f"more than {MAX_COORDINATORS} others",
+            )
         if change is None:
             return
         if change.left:

@@ -109,6 +109,11 @@ class ClusterView:
         agents = _complete(coordinator, snapshot)
         return None if agents is None else self._replace(sender, coordinator, agents)
 
+    def ignores(self, snapshot: Snapshot) -> bool:
+        """Whether the sender of a snapshot is one coordinator too many."""
+        is_other = snapshot.sender != self._own_id and snapshot.sender not in self
+        return is_other and not snapshot.leaving
+
     def _replace(
         self, sender: bytes, coordinator: _Coordinator, entries: list[AgentEntry]
     ) -> ViewChange:

@@ -6,8 +6,13 @@ import pytest
 
 from provider_agent.coordinator.agents.connected_agent import ConnectedAgent
 from provider_agent.coordinator.agents.fleet import MODEL_GRACE_S, Fleet
+from provider_agent.coordinator.cluster import view
 from provider_agent.coordinator.cluster.member import ClusterMember
-from provider_agent.coordinator.cluster.messages import MalformedPeerMessage, decode_batch
+from provider_agent.coordinator.cluster.messages import (
+    MalformedPeerMessage,
+    decode_batch,
+    encode_snapshot,
+)
 from provider_agent.coordinator.cluster.remote_agent import RemoteAgent
 from provider_agent.coordinator.reason import Reason
 from provider_agent.coordinator.sessions.detached_session import LostJob
@@ -213,3 +218,19 @@ def test_malformed_messages_raise() -> None:
         member.receive_batch(b"\xff")
     with pytest.raises(MalformedPeerMessage):
         member.receive_snapshot(b"\xff")
+
+
+def test_one_coordinator_too_many_is_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # The operator saw only that requests did not reach some of the agents.
+    monkeypatch.setattr(view, "MAX_COORDINATORS", 1)
+    members = Members()
+    for message in encode_snapshot(b"3" * 16, 1, []):
+        members.two.member.receive_snapshot(message)
+    assert "coordinator ignored" in caplog.messages
+    caplog.clear()
+    for message in encode_snapshot(b"3" * 16, 2, [], leaving=True):
+        members.two.member.receive_snapshot(message)
+    members.send_snapshot()
+    assert not caplog.messages
