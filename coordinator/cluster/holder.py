@@ -277,13 +277,12 @@ class HolderJobs:
         expired_before = self._clock() - self._lease_s
         for job in self._held():
             if job.renewed_at < expired_before:
-                job_id = job.job_id if isinstance(job, RelayedJob) else job.offer.header.job_id
                 log.warning(
                     "job of another coordinator expired",
                     coordinator=job.edge.hex(),
-                    job=job_id.hex(),
+                    job=job.job_id.hex(),
                 )
-                self._drop(job.edge, job_id)
+                self._drop(job.edge, job.job_id)
 
     def restart_leases(self) -> None:
         """Count the leases of all jobs from now on: the connection was interrupted."""
