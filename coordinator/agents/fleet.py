@@ -5,7 +5,6 @@ agent may take over a key in use. An older connection of another process is reti
 update: it finishes its jobs. An older connection of the same process is closed.
 """
 
-import base64
 import logging
 from collections.abc import Callable, Iterable
 
@@ -13,6 +12,7 @@ from provider_agent.coordinator.agents.admission import Admission
 from provider_agent.coordinator.agents.close_reason import REPLACED_BY_NEWER
 from provider_agent.coordinator.agents.connected_agent import RECONNECT_AFTER_MS, ConnectedAgent
 from provider_agent.coordinator.agents.job_history import JobHistory, is_refusal
+from provider_agent.coordinator.agents.missing_models import MissingModels
 from provider_agent.coordinator.agents.model_names import offered_instead
 from provider_agent.coordinator.agents.readiness import why_not_ready
 from provider_agent.coordinator.agents.routable_agent import (
@@ -21,7 +21,12 @@ from provider_agent.coordinator.agents.routable_agent import (
     RoutableAgent,
 )
 from provider_agent.coordinator.agents.routing import choose_agent
-from provider_agent.coordinator.agents.snapshots import AgentSnapshot, DetachedSnapshot
+from provider_agent.coordinator.agents.snapshots import (
+    AgentSnapshot,
+    DetachedSnapshot,
+    snapshot_of_agent,
+    snapshot_of_session,
+)
 from provider_agent.coordinator.connections.limited_log import AgentLogs, LimitedLog
 from provider_agent.coordinator.reason import Reason
 from provider_agent.coordinator.sessions.detached_session import DetachedSession
@@ -36,20 +41,6 @@ log = EventLogger(__name__)
 
 FULL_RETRY_MS = 30_000
 """How long a rejected agent waits before it reconnects, when `max_agents` agents are connected."""
-
-MODEL_GRACE_S = 60.0
-"""How long a missing model counts as temporarily unavailable (503, so that clients retry) instead
-of unknown (404): its server may restart or its agent reconnect. The time runs from the model's last
-job, or from the disconnection of an agent that offered it; for a model with neither, from the
-coordinator's start, while agents are expected to send their offers."""
-
-START_GRACE_S = 10.0
-"""How long after the start of the coordinator requests wait for the first agent: after a restart,
-agents return within seconds. Later, perhaps no agent was ever started."""
-
-MAX_REMEMBERED_MODELS = 4096
-"""For how many models the times of the last job and of the last disconnection are remembered; the
-oldest times are dropped."""
 
 
 class Fleet:
@@ -67,10 +58,7 @@ class Fleet:
         self._agents: dict[bytes, ConnectedAgent] = {}
         self._retired: dict[bytes, ConnectedAgent] = {}
         self._detached = DetachedSessions(settings.max_agents, settings.resume_ms / 1000)
-        self._started_at = clock()
-        self._last_job_at: dict[str, float] = {}
-        self._left_at: dict[str, float] = {}
-        """Model → when an agent that offered it disconnected."""
+        self._missing = MissingModels(clock)
         self._history = JobHistory(clock)
         self._logs = AgentLogs(log, clock)
         self._on_capacity: Callable[[str | None], None] = lambda _: None
@@ -198,8 +186,7 @@ class Fleet:
         """
         had_joined = self._remove(agent)
         if had_joined and session.offers is not None:
-            for model_id in session.offers.models:
-                self._record_time(self._left_at, model_id)
+            self._missing.left(session.offers.models)
         if had_joined and keep_session and not self._closed:
             self._detached.add(session)
             fields = {"session": session.session_id.hex(), "jobs": len(session.jobs)}
@@ -231,8 +218,7 @@ class Fleet:
         if chosen is ErrorCode.MODEL_NOT_LOADED and not excluded and self._may_return(model_id):
             return ErrorCode.OUT_OF_CAPACITY
         if not isinstance(chosen, ErrorCode):
-            self._record_job_time(model_id)
-            self._history.job_sent(chosen.public_key)
+            self._record_job(chosen, model_id)
         return chosen
 
     def _routable(self) -> Iterable[RoutableAgent]:
@@ -262,9 +248,12 @@ class Fleet:
         candidates = () if agent is None else (agent,)
         chosen = choose_agent(candidates, model_id, operation, self._history)
         if not isinstance(chosen, ErrorCode):
-            self._record_job_time(model_id)
-            self._history.job_sent(public_key)
+            self._record_job(chosen, model_id)
         return chosen
+
+    def _record_job(self, agent: RoutableAgent, model_id: str) -> None:
+        self._missing.job_sent(model_id)
+        self._history.job_sent(agent.public_key)
 
     def accepting(self) -> list[ConnectedAgent]:
         """Return the agents that are connected here, unless the coordinator is stopping."""
@@ -333,8 +322,7 @@ class Fleet:
             left_models: models of agents that are no longer connected to another coordinator;
                 requests wait for them as for those of agents that were connected here.
         """
-        for model_id in left_models:
-            self._record_time(self._left_at, model_id)
+        self._missing.left(left_models)
         self._on_capacity(None)
 
     def is_awaited(self, model_id: str) -> bool:
@@ -345,14 +333,13 @@ class Fleet:
         """
         if any(self._offers(agent, model_id) for agent in (*self._routable(), *self._detached)):
             return True
-        left_at = self._left_at.get(model_id, self._started_at if self._awaits_offers else None)
-        return left_at is not None and self._clock() - left_at < MODEL_GRACE_S
+        return self._missing.left_lately(model_id, awaits_offers=self._awaits_offers)
 
     @property
     def _awaits_offers(self) -> bool:
         """Whether agents are expected to send their offers, but none has done so."""
         if not self._had_agents:
-            return self._clock() - self._started_at < START_GRACE_S
+            return self._missing.awaits_first_agent
         agents = self._agents.values()
         return bool(agents) and all(agent.offers is None for agent in agents)
 
@@ -365,23 +352,10 @@ class Fleet:
         keys = [agent.public_key for agent in self._routable()]
         return self._history.next_retry_s(keys, model_id)
 
-    def _record_job_time(self, model_id: str) -> None:
-        self._record_time(self._last_job_at, model_id)
-
-    def _record_time(self, times: dict[str, float], model_id: str) -> None:
-        times.pop(model_id, None)
-        times[model_id] = self._clock()
-        if len(times) > MAX_REMEMBERED_MODELS:
-            del times[next(iter(times))]
-
     def _may_return(self, model_id: str) -> bool:
         """Whether the model may soon be available again."""
-        last_seen = self._last_job_at.get(
-            model_id, self._started_at if self._awaits_offers else None
-        )
-        if last_seen is not None and self._clock() - last_seen < MODEL_GRACE_S:
-            return True
-        return self.is_awaited(model_id)
+        used_lately = self._missing.used_lately(model_id, awaits_offers=self._awaits_offers)
+        return used_lately or self.is_awaited(model_id)
 
     def models(self, wire_format: WireFormat) -> list[str]:
         """Return the ids of all models that an agent offers in this format, sorted."""
@@ -399,34 +373,11 @@ class Fleet:
         """Return the current state of every connected agent, sorted by public key."""
         agents = [*self._agents.values(), *self._retired.values()]
         agents.sort(key=lambda agent: (agent.public_key, agent.retired))
-        return [self._snapshot_of(agent) for agent in agents]
+        return [snapshot_of_agent(agent) for agent in agents]
 
     def detached_sessions(self) -> list[DetachedSnapshot]:
         """Return the current state of every detached session, the oldest first."""
-        return [
-            DetachedSnapshot(
-                public_key=base64.b64encode(session.public_key).decode(),
-                session_id=session.session_id.hex(),
-                jobs=len(session.jobs),
-                retired=session.retired,
-            )
-            for session in self._detached
-        ]
-
-    def _snapshot_of(self, agent: ConnectedAgent) -> AgentSnapshot:
-        offers = agent.offers
-        models = {} if offers is None else offers.models
-        return AgentSnapshot(
-            public_key=agent.name,
-            models={model: tuple(sorted(operations)) for model, operations in models.items()},
-            capacity=0 if offers is None else offers.capacity,
-            in_flight=agent.in_flight,
-            draining=agent.draining,
-            heartbeat=agent.heartbeat.frame,
-            heartbeat_age_s=agent.heartbeat.age_s,
-            unknown_frames=agent.unknown_frames,
-            retired=agent.retired,
-        )
+        return [snapshot_of_session(session) for session in self._detached]
 
     def start_draining(self, reason: str) -> None:
         """Send `Drain` to every agent; `pick` then chooses no agent.

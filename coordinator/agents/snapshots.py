@@ -1,7 +1,11 @@
 """Read-only views of connected agents and detached sessions, for statistics and tests."""
 
+import base64
+
 from msgspec import Struct
 
+from provider_agent.coordinator.agents.connected_agent import ConnectedAgent
+from provider_agent.coordinator.sessions.detached_session import DetachedSession
 from provider_agent.protocol.frames import Heartbeat
 
 
@@ -63,3 +67,30 @@ class ClusterSnapshot(Struct, frozen=True):
     agents: int = 0
     sent_jobs: int = 0
     received_jobs: int = 0
+
+
+def snapshot_of_agent(agent: ConnectedAgent) -> AgentSnapshot:
+    """Return the current state of an agent."""
+    offers = agent.offers
+    models = {} if offers is None else offers.models
+    return AgentSnapshot(
+        public_key=agent.name,
+        models={model: tuple(sorted(operations)) for model, operations in models.items()},
+        capacity=0 if offers is None else offers.capacity,
+        in_flight=agent.in_flight,
+        draining=agent.draining,
+        heartbeat=agent.heartbeat.frame,
+        heartbeat_age_s=agent.heartbeat.age_s,
+        unknown_frames=agent.unknown_frames,
+        retired=agent.retired,
+    )
+
+
+def snapshot_of_session(session: DetachedSession) -> DetachedSnapshot:
+    """Return the current state of a detached session."""
+    return DetachedSnapshot(
+        public_key=base64.b64encode(session.public_key).decode(),
+        session_id=session.session_id.hex(),
+        jobs=len(session.jobs),
+        retired=session.retired,
+    )

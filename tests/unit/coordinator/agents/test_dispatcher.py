@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from provider_agent.coordinator.agents.dispatcher import UNKNOWN_RETRY_S
-from provider_agent.coordinator.agents.fleet import START_GRACE_S
+from provider_agent.coordinator.agents.missing_models import START_GRACE_S
 from provider_agent.coordinator.agents.waiting_requests import Wanted
 from provider_agent.coordinator.http.job_attempts import MAX_REFUSALS
 from provider_agent.coordinator.server import Coordinator

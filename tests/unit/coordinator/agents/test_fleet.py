@@ -2,10 +2,11 @@ import msgspec
 import pytest
 
 from provider_agent.coordinator.access import SecretSet
-from provider_agent.coordinator.agents import fleet
+from provider_agent.coordinator.agents import missing_models
 from provider_agent.coordinator.agents.close_reason import REPLACED_BY_NEWER, CloseReason
 from provider_agent.coordinator.agents.connected_agent import ConnectedAgent
-from provider_agent.coordinator.agents.fleet import MODEL_GRACE_S, START_GRACE_S, Fleet
+from provider_agent.coordinator.agents.fleet import Fleet
+from provider_agent.coordinator.agents.missing_models import MODEL_GRACE_S, START_GRACE_S
 from provider_agent.coordinator.reason import Reason
 from provider_agent.coordinator.sessions.offers import OfferTable
 from provider_agent.coordinator.settings import CoordinatorSettings
@@ -105,7 +106,7 @@ def test_missing_model_is_out_of_capacity_within_the_grace_after_its_last_job() 
 
 
 def test_only_the_most_recently_used_models_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fleet, "MAX_REMEMBERED_MODELS", 1)
+    monkeypatch.setattr(missing_models, "MAX_REMEMBERED_MODELS", 1)
     harness = FleetHarness()
     harness.now += MODEL_GRACE_S
     for key, model_id in ((b"a", "older"), (b"b", "newer")):

@@ -8,16 +8,23 @@ from provider_agent.coordinator.cluster import holder as holder_module
 from provider_agent.coordinator.cluster.messages import AgentLost, Gone, Offer, RenewedJob
 from provider_agent.coordinator.cluster.messages import Renewal as RenewalFrame
 from provider_agent.coordinator.sessions.detached_session import LostJob
+from provider_agent.coordinator.sessions.running_job import RunningJob
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.frames import Ack, Cancel, Chunk, JobError, JobResult, RequestChunk
+from provider_agent.protocol.job import Job
 from tests.kit.cluster_pair import EDGE, HOLDER, LEASE_S, WINDOW, ClusterPair, chat_job
 
 
-def test_response_arrives_byte_for_byte_and_both_sides_forget_the_job() -> None:
-    pair = ClusterPair()
-    job = chat_job()
+def sent_job() -> tuple[ClusterPair, Job, RunningJob]:
+    """Return edge and holder, and a job that the edge has sent."""
+    pair, job = ClusterPair(), chat_job()
     running = pair.agent.submit(job)
     pair.exchange()
+    return pair, job, running
+
+
+def test_response_arrives_byte_for_byte_and_both_sides_forget_the_job() -> None:
+    pair, job, running = sent_job()
     assert pair.played.jobs[job.job_id].job.request == job.request
     pair.played.write(job, b"one")
     pair.exchange()
@@ -41,10 +48,7 @@ def test_large_request_arrives_in_pieces() -> None:
 
 
 def test_agent_sends_one_window_at_most_while_the_client_does_not_read() -> None:
-    pair = ClusterPair()
-    job = chat_job()
-    running = pair.agent.submit(job)
-    pair.exchange()
+    pair, job, running = sent_job()
     pair.played.write(job, bytes(WINDOW))
     pair.exchange()
     assert running.buffered_bytes == WINDOW
@@ -86,10 +90,7 @@ def test_incomplete_requests_beyond_the_limit_are_refused(monkeypatch: pytest.Mo
 
 
 def test_abandoned_job_is_cancelled_at_the_agent() -> None:
-    pair = ClusterPair()
-    job = chat_job()
-    running = pair.agent.submit(job)
-    pair.exchange()
+    pair, job, running = sent_job()
     running.owner.abandon(running)
     running.owner.abandon(running)
     pair.exchange()
@@ -134,10 +135,7 @@ def test_silent_holder_ends_its_jobs_with_one_error() -> None:
 
 
 def test_lost_session_of_the_agent_ends_the_job_at_the_edge() -> None:
-    pair = ClusterPair()
-    job = chat_job()
-    running = pair.agent.submit(job)
-    pair.exchange()
+    pair, job, running = sent_job()
     pair.played.jobs[job.job_id].on_end(LostJob(job.job_id, 0, "coordinator_stopping", ""))
     pair.exchange()
     assert isinstance(running.end, LostJob)
@@ -154,10 +152,7 @@ def test_unknown_reason_of_a_holder_counts_as_lost_provider() -> None:
 
 
 def test_edge_learns_that_the_agent_may_be_lost_and_that_it_returned() -> None:
-    pair = ClusterPair()
-    job = chat_job()
-    running = pair.agent.submit(job)
-    pair.exchange()
+    pair, job, running = sent_job()
     for lost in (True, False):
         pair.played.jobs[job.job_id].set_lost(lost)
         pair.exchange()
@@ -165,10 +160,7 @@ def test_edge_learns_that_the_agent_may_be_lost_and_that_it_returned() -> None:
 
 
 def test_edge_resends_the_acknowledgement_of_a_lost_message() -> None:
-    pair = ClusterPair()
-    job = chat_job()
-    running = pair.agent.submit(job)
-    pair.exchange()
+    pair, job, running = sent_job()
     pair.played.write(job, bytes(WINDOW))
     pair.exchange()
     pair.read(running)
@@ -179,10 +171,7 @@ def test_edge_resends_the_acknowledgement_of_a_lost_message() -> None:
 
 
 def test_edge_requests_bytes_after_a_gap_at_once() -> None:
-    pair = ClusterPair()
-    job = chat_job()
-    running = pair.agent.submit(job)
-    pair.exchange()
+    pair, job, running = sent_job()
     pair.played.write(job, b"lost ")
     pair.lose_messages()
     pair.played.write(job, b"arrives")
@@ -191,10 +180,7 @@ def test_edge_requests_bytes_after_a_gap_at_once() -> None:
 
 
 def test_lost_end_is_sent_again_after_two_renewals() -> None:
-    pair = ClusterPair()
-    job = chat_job()
-    running = pair.agent.submit(job)
-    pair.exchange()
+    pair, job, running = sent_job()
     pair.played.write(job, b"all")
     pair.exchange()
     pair.played.finish(job)
@@ -235,10 +221,7 @@ def test_job_whose_offer_was_lost_counts_as_refused_at_the_next_renewal() -> Non
 
 
 def test_started_job_that_its_holder_no_longer_has_is_lost() -> None:
-    pair = ClusterPair()
-    job = chat_job()
-    running = pair.agent.submit(job)
-    pair.exchange()
+    pair, job, running = sent_job()
     pair.played.write(job, b"first")
     pair.exchange()
     pair.holder.drop_edge(EDGE)
@@ -269,10 +252,7 @@ def test_repeated_offer_does_not_run_the_job_twice() -> None:
 
 
 def test_id_of_a_cancelled_job_is_not_used_again() -> None:
-    pair = ClusterPair()
-    job = chat_job()
-    running = pair.agent.submit(job)
-    pair.exchange()
+    pair, job, running = sent_job()
     running.owner.abandon(running)
     pair.exchange()
     again = pair.agent.submit(job)
@@ -282,10 +262,7 @@ def test_id_of_a_cancelled_job_is_not_used_again() -> None:
 
 
 def test_frames_of_another_coordinator_do_not_affect_a_job() -> None:
-    pair = ClusterPair()
-    job = chat_job()
-    running = pair.agent.submit(job)
-    pair.exchange()
+    pair, job, running = sent_job()
     other = b"X" * 16
     pair.played.write(job, b"abc")
     for frame in (Cancel(job.job_id), Ack(job.job_id, 3), RequestChunk(job.job_id, 0, b"x")):
@@ -300,10 +277,7 @@ def test_frames_of_another_coordinator_do_not_affect_a_job() -> None:
 
 
 def test_holder_that_exceeds_the_window_loses_the_job() -> None:
-    pair = ClusterPair()
-    job = chat_job()
-    running = pair.agent.submit(job)
-    pair.exchange()
+    pair, job, running = sent_job()
     pair.played.write(job, b"start")
     pair.exchange()
     pair.edge.receive(HOLDER, Chunk(job.job_id, 5, bytes(WINDOW)))
@@ -313,10 +287,7 @@ def test_holder_that_exceeds_the_window_loses_the_job() -> None:
 
 
 def test_acknowledgement_of_unsent_bytes_cancels_the_job() -> None:
-    pair = ClusterPair()
-    job = chat_job()
-    running = pair.agent.submit(job)
-    pair.exchange()
+    pair, job, running = sent_job()
     pair.holder.receive(EDGE, Ack(job.job_id, 1))
     pair.exchange()
     assert pair.played.cancelled == [job.job_id]

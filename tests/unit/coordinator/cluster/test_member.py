@@ -5,7 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from provider_agent.coordinator.agents.connected_agent import ConnectedAgent
-from provider_agent.coordinator.agents.fleet import MODEL_GRACE_S, Fleet
+from provider_agent.coordinator.agents.fleet import Fleet
+from provider_agent.coordinator.agents.missing_models import MODEL_GRACE_S
 from provider_agent.coordinator.cluster import view
 from provider_agent.coordinator.cluster.member import ClusterMember
 from provider_agent.coordinator.cluster.messages import (
