@@ -99,6 +99,14 @@ def wait_until_connected(
     return found
 
 
+def wait_for_log(machine: SystemdMachine, pattern: str, *options: str) -> str:
+    """Wait until the log matches; the journal may have a line later than systemd the state."""
+    log = ""
+    while not re.search(pattern, log):
+        log = machine.run("provider-agent", "service", "logs", *options)
+    return log
+
+
 def test_system_service(machine: SystemdMachine) -> None:
     write(machine, "etc/provider-agent/agent.toml", CONFIG)
     write(machine, "etc/systemd/system/private-users.service", PRIVATE_USERS)
@@ -125,8 +133,7 @@ def test_system_service(machine: SystemdMachine) -> None:
 
         machine.run("kill", "-9", properties(machine)["MainPID"])
         assert wait_until_connected(machine, restarts=1)["MainPID"] != state["MainPID"]
-        log = machine.run("provider-agent", "service", "logs")
-        assert len(re.findall(r" starting .* identity=([0-9a-f]{16}) ", log)) == 2
+        log = wait_for_log(machine, r"(?s)( starting .* identity=[0-9a-f]{16} .*){2}")
         assert log.count(" new identity created ") == 1
 
         machine.run("provider-agent", "service", "restart")
@@ -135,8 +142,7 @@ def test_system_service(machine: SystemdMachine) -> None:
         stopped = properties(machine)
         assert (stopped["ActiveState"], stopped["Result"]) == ("inactive", "success")
         assert stopped["ExecMainStatus"] == "0"
-        last = machine.run("provider-agent", "service", "logs", "--lines", "30")
-        assert " stopped exit_code=0" in last
+        wait_for_log(machine, " stopped exit_code=0", "--lines", "30")
         machine.run("provider-agent", "service", "status", code=1)
 
     removed = machine.run("provider-agent", "service", "uninstall")
