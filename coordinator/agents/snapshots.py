@@ -69,6 +69,26 @@ class ClusterSnapshot(Struct, frozen=True):
     received_jobs: int = 0
 
 
+class PeerSnapshot(Struct, frozen=True):
+    """What is known of another coordinator of the cluster.
+
+    Attributes:
+        coordinator: its id, in hexadecimal.
+        agents: how many agents are connected to it.
+        models: how many distinct models they offer.
+        silence_s: seconds since its last snapshot arrived.
+        sent_jobs: how many jobs of clients here run on its agents.
+        received_jobs: how many jobs of its clients run on agents here.
+    """
+
+    coordinator: str
+    agents: int
+    models: int
+    silence_s: float
+    sent_jobs: int
+    received_jobs: int
+
+
 def snapshot_of_agent(agent: ConnectedAgent) -> AgentSnapshot:
     """Return the current state of an agent."""
     offers = agent.offers

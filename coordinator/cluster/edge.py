@@ -7,7 +7,8 @@ Messages may be lost. Each response has offsets: a gap makes the edge request th
 each renewal repeats what was acknowledged.
 """
 
-from collections import deque
+import logging
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Final
 
@@ -26,6 +27,7 @@ from provider_agent.coordinator.cluster.messages import (
     frame_size,
 )
 from provider_agent.coordinator.cluster.remote_agent import RemoteAgent
+from provider_agent.coordinator.connections.limited_log import LimitedLog
 from provider_agent.coordinator.reason import Reason
 from provider_agent.coordinator.sessions.detached_session import LostJob
 from provider_agent.coordinator.sessions.running_job import RunningJob
@@ -98,6 +100,7 @@ class EdgeJobs:
         self._window_bytes = window_bytes
         self._clock = clock
         self._wake = wake
+        self._log = LimitedLog(log, clock)
         self._job_ended = job_ended
         self._jobs: dict[bytes, _EdgeJob] = {}
         self._outboxes: dict[bytes, _Outbox] = {}
@@ -107,6 +110,10 @@ class EdgeJobs:
 
     def __len__(self) -> int:
         return len(self._jobs)
+
+    def by_holder(self) -> Counter[bytes]:
+        """Count the jobs of each holder."""
+        return Counter(mine.agent.holder for mine in self._jobs.values())
 
     def is_full(self, holder: bytes) -> bool:
         """Whether too many bytes of requests are queued for a holder."""
@@ -150,8 +157,11 @@ class EdgeJobs:
             try:
                 self._on_frame(mine, frame)
             except ProtocolViolation as error:
-                log.warning(
-                    "coordinator broke the protocol", coordinator=holder.hex(), error=str(error)
+                self._log.log(
+                    logging.WARNING,
+                    "coordinator broke the protocol",
+                    coordinator=holder.hex(),
+                    error=str(error),
                 )
                 self._send(holder, Cancel(frame.job_id, CANCEL_REASON))
                 self._lose(mine, Reason.PROVIDER_LOST)

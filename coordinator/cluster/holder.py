@@ -7,7 +7,8 @@ if a message is lost, they are sent again.
 """
 
 import functools
-from collections import OrderedDict, deque
+import logging
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -26,6 +27,7 @@ from provider_agent.coordinator.cluster.messages import (
     frame_size,
 )
 from provider_agent.coordinator.cluster.relayed_job import RelayedJob
+from provider_agent.coordinator.connections.limited_log import LimitedLog
 from provider_agent.coordinator.reason import Reason
 from provider_agent.event_log import EventLogger
 from provider_agent.protocol.errors import REGISTRY, ErrorCode
@@ -105,6 +107,7 @@ class HolderJobs:
         self._lease_s = lease_s
         self._clock = clock
         self._wake = wake
+        self._log = LimitedLog(log, clock)
         self._jobs: dict[bytes, RelayedJob] = {}
         self._incoming: dict[bytes, _Incoming] = {}
         self._outboxes: dict[bytes, _Outbox] = {}
@@ -114,6 +117,10 @@ class HolderJobs:
 
     def __len__(self) -> int:
         return len(self._jobs) + len(self._incoming)
+
+    def by_edge(self) -> Counter[bytes]:
+        """Count the jobs of each edge."""
+        return Counter(job.edge for job in self._held())
 
     def receive(self, edge: bytes, frame: EdgeFrame) -> None:
         """Process a frame; ignore one that does not come from the edge of its job."""
@@ -253,7 +260,7 @@ class HolderJobs:
         return True
 
     def _give_up(self, job: RelayedJob) -> None:
-        log.warning("coordinator broke the protocol", coordinator=job.edge.hex())
+        self._log.log(logging.WARNING, "coordinator broke the protocol", coordinator=job.edge.hex())
         self._drop(job.edge, job.job_id)
         self._send(job.edge, Gone(job.job_id, Reason.PROVIDER_LOST.value))
 
@@ -277,7 +284,8 @@ class HolderJobs:
         expired_before = self._clock() - self._lease_s
         for job in self._held():
             if job.renewed_at < expired_before:
-                log.warning(
+                self._log.log(
+                    logging.WARNING,
                     "job of another coordinator expired",
                     coordinator=job.edge.hex(),
                     job=job.job_id.hex(),

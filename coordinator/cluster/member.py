@@ -5,10 +5,10 @@ and `snapshot` return, and calls `tick` once per interval.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from provider_agent.coordinator.agents.fleet import Fleet
-from provider_agent.coordinator.agents.snapshots import ClusterSnapshot
+from provider_agent.coordinator.agents.snapshots import ClusterSnapshot, PeerSnapshot
 from provider_agent.coordinator.cluster.edge import EdgeJobs
 from provider_agent.coordinator.cluster.holder import HolderJobs
 from provider_agent.coordinator.cluster.messages import (
@@ -117,6 +117,22 @@ class ClusterMember:
             received_jobs=len(self.holder),
         )
 
+    def coordinators(self) -> Iterator[PeerSnapshot]:
+        """Yield the state of each other coordinator; the caller may wait in between."""
+        sent, received = self.edge.by_holder(), self.holder.by_edge()
+        for peer in self.view:
+            if peer not in self.view:  # it has left meanwhile
+                continue
+            agents = self.view.agents_of(peer)
+            yield PeerSnapshot(
+                coordinator=peer.hex(),
+                agents=len(agents),
+                models=len({model for agent in agents for model in agent.offers.models}),
+                silence_s=self.view.silence_s(peer),
+                sent_jobs=sent[peer],
+                received_jobs=received[peer],
+            )
+
     def agents(self) -> list[RemoteAgent]:
         """Return the agents of the other coordinators."""
         return self.view.agents()
@@ -149,7 +165,7 @@ class ClusterMember:
         was_known = sender in self.view
         change = self.view.receive(snapshot)
         if not was_known and sender in self.view:
-            log.info("coordinator joined the cluster", coordinator=sender.hex())
+            self._log.log(logging.INFO, "coordinator joined the cluster", coordinator=sender.hex())
             self._snapshot_changed()  # it does not know this coordinator yet
         elif self.view.ignores(snapshot):
             self._log.log(
@@ -161,7 +177,7 @@ class ClusterMember:
         if change is None:
             return
         if change.left:
-            log.info("coordinator left the cluster", coordinator=sender.hex())
+            self._log.log(logging.INFO, "coordinator left the cluster", coordinator=sender.hex())
             self._lose(sender)
         for public_key, models in change.offers.items():
             self._fleet.remote_offers_changed(public_key, models)
@@ -212,7 +228,7 @@ class ClusterMember:
                     self._lose(peer)
             return
         for peer in self.view.expire():
-            log.warning("coordinator silent", coordinator=peer.hex())
+            self._log.log(logging.WARNING, "coordinator silent", coordinator=peer.hex())
             self._lose(peer)
         self.holder.expire()
         self.edge.renew()

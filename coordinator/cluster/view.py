@@ -84,6 +84,14 @@ class ClusterView:
     def __iter__(self) -> Iterator[bytes]:
         return iter(list(self._coordinators))
 
+    def silence_s(self, coordinator: bytes) -> float:
+        """Return the seconds since the last snapshot of a coordinator that is in the view."""
+        return self._clock() - self._coordinators[coordinator].heard_at
+
+    def agents_of(self, coordinator: bytes) -> list[RemoteAgent]:
+        """Return the agents in the last snapshot of a coordinator that is in the view."""
+        return list(self._coordinators[coordinator].agents.values())
+
     def agents(self) -> list[RemoteAgent]:
         """Return every agent once: of two coordinators with one key, the last that added it."""
         return list(self._by_key.values())

@@ -1,5 +1,6 @@
 """One coordinator in a cluster: routing to remote agents, and what silence and interruptions do."""
 
+import logging
 from collections.abc import Callable
 
 import pytest
@@ -7,14 +8,17 @@ import pytest
 from provider_agent.coordinator.agents.connected_agent import ConnectedAgent
 from provider_agent.coordinator.agents.fleet import Fleet
 from provider_agent.coordinator.agents.missing_models import MODEL_GRACE_S
+from provider_agent.coordinator.agents.snapshots import PeerSnapshot
 from provider_agent.coordinator.cluster import view
 from provider_agent.coordinator.cluster.member import ClusterMember
 from provider_agent.coordinator.cluster.messages import (
     MalformedPeerMessage,
     decode_batch,
+    encode_batch,
     encode_snapshot,
 )
 from provider_agent.coordinator.cluster.remote_agent import RemoteAgent
+from provider_agent.coordinator.connections.limited_log import MAX_LINES
 from provider_agent.coordinator.reason import Reason
 from provider_agent.coordinator.sessions.detached_session import LostJob
 from provider_agent.coordinator.sessions.offers import OfferTable
@@ -235,3 +239,54 @@ def test_one_coordinator_too_many_is_logged(
         members.two.member.receive_snapshot(message)
     members.send_snapshot()
     assert not caplog.messages
+
+
+def test_coordinators_that_join_and_leave_repeatedly_do_not_fill_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    # Two lines were logged for each id that someone with access to NATS invents.
+    caplog.set_level(logging.INFO)
+    members = Members()
+    for number in range(1000):
+        for leaving in (False, True):
+            for message in encode_snapshot(number.to_bytes(16), 1, [], leaving=leaving):
+                members.two.member.receive_snapshot(message)
+    assert len(caplog.messages) == MAX_LINES
+
+
+def test_coordinators_that_become_silent_do_not_fill_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    members = Members()
+    for number in range(view.MAX_COORDINATORS):
+        for message in encode_snapshot(number.to_bytes(16), 1, []):
+            members.two.member.receive_snapshot(message)
+    members.now += 4 * INTERVAL_S
+    members.two.member.tick()
+    assert len(members.two.member.view) == 0
+    assert len(caplog.messages) <= MAX_LINES
+
+
+def test_other_coordinators_are_described_with_their_jobs() -> None:
+    members = Members()
+    one, two = members.one.member, members.two.member
+    one.receive_snapshot(two.snapshot()[0])
+    members.remote().submit(chat_job(1))
+    message = two.next_message()
+    assert message is not None
+    offer_of_job, *_request = decode_batch(message[1]).frames
+    one.receive_batch(encode_batch(two.own_id, [offer_of_job]))
+    members.now += 1.5
+    assert list(two.coordinators()) == [PeerSnapshot(one.own_id.hex(), 1, 1, 1.5, 1, 0)]
+    assert list(one.coordinators()) == [PeerSnapshot(two.own_id.hex(), 0, 0, 1.5, 0, 1)]
+
+
+def test_coordinator_that_leaves_meanwhile_is_not_described() -> None:
+    members = Members()
+    for message in encode_snapshot(b"3" * 16, 1, []):
+        members.two.member.receive_snapshot(message)
+    described = members.two.member.coordinators()
+    assert next(described).coordinator == members.one.member.own_id.hex()
+    for message in encode_snapshot(b"3" * 16, 2, [], leaving=True):
+        members.two.member.receive_snapshot(message)
+    assert list(described) == []
