@@ -8,12 +8,15 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_NO_CACHE_DIR=1
 WORKDIR /src
 # Pinned packages first: their layer stays cached while only our own sources change.
-COPY requirements/build.txt requirements/image.txt requirements/
+COPY requirements/build.txt requirements/image-build.txt requirements/image.txt requirements/
 RUN python -m venv /build \
     && /build/bin/pip install --require-hashes -r requirements/build.txt
+# Only `nkeys`, a pure Python package that NATS's client needs, has no wheel.
 RUN python -m venv /opt/provider-agent \
     && /opt/provider-agent/bin/pip install --require-hashes --only-binary :all: \
-        -r requirements/image.txt
+        -r requirements/image-build.txt \
+    && /opt/provider-agent/bin/pip install --require-hashes --only-binary :all: \
+        --no-binary nkeys --no-build-isolation -r requirements/image.txt
 COPY pyproject.toml README.md LICENSE agent.example.toml ./
 COPY src src
 COPY protocol protocol
@@ -23,7 +26,7 @@ COPY coordinator coordinator
 COPY conformance conformance
 RUN /build/bin/hatchling build --target wheel --directory /dist \
     && /opt/provider-agent/bin/pip install --no-index --no-deps /dist/*.whl \
-    && /opt/provider-agent/bin/pip uninstall --yes pip
+    && /opt/provider-agent/bin/pip uninstall --yes pip setuptools
 
 FROM ${PYTHON_IMAGE} AS runtime
 LABEL org.opencontainers.image.title="provider-agent" \

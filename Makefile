@@ -154,13 +154,14 @@ $(DOCS_VENV)/.installed: requirements/docs.txt
 	@touch $@
 
 lock: $(LOCK_VENV)/.installed
-	@$(COMPILE) pyproject.toml --extra demo --extra otel --extra cluster --group dev --group build \
+	@$(COMPILE) pyproject.toml --extra demo --extra otel --extra cluster --group dev --group build --group image-build \
 		-o requirements/dev.txt
 	@$(COMPILE) pyproject.toml --extra demo --group build -c requirements/dev.txt \
 		-o requirements/demo.txt
 	@$(COMPILE) pyproject.toml -c requirements/dev.txt -o requirements/run.txt
-	@$(COMPILE) pyproject.toml --extra otel -c requirements/dev.txt \
+	@$(COMPILE) pyproject.toml --extra otel --extra cluster -c requirements/dev.txt \
 		-o requirements/image.txt
+	@$(COMPILE) --group image-build -c requirements/dev.txt -o requirements/image-build.txt
 	@$(COMPILE) --group build -c requirements/dev.txt -o requirements/build.txt
 	@$(COMPILE) --group docs -c requirements/dev.txt -o requirements/docs.txt
 	@$(COMPILE) --group lock -o requirements/lock.txt

@@ -1,5 +1,6 @@
 """The Dockerfile's steps run without an engine, then commands with the image's environment."""
 
+import asyncio
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from urllib.request import urlopen
 import pytest
 import yaml
 
+from tests.kit.nats_server import nats_server
 from tests.kit.plain_image import PlainImage, StepError, build_plain_image
 from tests.kit.wrong_servers import closed_port
 
@@ -25,7 +27,7 @@ pytestmark = pytest.mark.timeout(600)  # pip downloads and installs, on a busy m
 IMPORT_ALL = """
 import importlib, pkgutil, provider_agent
 for module in pkgutil.walk_packages(provider_agent.__path__, "provider_agent."):
-    if not module.name.endswith(("__main__", ".cluster.bus")):  # needs the extra `cluster`
+    if not module.name.endswith("__main__"):
         importlib.import_module(module.name)
     print(module.name)
 """
@@ -192,6 +194,43 @@ def test_the_image_contains_every_module_and_imports_it(image: PlainImage) -> No
     names = {str(file.relative_to(package).with_suffix("")).replace("/", ".") for file in files}
     expected = {f"provider_agent.{name.removesuffix('.__init__')}" for name in names}
     assert expected - {"provider_agent.__init__"} <= set(imported.stdout.split())
+
+
+async def test_the_coordinator_of_the_image_joins_a_cluster(image: PlainImage) -> None:
+    """The image had no client of NATS, so `--cluster` failed there."""
+    arguments = ("coordinator", "--port", "0", "--host", "127.0.0.1")
+    async with nats_server("--user", "coordinators", "--pass", "secret") as nats:
+        url = nats.url.replace("//", "//coordinators:secret@")
+        with start(image, *arguments, COORDINATOR_CLUSTER=url) as coordinator:
+            try:
+                connected = await asyncio.to_thread(line_with, coordinator, "cluster connected")
+            finally:
+                coordinator.send_signal(signal.SIGTERM)
+            await asyncio.to_thread(coordinator.communicate)
+
+    assert "INFO cluster connected" in connected
+    assert coordinator.returncode == 0
+
+
+def line_with(process: "subprocess.Popen[str]", text: str) -> str:
+    """Return the first line of the log with `text`; all lines if the process ends without it."""
+    assert process.stderr
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if text in line:
+            return line
+    return "".join(lines)
+
+
+def test_the_image_can_read_credentials_of_nats_and_has_no_build_tools(image: PlainImage) -> None:
+    python = image.folder("/opt/provider-agent/bin/python")
+    found = (
+        "import nkeys, importlib.util as u; print(u.find_spec('pip'), u.find_spec('setuptools'))"
+    )
+    ran = subprocess.run([python, "-I", "-c", found], capture_output=True, text=True)
+
+    assert (ran.stdout, ran.stderr) == ("None None\n", "")
 
 
 def test_a_copy_of_a_missing_file_fails(tmp_path: Path) -> None:

@@ -181,8 +181,13 @@ def test_requirements_cover_the_dependencies_of_pyproject() -> None:
     demo = names_in(project["project"]["optional-dependencies"]["demo"])
     build = names_in(project["build-system"]["requires"])
     dev = names_in(project["dependency-groups"]["dev"])
+    optional = project["project"]["optional-dependencies"]
+    image = names_in(optional["otel"] + optional["cluster"])
+    image_build = names_in(project["dependency-groups"]["image-build"])
 
     assert run <= pinned_in("run")
+    assert run | image <= pinned_in("image")
+    assert image_build <= pinned_in("image-build")
     assert build <= pinned_in("build")
     assert run | demo | build <= pinned_in("demo")
     assert run | demo | build | dev <= pinned_in("dev")
@@ -192,7 +197,8 @@ def test_requirements_agree_on_versions() -> None:
     def pins(name: str) -> set[str]:
         return set(re.findall(r"(?m)^[a-z0-9-]+==[^ ;]+", text_of(f"requirements/{name}.txt")))
 
-    assert pins("run") | pins("build") | pins("demo") <= pins("dev")
+    image = pins("image") | pins("image-build")
+    assert pins("run") | pins("build") | pins("demo") | image <= pins("dev")
 
 
 def test_the_build_group_equals_the_build_requirements() -> None:
@@ -272,7 +278,7 @@ def test_the_image_installs_only_pinned_packages() -> None:
     ]
     pip = [part for part in installs if "/pip " in part]
 
-    assert len(pip) == 3
+    assert len(pip) == 4
     assert all("--require-hashes" in part or "--no-index --no-deps" in part for part in pip)
 
 
