@@ -33,7 +33,7 @@ help:
 	@echo "make fuzz         random hostile input, for minutes      (FUZZ_EXAMPLES=100000)"
 	@echo "make soak         random faults under load, 5 minutes   (ARGS='--minutes 600')"
 	@echo "make test-vllm    conformance tests over a real vLLM     (first time: 4 minutes, 2.5 GB)"
-	@echo "make bench        cost of relaying, 20 minutes; pauses by hostile requests; memory (ARGS=--quick)"
+	@echo "make bench        cost of relaying, 25 minutes; pauses; memory; a large fleet (ARGS=--quick)"
 	@echo "make lock         pin the requirements again             (upgrade: ARGS=--upgrade)"
 	@echo "make man          the manual page, as build/man/man1/provider-agent.1"
 	@echo "make docs         the documentation site, as build/docs/site"
@@ -86,6 +86,7 @@ bench: $(DEV) $(PYTHONS:%=$(VENV)-%/.installed)
 	@$(BIN)/python -m bench.relay $(ARGS) $(if $(PYTHONS),--pythons $(PYTHONS:%=$(VENV)-%/bin/python))
 	@$(BIN)/python -m bench.hostile_requests
 	@$(BIN)/python -m bench.stopped_consumers
+	@$(BIN)/python -m bench.cluster_fleet
 
 format: $(DEV)
 	@$(BIN)/ruff check --fix .

@@ -1,4 +1,4 @@
-"""Writes the results into `docs/`: tables in `performance.md`, pictures and JSON beside it."""
+"""Writes the results into `docs/`: tables in its pages, pictures and JSON in `performance/`."""
 
 import os
 import platform
@@ -11,10 +11,14 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
+from bench import cluster_relay, fleet_results
+from bench.fleet_results import FleetResult
 from bench.pictures import Line, Panel, Point, chart
 from bench.results import Measured, Result, cpu_ratios, markdown, p50, p99, rest_markdown
 
 DOCS: Final = Path(__file__).parents[1] / "docs"
+
+FLEET_COMMAND: Final = "python -m bench.cluster_fleet --write-docs"
 
 _RELAYS: Final = ("agent", "obvious", "nginx")
 """The lines of the pictures."""
@@ -103,6 +107,19 @@ def write_rest(machine: Machine, results: list[Result], docs: Path = DOCS) -> No
     write_json(docs / "performance" / "rest.json", machine, results)
 
 
+def write_cluster(machine: Machine, results: list[Result], docs: Path = DOCS) -> None:
+    """Replace the table of the cluster in `scaling.md`, and its JSON."""
+    table = cluster_relay.markdown(results)
+    _replace_table(docs, "cluster", f"{machine}\n\n{table}", page="scaling.md")
+    write_json(docs / "performance" / "cluster.json", machine, results)
+
+
+def write_fleet(machine: Machine, result: FleetResult, docs: Path = DOCS) -> None:
+    """Replace the table of the large fleet in `scaling.md`."""
+    content = f"{machine}\n\n{fleet_results.markdown(result)}"
+    _replace_table(docs, "fleet", content, page="scaling.md", command=FLEET_COMMAND)
+
+
 def write_json(path: Path, machine: Machine, results: Iterable[Result]) -> None:
     """Write everything that was measured, with absolute figures; one line per load."""
     lines = ",\n".join(msgspec.json.encode(one).decode() for one in results)
@@ -110,9 +127,15 @@ def write_json(path: Path, machine: Machine, results: Iterable[Result]) -> None:
     path.write_text(f'{{"machine":{head},\n"results":[\n{lines}\n]}}\n')
 
 
-def _replace_table(docs: Path, name: str, content: str) -> None:
-    document = docs / "performance.md"
-    begin = f"<!-- {name} table: written by make bench ARGS=--write-docs -->\n"
+def _replace_table(
+    docs: Path,
+    name: str,
+    content: str,
+    page: str = "performance.md",
+    command: str = "make bench ARGS=--write-docs",
+) -> None:
+    document = docs / page
+    begin = f"<!-- {name} table: written by {command} -->\n"
     end = f"<!-- end of the {name} table -->\n"
     before, _, rest = document.read_text().partition(begin)
     _, _, after = rest.partition(end)

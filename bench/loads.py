@@ -114,3 +114,8 @@ QUICK = [
     Load("8 × 50/s, TLS", 8, events=25, tls=True),
 ]
 """A smoke run: figures of so few events mean little."""
+
+CLUSTER = [Load(f"{streams} × 50/s, cluster", streams, coordinator=True) for streams in (32, 256)]
+"""For one coordinator and a cluster of two."""
+
+QUICK_CLUSTER = [Load("8 × 50/s, cluster", 8, events=25, coordinator=True)]

@@ -23,10 +23,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench import process_usage, python_rig, relays
-from bench.document import this_machine, write_json, write_relays, write_rest
+from bench import cluster_relay, process_usage, python_rig, relays
+from bench.document import this_machine, write_cluster, write_json, write_relays, write_rest
 from bench.load_generator import LoadFailed, LoadGenerator, compile_load, compiler, supports_tls
-from bench.loads import LOADS, QUICK, REST, Load
+from bench.loads import CLUSTER, LOADS, QUICK, QUICK_CLUSTER, REST, Load
 from bench.relays import (
     AGENT,
     COORDINATOR,
@@ -65,17 +65,22 @@ def measure(load: Load, relay: Relay, program: Path) -> Measured:
 
 
 def _measure(load: Load, relay: Relay, place: Place, generator: LoadGenerator) -> Measured:
-    running = relays.start(relay, place)
+    running = (cluster_relay if relay.cluster else relays).start(relay, place)
+    pids = running.measured.values()
     try:
         generator.wait_until_ready(running.runs)
         process_usage.wait_until_idle(running.pids)
         with _busy_processors() if load.busy else nullcontext():
-            idle_bytes = process_usage.resident_bytes(running.pid)
-            process_usage.reset_peak(running.pid)
-            before_ns = process_usage.cpu_ns(running.pid)
+            idle_bytes = sum(map(process_usage.resident_bytes, pids))
+            for pid in pids:
+                process_usage.reset_peak(pid)
+            before_ns = {name: process_usage.cpu_ns(pid) for name, pid in running.measured.items()}
             figures = generator.run()
-            used_ns = process_usage.cpu_ns(running.pid) - before_ns
-            peak_bytes = process_usage.peak_resident_bytes(running.pid)
+            used_ns = {
+                name: process_usage.cpu_ns(pid) - before_ns[name]
+                for name, pid in running.measured.items()
+            }
+            peak_bytes = sum(map(process_usage.peak_resident_bytes, pids))
     except LoadFailed:
         print(f"{load.name}, {relay.name}: failed\n{running.log()}", file=sys.stderr)
         raise
@@ -83,7 +88,11 @@ def _measure(load: Load, relay: Relay, place: Place, generator: LoadGenerator) -
         generator.stop()
         running.stop()
     units = load.streams * load.jobs * (1 if load.per_job else load.events)
-    return Measured(round(used_ns / units / 1000, 3), idle_bytes, peak_bytes, figures)
+    cpu_us = round(sum(used_ns.values()) / units / 1000, 3)
+    parts_us = {name: round(used / units / 1000, 3) for name, used in used_ns.items()}
+    if len(parts_us) == 1:
+        parts_us = {}
+    return Measured(cpu_us, idle_bytes, peak_bytes, figures, parts_us)
 
 
 @contextmanager
@@ -172,26 +181,38 @@ def main(options: argparse.Namespace) -> None:
     machine, began_s = this_machine(), time.monotonic()
     results: list[Result] = []
     rests: list[Result] = []
+    clusters: list[Result] = []
     with tempfile.TemporaryDirectory() as folder:
         program = compile_load(Path(folder))
-        if not options.rest:
+        if not options.rest and not options.cluster:
             results = _run_all(
                 QUICK if options.quick else LOADS, choose_relays(options), options, program
             )
-        if options.rest or options.write_docs:
+        if options.rest or (options.write_docs and not options.cluster):
             rests = _run_all(REST, [DOES_NOT_REST, RESTS], options, program)
+        if not options.rest and cluster_relay.has_nats_server():
+            loads = QUICK_CLUSTER if options.quick else CLUSTER
+            clusters = _run_all(loads, cluster_relay.COMPARED, options, program)
     if results:
         _print(COLUMNS, (row for result in results for row in rows(result)))
     if rests:
         _print(REST_COLUMNS, map(rest_row, rests))
+    if clusters:
+        body = (row for result in clusters for row in cluster_relay.rows(result))
+        _print(cluster_relay.COLUMNS, body)
     print(f"{(time.monotonic() - began_s) / 60:.0f} minutes", file=sys.stderr)
+    everything = [*results, *rests, *clusters]
     if options.json:
-        write_json(options.json, machine, [*results, *rests])
-    if options.write_docs and results:
-        write_relays(machine, results)
+        write_json(options.json, machine, everything)
     if options.write_docs:
-        write_rest(machine, rests)
-    if any(failures(result) for result in [*results, *rests]):
+        for write, found in (
+            (write_relays, results),
+            (write_rest, rests),
+            (write_cluster, clusters),
+        ):
+            if found:
+                write(machine, found)
+    if any(map(failures, everything)):
         sys.exit(1)
 
 
@@ -227,12 +248,18 @@ def parse_options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--write-docs",
         action="store_true",
-        help="replace the tables, pictures and JSON of docs/performance.md",
+        help="replace the tables, pictures and JSON of docs/performance.md and docs/scaling.md",
     )
-    parser.add_argument(
+    only_one = parser.add_mutually_exclusive_group()
+    only_one.add_argument(
         "--rest",
         action="store_true",
         help="compare only the agent with and without its rest under load (coalesce_ms)",
+    )
+    only_one.add_argument(
+        "--cluster",
+        action="store_true",
+        help="compare only one coordinator with two in a cluster, for which NATS must be installed",
     )
     parser.add_argument(
         "--pythons",

@@ -86,6 +86,7 @@ class Relay(Struct):
         receipts: whether the coordinator asks for signed receipts.
         python: another interpreter for the agent; "": the one that runs the benchmark.
         coalesce_ms: the agent's `coordinator.coalesce_ms`; None: the default.
+        cluster: whether it is a cluster of two coordinators, which `bench.cluster_relay` starts.
         command: how to start it, with the places `{port}`, `{server}` and `{coordinator}`. It runs
             in a folder with an `agent.toml` of the existing Rust agent.
     """
@@ -97,6 +98,7 @@ class Relay(Struct):
     max_streams: int = 1000
     python: str = ""
     coalesce_ms: float | None = None
+    cluster: bool = False
     command: str = ""
 
     def load_options(self, port: int) -> list[str]:
@@ -171,12 +173,24 @@ class Place(Struct):
 class RunningRelay:
     """The processes of a relay.
 
+    Args:
+        place: where it runs.
+        commands: how to start each process.
+        cwd: their working folder; None: that of the benchmark.
+        measured: the names of the processes that are measured, which are the first ones.
+
     Attributes:
         pids: their process ids.
-        pid: the process that is measured.
+        measured: by name: the processes that are measured.
     """
 
-    def __init__(self, place: Place, *commands: Sequence[str], cwd: Path | None = None) -> None:
+    def __init__(
+        self,
+        place: Place,
+        *commands: Sequence[str],
+        cwd: Path | None = None,
+        measured: Sequence[str] = ("relay",),
+    ) -> None:
         self._log = place.folder / "log"
         env = dict(os.environ)
         if place.certificate is not None:
@@ -187,11 +201,15 @@ class RunningRelay:
                 for command in commands
             ]
         self.pids = [process.pid for process in self._processes]
-        self.pid = self.pids[0]
+        self.measured = dict(zip(measured, self.pids, strict=False))
 
     def log(self) -> str:
         """The last lines that the processes have printed."""
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-20:])
+
+    def times_logged(self, text: str) -> int:
+        """How often the processes have printed `text`."""
+        return self._log.read_text(errors="replace").count(text)
 
     def runs(self) -> bool:
         """Whether no process has exited."""
@@ -219,10 +237,9 @@ def start(relay: Relay, place: Place) -> RunningRelay:
     if relay.name == "nginx":
         return RunningRelay(place, _nginx(place))
     if relay.name == "coordinator":
-        coordinator = [sys.executable, "-m", "provider_agent.coordinator", f"--port={place.port}"]
-        connect_url = f"ws://127.0.0.1:{place.port}/provider/connect"
-        return RunningRelay(place, coordinator, _agent(relay, place, connect_url))
-    return RunningRelay(place, _agent(relay, place, dialed))
+        agent = agent_command(relay, place, connect_url(place.port))
+        return RunningRelay(place, coordinator_command(place.port), agent)
+    return RunningRelay(place, agent_command(relay, place, dialed))
 
 
 def _given(command: str, place: Place) -> RunningRelay:
@@ -240,7 +257,17 @@ def free_port() -> int:
         return port
 
 
-def _agent(relay: Relay, place: Place, dialed: str) -> list[str]:
+def coordinator_command(port: int) -> list[str]:
+    """How to start a coordinator that listens on `port`."""
+    return [sys.executable, "-m", "provider_agent.coordinator", f"--port={port}"]
+
+
+def connect_url(port: int) -> str:
+    """Where agents dial the coordinator that listens on `port`."""
+    return f"ws://127.0.0.1:{port}/provider/connect"
+
+
+def agent_command(relay: Relay, place: Place, dialed: str) -> list[str]:
     """Write the configuration of an agent as operators run it; return its command."""
     jobs = -(-place.streams // len(place.servers))
     backends = "".join(

@@ -12,7 +12,7 @@ KIB = 1024
 MIB = 1024 * KIB
 
 
-class Measured(Struct):
+class Measured(Struct, omit_defaults=True):
     """One relay under one load, once.
 
     Attributes:
@@ -20,12 +20,14 @@ class Measured(Struct):
         idle_bytes: its resident memory before the load.
         peak_bytes: its largest resident memory under the load.
         figures: what the load generator measured.
+        parts_us: the CPU time of each process, if the relay consists of several.
     """
 
     cpu_us: float
     idle_bytes: int
     peak_bytes: int
     figures: Figures
+    parts_us: dict[str, float] = {}
 
 
 class Result(Struct):
@@ -68,9 +70,9 @@ def rows(result: Result) -> Iterable[list[str]]:
             continue
         yield [
             *label,
-            _spread(cpu_ratios(result, name, "obvious")),
-            _spread(cpu_ratios(result, name, "nginx")),
-            _event_rate(result, name),
+            spread(cpu_ratios(result, name, "obvious")),
+            spread(cpu_ratios(result, name, "nginx")),
+            event_rate(result, name),
             *_latencies(result.load, rounds),
             f"{median(rounds, lambda one: one.figures.first_byte_ms.p50):.2f}",
             f"{median(rounds, lambda one: one.idle_bytes) / MIB:.0f}",
@@ -89,7 +91,7 @@ def failures(result: Result) -> bool:
 
 def markdown(results: Iterable[Result]) -> str:
     """The table for the documentation."""
-    return _markdown(COLUMNS, (row for result in results for row in rows(result)))
+    return markdown_table(COLUMNS, (row for result in results for row in rows(result)))
 
 
 REST_COLUMNS = (
@@ -111,7 +113,7 @@ def rest_row(result: Result) -> list[str]:
         return [*label, *["failed"] * (len(REST_COLUMNS) - len(label))]
     return [
         *label,
-        _spread(cpu_ratios(result, "rests", "does not rest")),
+        spread(cpu_ratios(result, "rests", "does not rest")),
         f"{median(without, p50):.2f}",
         f"{median(with_rest, p50):.2f}",
         f"{median(without, p99):.2f}",
@@ -121,10 +123,11 @@ def rest_row(result: Result) -> list[str]:
 
 def rest_markdown(results: Iterable[Result]) -> str:
     """The table of the rest under load for the documentation."""
-    return _markdown(REST_COLUMNS, map(rest_row, results))
+    return markdown_table(REST_COLUMNS, map(rest_row, results))
 
 
-def _markdown(columns: Sequence[str], body: Iterable[list[str]]) -> str:
+def markdown_table(columns: Sequence[str], body: Iterable[list[str]]) -> str:
+    """A table for the documentation; all columns but the first two are numbers."""
     rule = ["---", "---", *["---:"] * (len(columns) - 2)]
     lines = (" | ".join(row) for row in (columns, rule, *body))
     return "".join(f"| {line} |\n" for line in lines)
@@ -147,23 +150,24 @@ def median(rounds: Sequence[Measured], value: Callable[[Measured], float]) -> fl
 
 def cpu_ratios(result: Result, name: str, other: str) -> list[float]:
     """The CPU time of one relay relative to another, by round; empty if one has failed."""
-    return _ratios(result, name, other, lambda one: one.cpu_us)
+    return ratios(result, name, other, lambda one: one.cpu_us)
 
 
 def _rate(measured: Measured) -> float:
     return measured.figures.events / measured.figures.seconds
 
 
-def _ratios(
+def ratios(
     result: Result, name: str, other: str, value: Callable[[Measured], float]
 ) -> list[float]:
+    """A value of one relay relative to that of another, by round; empty if one has failed."""
     ours, theirs = result.rounds.get(name, []), result.rounds.get(other, [])
     if name == other or not len(ours) == len(theirs) == result.expected:
         return []
     return [value(one) / value(base) for one, base in zip(ours, theirs, strict=True)]
 
 
-def _spread(ratios: Sequence[float]) -> str:
+def spread(ratios: Sequence[float]) -> str:
     """The median, with the smallest and the largest."""
     if not ratios:
         return ""
@@ -171,10 +175,10 @@ def _spread(ratios: Sequence[float]) -> str:
     return middle if len(ratios) == 1 else f"{middle} ({min(ratios):.2f}–{max(ratios):.2f})"
 
 
-def _event_rate(result: Result, name: str) -> str:
+def event_rate(result: Result, name: str) -> str:
     """The share of the fixed rate, or, at an unlimited rate, the ratio to the obvious relay."""
     if not result.load.rate:
-        return _spread(_ratios(result, name, "obvious", _rate))
+        return spread(ratios(result, name, "obvious", _rate))
     return f"{median(result.rounds[name], _rate) / (result.load.rate * result.load.streams):.0%}"
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.document import Machine, write_relays, write_rest
+from bench.document import FLEET_COMMAND, Machine, write_cluster, write_relays, write_rest
 from bench.load_generator import Figures, Quantiles
 from bench.loads import Load
 from bench.results import MIB, Measured, Result
@@ -109,9 +109,30 @@ def test_the_rest_is_compared_by_streams_and_processors(docs: Path) -> None:
     assert len(json.loads((docs / "performance" / "rest.json").read_text())["results"]) == 4
 
 
-@pytest.mark.parametrize("name", ["relay", "rest"])
-def test_the_documentation_has_a_place_for_each_table(name: str) -> None:
-    page = (Path(__file__).parents[3] / "docs" / "performance.md").read_text()
-    begin = f"<!-- {name} table: written by make bench ARGS=--write-docs -->\n"
+def test_the_cluster_has_a_table_in_another_page(docs: Path) -> None:
+    (docs / "scaling.md").write_text(PAGE.replace("rest table", "cluster table"))
+    found = {"local": measured(40, 0.5), "remote": measured(90, 1.5)}
+    write_cluster(MACHINE, [Result(Load("8 × 50/s", 8), found, 1)], docs)
+    text = (docs / "scaling.md").read_text()
+    assert "\n|  | remote | 2.25 |" in text
+    assert text.count("old") == 1
+    assert (docs / "performance.md").read_text() == PAGE
+    assert len(json.loads((docs / "performance" / "cluster.json").read_text())["results"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "page_name", "command"),
+    [
+        ("relay", "performance.md", "make bench ARGS=--write-docs"),
+        ("rest", "performance.md", "make bench ARGS=--write-docs"),
+        ("cluster", "scaling.md", "make bench ARGS=--write-docs"),
+        ("fleet", "scaling.md", FLEET_COMMAND),
+    ],
+)
+def test_the_documentation_has_a_place_for_each_table(
+    name: str, page_name: str, command: str
+) -> None:
+    page = (Path(__file__).parents[3] / "docs" / page_name).read_text()
+    begin = f"<!-- {name} table: written by {command} -->\n"
     assert page.count(begin) == 1
     assert f"<!-- end of the {name} table -->\n" in page.partition(begin)[2]
