@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 import click
+from msgspec.structs import replace
 
 from provider_agent.coordinator.access import SecretSet, parse_public_keys, read_entries
 from provider_agent.coordinator.cluster.settings import DEFAULT_PREFIX, ClusterSettings
@@ -167,6 +168,16 @@ def _count(setting: str) -> click.IntRange:
     help="File with the certificates that verify the NATS servers. Default: the system's.",
 )
 @click.option(
+    "--cluster-cert",
+    type=_FILE,
+    help="File with a client certificate in PEM format, for NATS servers that request one.",
+)
+@click.option(
+    "--cluster-key",
+    type=_FILE,
+    help="File with the private key of --cluster-cert. Default: the same file.",
+)
+@click.option(
     "--log-level",
     default="info",
     show_default=True,
@@ -191,6 +202,8 @@ def command(
     cluster_prefix: str,
     cluster_credentials: Path | None,
     cluster_ca: Path | None,
+    cluster_cert: Path | None,
+    cluster_key: Path | None,
     log_level: str,
 ) -> None:
     """Run the reference coordinator: an HTTP API for clients, WebSockets for agents.
@@ -218,7 +231,16 @@ def command(
             max_connections=max_connections,
             max_held_request_bytes=_request_memory(max_request_memory),
             trusted_proxies=trusted_proxies,
-            cluster=_cluster(cluster, cluster_prefix, cluster_credentials, cluster_ca),
+            cluster=_cluster(
+                ClusterSettings(
+                    urls=cluster,
+                    prefix=cluster_prefix,
+                    credentials=cluster_credentials,
+                    ca_file=cluster_ca,
+                    certificate=cluster_cert,
+                    key=cluster_key,
+                )
+            ),
         )
         gc.freeze()  # a full garbage collection then visits what requests allocate, not all modules
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -230,13 +252,12 @@ def command(
         sys.exit(_EXIT_INTERRUPTED)
 
 
-def _cluster(
-    urls: tuple[str, ...], prefix: str, credentials: Path | None, ca_file: Path | None
-) -> ClusterSettings | None:
-    urls = urls or tuple(read_entries(None, CLUSTER_VARIABLE, os.environ) or ())
+def _cluster(given: ClusterSettings) -> ClusterSettings | None:
+    """Return the settings of the options, with the URLs of the variable if no option has one."""
+    urls = given.urls or tuple(read_entries(None, CLUSTER_VARIABLE, os.environ) or ())
     if urls:
-        return ClusterSettings(urls=urls, prefix=prefix, credentials=credentials, ca_file=ca_file)
-    if prefix != DEFAULT_PREFIX or credentials is not None or ca_file is not None:
+        return replace(given, urls=urls)
+    if given != ClusterSettings(urls=()):
         raise SettingsError("--cluster-… options need --cluster")
     return None
 

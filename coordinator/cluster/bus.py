@@ -11,18 +11,17 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Final
 
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from provider_agent.coordinator.agents.fleet import Fleet
 from provider_agent.coordinator.cluster.member import ClusterMember
 from provider_agent.coordinator.cluster.messages import VERSION, MalformedPeerMessage
-from provider_agent.coordinator.cluster.settings import ClusterSettings, tls_context
+from provider_agent.coordinator.cluster.nats_client import NatsClient, describe_error
+from provider_agent.coordinator.cluster.settings import ClusterSettings
 from provider_agent.coordinator.connections.limited_log import LimitedLog
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.event_log import EventLogger
-from provider_agent.protocol.field_values import to_line
 from provider_agent.protocol.limits import MIB
 
 log = EventLogger(__name__)
@@ -52,9 +51,6 @@ SNAPSHOT_PAUSE_S: Final = 0.25
 SNAPSHOT_PAUSE_FACTOR: Final = 50
 """The pause lasts this many times as long as the snapshot took: snapshots of 1,000 agents must not
 take more than a few percent of the time."""
-
-MAX_ERROR_CHARS: Final = 200
-"""The most characters of an error's text in a log line; some of it comes from the server."""
 
 STOP_S: Final = 2.0
 """How long a stop waits until the last messages are sent."""
@@ -89,7 +85,7 @@ class ClusterBus:
         self._snapshot_due = asyncio.Event()
         self._idle = asyncio.Event()
         self._log = LimitedLog(log, clock)
-        self._client = _Client()
+        self._client = NatsClient(cluster)
         self._tasks: list[asyncio.Task[None]] = []
         self.member = ClusterMember(
             own_id,
@@ -155,7 +151,7 @@ class ClusterBus:
         server, such as a password that was changed or credentials that expired.
         """
         while True:
-            self._client, closed = _Client(), asyncio.Event()
+            self._client, closed = NatsClient(self._cluster), asyncio.Event()
             try:
                 await self._open(closed)
             except NatsError as error:
@@ -163,6 +159,8 @@ class ClusterBus:
                 await self._client.close()
             else:
                 await closed.wait()
+                if (reason := self._client.last_error) is not None:
+                    await self._on_error(reason)
             await self._on_disconnected()
             await asyncio.sleep(RECONNECT_WAIT_S)
 
@@ -183,7 +181,6 @@ class ClusterBus:
             pending_size=SEND_BUFFER_BYTES,
             flush_timeout=FLUSH_TIMEOUT_S,
             user_credentials=cluster.credentials,
-            tls=tls_context(cluster),
             error_cb=self._on_error,
             disconnected_cb=self._on_disconnected,
             reconnected_cb=self._on_connected,
@@ -224,7 +221,7 @@ class ClusterBus:
         self.member.set_connected(False)
 
     async def _on_error(self, error: Exception) -> None:
-        self._log.log(logging.WARNING, "cluster error", error=_describe(error))
+        self._log.log(logging.WARNING, "cluster error", error=describe_error(error))
 
     # --- sending ----------------------------------------------------------------------------------
 
@@ -275,30 +272,6 @@ class ClusterBus:
                     await self._snapshot_due.wait()
             except TimeoutError:
                 pass
-
-
-class _Client(Client):
-    """The NATS client; with `tls://`, it connects only to servers that offer TLS."""
-
-    def discard_pending(self) -> None:
-        """Forget what is not sent: `close` would wait without a limit until NATS accepts it."""
-        self._pending.clear()
-        self._pending_data_size = 0
-
-    def _connect_command(self) -> bytes:
-        # The library continues without TLS if the server does not ask for TLS: anyone between the
-        # two could remove that from the server's first line, and read the password that follows.
-        server = self._current_server
-        if server and server.uri.scheme == "tls" and not self._server_info.get("tls_required"):
-            raise NatsError("the server offers no TLS")
-        return super()._connect_command()
-
-
-def _describe(error: Exception) -> str:
-    """Return the name and the text of an error, without a URL: it may contain a password."""
-    text = str(error)
-    name = type(error).__name__
-    return name if not text or "://" in text else f"{name}: {to_line(text, MAX_ERROR_CHARS)}"
 
 
 def _log_failure(task: asyncio.Task[None]) -> None:

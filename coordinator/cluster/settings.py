@@ -1,14 +1,14 @@
 """How a coordinator reaches the NATS servers of its cluster."""
 
-import os
 import re
-import ssl
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 from msgspec import Struct
 
+from provider_agent.coordinator.cluster.credentials import read_credentials
+from provider_agent.coordinator.cluster.tls_files import tls_context
 from provider_agent.coordinator.exceptions import SettingsError
 
 DEFAULT_PREFIX: Final = "provider-agent"
@@ -38,6 +38,8 @@ class ClusterSettings(Struct, frozen=True, kw_only=True):
     prefix: str = DEFAULT_PREFIX
     credentials: Path | None = None
     ca_file: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
     interval_s: float = INTERVAL_S
 
     def __repr__(self) -> str:
@@ -60,9 +62,11 @@ def check_cluster(settings: ClusterSettings) -> None:
             f"cluster prefix {settings.prefix!r}: expected letters, digits, - and _, with dots "
             "between the parts"
         )
-    if settings.credentials is not None and not os.access(settings.credentials, os.R_OK):
-        raise SettingsError(f"{settings.credentials}: cannot be read")
-    tls_context(settings)
+    if settings.credentials is not None:
+        read_credentials(settings.credentials)
+    if settings.key is not None and settings.certificate is None:
+        raise SettingsError("--cluster-key needs --cluster-cert")
+    tls_context(settings.ca_file, settings.certificate, settings.key)
 
 
 def _scheme(url: str) -> str:
@@ -78,19 +82,3 @@ def _scheme(url: str) -> str:
         "cluster: expected a URL such as nats://nats.example:4222; the schemes are "
         f"{', '.join(sorted(_SCHEMES))}"
     )
-
-
-def tls_context(settings: ClusterSettings) -> ssl.SSLContext | None:
-    """Return the TLS context that trusts `ca_file`; None if no file is configured.
-
-    Raises:
-        SettingsError: the file cannot be read, or contains no certificate.
-    """
-    if settings.ca_file is None:
-        return None
-    try:
-        return ssl.create_default_context(cafile=settings.ca_file)
-    except OSError as error:
-        raise SettingsError(
-            f"{settings.ca_file}: cannot be read as certificates in PEM format"
-        ) from error

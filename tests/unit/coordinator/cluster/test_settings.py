@@ -1,13 +1,31 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from provider_agent.coordinator.cluster.credentials import read_credentials
 from provider_agent.coordinator.cluster.settings import ClusterSettings, check_cluster
 from provider_agent.coordinator.command import command
 from provider_agent.coordinator.exceptions import SettingsError
+from tests.kit.certificates import CertificateAuthority
 
 NATS = "nats://127.0.0.1:4222"
+
+SEED = "SU" + "A" * 56
+
+CREDENTIALS = f"""\
+-----BEGIN NATS USER JWT-----
+head.claims.signature
+------END NATS USER JWT------
+
+************************* IMPORTANT *************************
+NKEY Seed printed below can be used to sign and prove identity.
+
+-----BEGIN USER NKEY SEED-----
+{SEED}
+------END USER NKEY SEED------
+"""
 
 
 @pytest.mark.parametrize(
@@ -51,26 +69,72 @@ def test_wrong_prefix_is_rejected(prefix: str) -> None:
         check_cluster(ClusterSettings(urls=(NATS,), prefix=prefix))
 
 
-@pytest.mark.parametrize("option", ["--cluster-credentials", "--cluster-ca"])
-def test_unreadable_file_exits_with_2(option: str, tmp_path: Path) -> None:
-    missing = str(tmp_path / "missing")
-    result = CliRunner().invoke(command, ["--cluster", NATS, option, missing])
+def _error(*options: str | Path) -> str:
+    result = CliRunner().invoke(command, ["--cluster", NATS, *map(str, options)])
     assert result.exit_code == 2
-    assert "missing: cannot be read" in result.output
+    return result.output
+
+
+@pytest.mark.parametrize("option", ["--cluster-credentials", "--cluster-ca", "--cluster-cert"])
+def test_unreadable_file_exits_with_2(option: str, tmp_path: Path) -> None:
+    assert "missing: cannot be read" in _error(option, tmp_path / "missing")
 
 
 def test_file_without_certificates_exits_with_2(tmp_path: Path) -> None:
-    file = tmp_path / "ca.pem"
-    file.write_text("no certificate")
-    result = CliRunner().invoke(command, ["--cluster", NATS, "--cluster-ca", str(file)])
-    assert result.exit_code == 2
-    assert "cannot be read as certificates" in result.output
+    file = tmp_path / "pem"
+    file.write_text("neither certificate nor key")
+    assert "cannot be read as certificates" in _error("--cluster-ca", file)
+    assert "pem: cannot be read as a certificate and its" in _error("--cluster-cert", file)
+
+
+def test_client_certificate_without_a_usable_key_exits_with_2(tmp_path: Path) -> None:
+    authority = CertificateAuthority(tmp_path)
+    one, other = authority.issue("one"), authority.issue("other")
+    locked = authority.issue("locked", password="secret")
+    key = ("--cluster-cert", one, "--cluster-key")
+    assert "--cluster-key needs --cluster-cert" in _error("--cluster-key", one.with_suffix(".key"))
+    assert "missing: cannot be read" in _error(*key, tmp_path / "missing")
+    assert "does not belong to the certificate in" in _error(*key, other.with_suffix(".key"))
+    assert "the key has a password" in _error("--cluster-cert", locked)
+    assert "one.pem and " in _error(*key, authority.file)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text[:0],
+        lambda text: text.replace("NATS USER JWT", "JWT"),
+        lambda text: text.replace("USER NKEY SEED", "SEED"),
+        lambda text: text.replace("SU", "SA"),  # the seed of an account
+        lambda text: text.split("SU", maxsplit=1)[0],
+    ],
+)
+def test_file_that_is_no_credentials_exits_with_2(
+    change: Callable[[str], str], tmp_path: Path
+) -> None:
+    # The NATS client read an empty file in a loop without an end.
+    file = tmp_path / "user.creds"
+    file.write_text(CREDENTIALS)
+    check_cluster(ClusterSettings(urls=(NATS,), credentials=file))
+    file.write_text(change(CREDENTIALS))
+    output = _error("--cluster-credentials", file)
+    assert "user.creds: is not the credentials file of a NATS user" in output
+    assert SEED not in output
+
+
+def test_credentials_are_not_shown(tmp_path: Path) -> None:
+    file = tmp_path / "user.creds"
+    file.write_text(CREDENTIALS)
+    credentials = read_credentials(file)
+    assert (credentials.jwt, credentials.seed) == (b"head.claims.signature", SEED.encode())
+    assert SEED not in repr(credentials)
 
 
 def test_cluster_options_need_a_server() -> None:
-    result = CliRunner().invoke(command, ["--cluster-prefix", "other"])
-    assert result.exit_code == 2
-    assert "need --cluster" in result.output
+    for options in (["--cluster-prefix", "other"], ["--cluster-cert", "file"]):
+        result = CliRunner().invoke(command, options)
+        assert result.exit_code == 2
+        assert "need --cluster" in result.output
 
 
 def test_wrong_url_in_the_variable_exits_with_2() -> None:
