@@ -115,7 +115,7 @@ QUICK = [
 ]
 """A smoke run: figures of so few events mean little."""
 
-CLUSTER = [Load(f"{streams} × 50/s, cluster", streams, coordinator=True) for streams in (32, 256)]
+CLUSTER = [Load(f"{streams} × 50/s, cluster", streams, coordinator=True) for streams in (32, 128)]
 """For one coordinator and a cluster of two."""
 
 QUICK_CLUSTER = [Load("8 × 50/s, cluster", 8, events=25, coordinator=True)]
