@@ -45,6 +45,7 @@ from provider_agent.coordinator.settings import (
     is_wildcard,
     listen_hosts,
 )
+from provider_agent.coordinator.status import StatusPage
 from provider_agent.event_log import EventLogger
 from provider_agent.http_server_log import http_logger
 from provider_agent.protocol.auth import canonical_authority
@@ -91,6 +92,7 @@ class Coordinator:
     ) -> None:
         self.settings = settings or CoordinatorSettings()
         check_settings(self.settings)
+        self._clock = clock
         self._port = 0
         self._fleet = Fleet(self.settings, clock)
         self._dispatcher = Dispatcher(self._fleet, self.settings, clock)
@@ -191,6 +193,11 @@ class Coordinator:
         """The state of this coordinator in its cluster; None if it is in none."""
         return None if self._cluster is None else self._cluster.member
 
+    @property
+    def nats_server(self) -> str:
+        """The NATS server of the connection, without user and password; "" if there is none."""
+        return "" if self._cluster is None else self._cluster.server
+
     def _cluster_snapshot(self) -> ClusterSnapshot | None:
         return None if self._cluster is None else self._cluster.member.describe()
 
@@ -219,6 +226,7 @@ class Coordinator:
         )
         app.on_response_prepare.append(close_after_response)
         self._http_api.add_routes(app.router)
+        StatusPage(self, self._http_api, self._clock).add_to(app.router)
         app.router.add_get(CONNECT_PATH, self._agent_endpoint.connect)
         # Without cancellation a handler notices a disconnected client only when it writes.
         runner = web.AppRunner(

@@ -100,6 +100,11 @@ class ClusterBus:
     def __repr__(self) -> str:
         return f"<ClusterBus {self._base} {self.member!r}>"
 
+    @property
+    def server(self) -> str:
+        """The NATS server of the connection, without user and password; "" if there is none."""
+        return self._client.server
+
     async def start(self) -> None:
         """Connect in the background: until NATS can be reached, the coordinator is alone."""
         for name, work in (

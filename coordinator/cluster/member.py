@@ -128,7 +128,7 @@ class ClusterMember:
                 coordinator=peer.hex(),
                 agents=len(agents),
                 models=len({model for agent in agents for model in agent.offers.models}),
-                silence_s=self.view.silence_s(peer),
+                silence_s=round(self.view.silence_s(peer), 1),
                 sent_jobs=sent[peer],
                 received_jobs=received[peer],
             )

@@ -90,7 +90,7 @@ class HttpApi:
             router.add_post(operation.path, self._operation_handler(operation))
         router.add_get(MODELS_PATH, self._models)
         router.add_get(MODELS_PATH + "/{model_id:.+}", self._model)
-        StatusRoutes(self._not_ready, self._deny_in_openai_format, self._metrics).add_to(router)
+        StatusRoutes(self.why_not_ready, self.deny_in_openai_format, self._metrics).add_to(router)
 
     @property
     def running(self) -> int:
@@ -214,7 +214,8 @@ class HttpApi:
         )
         return await handler.run()
 
-    def _not_ready(self) -> str:
+    def why_not_ready(self) -> str:
+        """Return why requests cannot be served now; "" if they can."""
         if self._stopping:
             return "the coordinator is stopping"
         reason, cluster = self._fleet.why_not_ready(), self._cluster()
@@ -246,7 +247,8 @@ class HttpApi:
             cluster_received_jobs=cluster.received_jobs,
         )
 
-    def _deny_in_openai_format(self, request: web.Request) -> web.Response | None:
+    def deny_in_openai_format(self, request: web.Request) -> web.Response | None:
+        """Return the response to a request without access; None if it has access."""
         return self._deny(request, WireFormat.OPENAI)
 
     async def _models(self, request: web.Request) -> web.StreamResponse:

@@ -24,7 +24,7 @@ Clients:    the OpenAI API and the Anthropic API, with this address as the base 
             GET /v1/models
 {"".join(f"            POST {operation.path}{chr(10)}" for operation in Operation)}\
 Agents:     WebSocket {CONNECT_PATH}
-Operators:  GET /livez, /readyz and /metrics
+Operators:  GET /livez, /readyz, /metrics and /status
 """
 
 

@@ -124,7 +124,7 @@ async def test_agent_and_client_connect_through_the_documented_proxy(
 
 
 async def check_client(url: str, authority: CertificateAuthority) -> None:
-    """Send a streamed request, and one for the metrics, which are not public."""
+    """Send a streamed request, and some for what is not public."""
     context = ssl.create_default_context(cafile=authority.file)
     headers = {"Authorization": "Bearer key"}
     async with aiohttp.ClientSession(url, headers=headers) as client:
@@ -132,5 +132,6 @@ async def check_client(url: str, authority: CertificateAuthority) -> None:
             body = await response.text()
             assert response.status == 200, body
             assert body.rstrip().endswith("data: [DONE]")
-        async with client.get("/metrics", ssl=context) as response:
-            assert response.status == 404
+        for path in ("/metrics", "/status"):
+            async with client.get(path, ssl=context) as response:
+                assert response.status == 404
