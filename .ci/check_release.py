@@ -1,15 +1,16 @@
 """Compare a release's tag with the versions and the changelog; print the changelog's section.
 
 `python .ci/check_release.py v1.2.3` exits with 1 and one line per mistake unless `pyproject.toml`,
-the Helm chart and `CHANGELOG.md` belong to this version. It needs only Python.
+the Helm charts and `CHANGELOG.md` belong to this version. It needs only Python.
 """
 
+import itertools
 import re
 import sys
 import tomllib
 from pathlib import Path
 
-CHART = "deploy/helm/provider-agent/Chart.yaml"
+CHARTS = ("deploy/helm/provider-agent/Chart.yaml", "deploy/helm/coordinator/Chart.yaml")
 
 
 def section(changelog: str, version: str) -> tuple[str, str] | None:
@@ -28,12 +29,12 @@ def mistakes(root: Path, tag: str) -> list[str]:
     found = []
     if tag != f"v{version}":
         found.append(f"the tag is {tag}, but pyproject.toml has the version {version}")
-    chart = (root / CHART).read_text(encoding="utf-8")
-    for key in ("version", "appVersion"):
+    for name, key in itertools.product(CHARTS, ("version", "appVersion")):
+        chart = (root / name).read_text(encoding="utf-8")
         if (line := re.search(rf'(?m)^{key}: "?([^"\n]+)"?$', chart)) is None:
-            found.append(f"{CHART}: no {key}")
+            found.append(f"{name}: no {key}")
         elif line[1] != version:
-            found.append(f"{CHART}: {key} is {line[1]}, not {version}")
+            found.append(f"{name}: {key} is {line[1]}, not {version}")
     entry = section((root / "CHANGELOG.md").read_text(encoding="utf-8"), version)
     if entry is None:
         found.append(f"CHANGELOG.md: no section ## [{version}] - YYYY-MM-DD")

@@ -11,6 +11,7 @@ SCRIPT = Path(__file__).parents[3] / ".ci" / "check_release.py"
 FILES = {
     "pyproject.toml": '[project]\nname = "x"\nversion = "1.2.3"\n',
     "deploy/helm/provider-agent/Chart.yaml": 'version: 1.2.3\nappVersion: "1.2.3"\n',
+    "deploy/helm/coordinator/Chart.yaml": 'version: 1.2.3\nappVersion: "1.2.3"\n',
     "CHANGELOG.md": (
         "# Changelog\n\n## [Unreleased]\n\n## [1.2.3] - 2026-11-30\n\n### Fixed\n\n- A bug.\n\n"
         "## [1.2.2] - 2026-11-01\n\n- Old.\n"
@@ -48,6 +49,7 @@ def test_a_complete_release_prints_its_section_of_the_changelog(tree: Path) -> N
         ("deploy/helm/provider-agent/Chart.yaml", "version: 1.2.3", "version: 1", "version is 1,"),
         ("deploy/helm/provider-agent/Chart.yaml", '"1.2.3"', '"2"', "appVersion is 2,"),
         ("deploy/helm/provider-agent/Chart.yaml", "appVersion", "app", "no appVersion"),
+        ("deploy/helm/coordinator/Chart.yaml", "version: 1.2.3", "version: 1", "version is 1,"),
         ("CHANGELOG.md", "[1.2.3]", "[1.2.30]", "no section ## [1.2.3] - YYYY-MM-DD"),
         ("CHANGELOG.md", " - 2026-11-30", "", "the section of 1.2.3 has no date"),
         ("CHANGELOG.md", "### Fixed\n\n- A bug.\n\n", "", "the section of 1.2.3 is empty"),
