@@ -192,8 +192,9 @@ async def test_clients_are_answered_whichever_coordinator_has_the_agent(tmp_path
             while not await running.has_answered(name):
                 await ask(client, agent)
 
-        async with client.get("/metrics") as response:
-            assert response.status == 404
+        for path in ("/metrics", "/status"):
+            async with client.get(path) as response:
+                assert response.status == 404
 
 
 async def test_without_an_agent_the_coordinator_says_why(tmp_path: Path) -> None:

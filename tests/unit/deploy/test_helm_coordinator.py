@@ -52,6 +52,7 @@ CASES: dict[str, dict[str, Any]] = {
             "prefix": "team",
             "credentialsSecret": "creds",
             "caSecret": "ca",
+            "certificateSecret": "certificate",
         },
     },
     "everything else": {
@@ -91,7 +92,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "password": ({**MINIMUM, "cluster": {"urls": ["nats://a:b@c"]}}, "use cluster.existingSecret"),
     "credentials without NATS": (
         {**MINIMUM, "replicas": 1, "cluster": {"credentialsSecret": "x"}},
-        "need cluster.urls",
+        "need cluster.urls or",
     ),
     "option of the chart": (
         {**MINIMUM, "extraArgs": ["--drain-timeout=9"]},
@@ -178,7 +179,8 @@ def test_the_coordinator_accepts_its_options(objects: Objects) -> None:
     assert (parsed["host"], parsed["port"]) == ("0.0.0.0", 8700)
     assert "ai.example" in parsed["authorities"]
     mounts = {mount["mountPath"] for mount in container(objects)["volumeMounts"]}
-    files = ("api_keys", "enrollment_codes", "cluster_credentials", "cluster_ca")
+    files = [name for name in parsed if name.endswith(("_keys", "_codes"))]
+    files += ["cluster_credentials", "cluster_ca", "cluster_cert", "cluster_key"]
     assert {str(parsed[name].parent) for name in files if parsed[name]} == mounts
 
 

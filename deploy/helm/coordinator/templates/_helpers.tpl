@@ -55,8 +55,8 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if and (not $cluster) (gt (int .Values.replicas) 1) }}
 {{- fail "several coordinators need NATS: set cluster.urls or cluster.existingSecret" }}
 {{- end }}
-{{- if and (not $cluster) (or .Values.cluster.credentialsSecret .Values.cluster.caSecret) }}
-{{- fail "cluster.credentialsSecret and cluster.caSecret need cluster.urls or cluster.existingSecret" }}
+{{- if and (not $cluster) (or .Values.cluster.credentialsSecret .Values.cluster.caSecret .Values.cluster.certificateSecret) }}
+{{- fail "Secrets of cluster need cluster.urls or cluster.existingSecret" }}
 {{- end }}
 {{- range .Values.cluster.urls }}
 {{- if contains "@" . }}
