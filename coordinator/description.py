@@ -44,11 +44,10 @@ def describe(
 
 
 def _cluster(cluster: ClusterSettings | None) -> list[str]:
-    """Return what connects the coordinator to others, without URLs: they may contain passwords."""
+    """Return what connects the coordinator to others, without passwords."""
     if cluster is None:
         return []
-    servers = "1 NATS server" if len(cluster.urls) == 1 else f"{len(cluster.urls)} NATS servers"
-    lines = [f"  cluster  {cluster.prefix}, through {servers}"]
+    lines = [f"  cluster  {cluster.prefix}, through {', '.join(cluster.servers)}"]
     if any(url.startswith(("nats:", "ws:")) and _is_remote(url) for url in cluster.urls):
         lines.append(
             "  WARNING: prompts and answers may cross the network to NATS unencrypted; give "

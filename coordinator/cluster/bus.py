@@ -19,6 +19,7 @@ from provider_agent.coordinator.cluster.member import ClusterMember
 from provider_agent.coordinator.cluster.messages import VERSION, MalformedPeerMessage
 from provider_agent.coordinator.cluster.nats_client import NatsClient, describe_error
 from provider_agent.coordinator.cluster.settings import ClusterSettings
+from provider_agent.coordinator.cluster.view import SILENT_INTERVALS
 from provider_agent.coordinator.connections.limited_log import LimitedLog
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.event_log import EventLogger
@@ -86,6 +87,8 @@ class ClusterBus:
         self._idle = asyncio.Event()
         self._log = LimitedLog(log, clock)
         self._client = NatsClient(cluster)
+        self._may_be_isolated = True
+        self._intervals_alone = 0
         self._tasks: list[asyncio.Task[None]] = []
         self.member = ClusterMember(
             own_id,
@@ -215,7 +218,12 @@ class ClusterBus:
         return on_message
 
     async def _on_connected(self) -> None:
-        log.info("cluster connected", coordinator=self.member.own_id.hex())
+        log.info(
+            "cluster connected",
+            coordinator=self.member.own_id.hex(),
+            prefix=self._cluster.prefix,
+            server=self.server,
+        )
         # The others ignore jobs of a coordinator of which they have no snapshot.
         await self._publish_snapshot()
         self.member.set_connected(True)
@@ -258,6 +266,18 @@ class ClusterBus:
             peer, message = next_message
             await self._publish(f"to.{peer.hex()}", message)
 
+    def _report_isolation(self) -> None:
+        """Log once if no other coordinator was found: a mistyped prefix is another cluster."""
+        if len(self.member.view):
+            self._may_be_isolated = False
+        if not (self._may_be_isolated and self.member.is_connected):
+            return
+        self._intervals_alone += 1
+        if self._intervals_alone > SILENT_INTERVALS:
+            self._may_be_isolated = False
+            cluster = self._cluster
+            log.info("no other coordinator found", prefix=cluster.prefix, servers=cluster.servers)
+
     async def _publish_snapshots(self) -> None:
         """Publish a snapshot at each interval and soon after a change."""
         loop = asyncio.get_running_loop()
@@ -266,6 +286,7 @@ class ClusterBus:
             self._snapshot_due.clear()
             if loop.time() >= tick_at:
                 self.member.tick()
+                self._report_isolation()
                 tick_at = loop.time() + self._cluster.interval_s
             started_at = loop.time()
             if self.member.is_connected:

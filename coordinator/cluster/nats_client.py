@@ -7,7 +7,7 @@ from nats.aio.client import Client, Srv
 from nats.errors import Error as NatsError
 
 from provider_agent.coordinator.cluster.credentials import Credentials, read_credentials
-from provider_agent.coordinator.cluster.settings import ClusterSettings
+from provider_agent.coordinator.cluster.settings import ClusterSettings, without_user
 from provider_agent.coordinator.cluster.tls_files import tls_context
 from provider_agent.coordinator.exceptions import SettingsError
 from provider_agent.protocol.field_values import to_line
@@ -33,7 +33,7 @@ class NatsClient(Client):
     def server(self) -> str:
         """The server of the connection, such as `nats://host:4222`, without user and password."""
         url = self.connected_url
-        return "" if url is None else f"{url.scheme}://{url.netloc.rpartition('@')[2]}"
+        return "" if url is None else without_user(url.geturl())
 
     def discard_pending(self) -> None:
         """Forget what is not sent: `close` would wait without a limit until NATS accepts it."""

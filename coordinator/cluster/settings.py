@@ -43,7 +43,18 @@ class ClusterSettings(Struct, frozen=True, kw_only=True):
     interval_s: float = INTERVAL_S
 
     def __repr__(self) -> str:
-        return f"<ClusterSettings servers={len(self.urls)} prefix={self.prefix!r}>"
+        return f"<ClusterSettings servers={self.servers} prefix={self.prefix!r}>"
+
+    @property
+    def servers(self) -> list[str]:
+        """The URLs without user and password, for logs."""
+        return [without_user(url) for url in self.urls]
+
+
+def without_user(url: str) -> str:
+    """Return scheme, host and port of a URL, without user, password and token."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 def check_cluster(settings: ClusterSettings) -> None:

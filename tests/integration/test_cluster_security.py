@@ -1,6 +1,7 @@
 """How coordinators authenticate at a real NATS server, and what the server refuses."""
 
 import asyncio
+import logging
 import re
 import time
 from collections.abc import Callable, Coroutine
@@ -13,6 +14,7 @@ from nats.aio.client import Client
 
 from provider_agent.coordinator.cluster.member import ClusterMember
 from provider_agent.coordinator.cluster.settings import ClusterSettings
+from provider_agent.coordinator.cluster.view import SILENT_INTERVALS
 from provider_agent.coordinator.server import Coordinator
 from tests.kit.certificates import CertificateAuthority
 from tests.kit.cluster_harness import INTERVAL_S, member_of, wait_until
@@ -203,3 +205,26 @@ async def _receives_no_snapshot(server: NatsServer, member: ClusterMember) -> No
     await other.publish("own.subject", b"")
     assert (await everything.next_msg(timeout=30)).subject == "own.subject"
     await other.close()
+
+
+async def test_coordinator_with_a_mistyped_prefix_reports_that_it_is_alone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    # It was alone in a cluster of its own, and nothing said so.
+    caplog.set_level(logging.INFO)
+    async with nats_server("--user", "u", "--pass", "secret") as server:
+        url = server.url.replace("//", "//u:secret@")
+        async with (
+            _coordinator(url) as one,
+            _coordinator(url) as two,
+            _coordinator(url, prefix="provider-agnet") as alone,
+        ):
+            await wait_until(lambda: len(member_of(one).view) == 1 == len(member_of(two).view))
+            await wait_until(lambda: "no other coordinator found" in caplog.messages)
+            revision = member_of(alone).revision
+            await wait_until(lambda: member_of(alone).revision > revision + SILENT_INTERVALS)
+    [reported] = (r for r in caplog.records if r.message == "no other coordinator found")
+    assert vars(reported)["fields"] == {"prefix": "provider-agnet", "servers": [server.url]}
+    connected = [vars(r)["fields"] for r in caplog.records if r.message == "cluster connected"]
+    assert {fields["prefix"] for fields in connected} == {"provider-agent", "provider-agnet"}
+    assert {fields["server"] for fields in connected} == {server.url}

@@ -87,10 +87,10 @@ async def test_open_coordinator_behind_a_proxy_warns(opened: dict[str, tuple[str
 
 
 def test_cluster_is_described_without_passwords() -> None:
-    cluster = ClusterSettings(urls=("nats://u:secret@one", "nats://u:secret@two"), prefix="fleet")
+    cluster = ClusterSettings(urls=("nats://u:secret@one:1", "tls://secret@[::1]"), prefix="fleet")
     coordinator = Coordinator(CoordinatorSettings(cluster=cluster))
     text = "\n".join(describe(coordinator))
-    assert "  cluster  fleet, through 2 NATS servers" in text
+    assert "  cluster  fleet, through nats://one:1, tls://[::1]" in text
     assert "secret" not in text
 
 
