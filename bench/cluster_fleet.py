@@ -89,10 +89,11 @@ class _Phases:
         )
         _say("coordinators run")
         await asyncio.sleep(SETTLE_S)
-        empty = self._coordinators.memory()
+        empty, before_s = self._coordinators.memory(), self._coordinators.cpu_s()
         async with _tasks(agent.run() for agent in self._agents):
             connected_s, known_s = await self._wait_until_known()
             _say(f"all agents are known after {known_s:.1f} s")
+            start_s = self._coordinators.cpu_s()
             own = await self._own_agents()
             await asyncio.sleep(SETTLE_S)
             idle = await self._usage()
@@ -107,7 +108,14 @@ class _Phases:
                 _say(f"converged {converged_s:.1f} s after the kill")
                 failed_by_kill = self._clients.failed - failed
         processes = [
-            ProcessUsage(name, own.get(name), empty[name], idle.of(name), busy.of(name))
+            ProcessUsage(
+                name=name,
+                agents=own.get(name),
+                start_cpu_s=start_s[name] - before_s[name],
+                empty_bytes=empty[name],
+                idle=idle.of(name),
+                busy=busy.of(name),
+            )
             for name in empty
         ]
         return FleetResult(

@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Self
 
@@ -138,15 +138,14 @@ class Coordinators:
         """The resident bytes of each process."""
         return {name: resident_bytes(pid) for name, pid in self.pids().items()}
 
+    def cpu_s(self) -> dict[str, float]:
+        """The CPU time of each process so far, in seconds."""
+        return {name: cpu_ns(pid) / 1e9 for name, pid in self.pids().items()}
+
     async def cpu_shares(self, seconds: float) -> dict[str, float]:
         """The share of a core that each process uses during the next `seconds`."""
-        loop, pids = asyncio.get_running_loop(), self.pids()
-        began_s, before_ns = loop.time(), _cpu_of(pids.values())
+        loop = asyncio.get_running_loop()
+        began_s, before_s = loop.time(), self.cpu_s()
         await asyncio.sleep(seconds)
-        lasted_ns, after_ns = (loop.time() - began_s) * 1e9, _cpu_of(pids.values())
-        used = zip(pids, before_ns, after_ns, strict=True)
-        return {name: (after - before) / lasted_ns for name, before, after in used}
-
-
-def _cpu_of(pids: Iterable[int]) -> list[int]:
-    return [cpu_ns(pid) for pid in pids]
+        lasted_s, after_s = loop.time() - began_s, self.cpu_s()
+        return {name: (after_s[name] - before_s[name]) / lasted_s for name in before_s}

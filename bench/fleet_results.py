@@ -20,12 +20,13 @@ class Usage(Struct, frozen=True):
     resident_bytes: int
 
 
-class ProcessUsage(Struct, frozen=True):
+class ProcessUsage(Struct, frozen=True, kw_only=True):
     """One process.
 
     Attributes:
         name: the coordinator's number, or "NATS".
         agents: the agents that are connected to it; None for NATS.
+        start_cpu_s: CPU time until all coordinators knew all agents, in seconds.
         empty_bytes: resident memory before the first agent.
         idle: with all agents, without jobs.
         busy: with jobs.
@@ -33,6 +34,7 @@ class ProcessUsage(Struct, frozen=True):
 
     name: str
     agents: int | None
+    start_cpu_s: float
     empty_bytes: int
     idle: Usage
     busy: Usage
@@ -78,6 +80,7 @@ COLUMNS: Final = (
     "MB, without agents",
     "MB, idle",
     "MB, with jobs",
+    "CPU s, start",
     "CPU, idle",
     "CPU, with jobs",
 )
@@ -93,6 +96,7 @@ def rows(result: FleetResult) -> Iterable[list[str]]:
             _mb(process.empty_bytes),
             _mb(process.idle.resident_bytes),
             _mb(process.busy.resident_bytes),
+            f"{process.start_cpu_s:.2f}",
             f"{process.idle.cpu:.1%}",
             f"{process.busy.cpu:.1%}",
         ]

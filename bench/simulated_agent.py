@@ -81,9 +81,11 @@ class SimulatedAgent:
         choose_port: returns the loopback port of a coordinator, as a load balancer would.
         dialing: limits how many agents dial at once.
         response: the answer to every job.
+        jitter: returns a random number between two others.
 
     Attributes:
         connected: whether the current connection has a `Welcome`.
+        welcomes: how often the agent has connected.
         jobs: the responses that the coordinator has not acknowledged to the end.
     """
 
@@ -93,13 +95,16 @@ class SimulatedAgent:
         choose_port: Callable[[], int],
         dialing: asyncio.Semaphore,
         response: Response,
+        jitter: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self.connected = False
+        self.welcomes = 0
         self.jobs: dict[bytes, SendStream] = {}
         self._models = models
         self._choose_port = choose_port
         self._dialing = dialing
         self._response = response
+        self._jitter = jitter
         self._key = Ed25519PrivateKey.generate()
         self._public_key = self._key.public_key().public_bytes_raw()
         self._instance_id = self._public_key.hex()[:16]
@@ -136,10 +141,15 @@ class SimulatedAgent:
                     await self._connect()
                 longest_s = FIRST_WAIT_S if self.connected else NEXT_WAIT_S
                 self.connected, self._socket = False, None
-                await asyncio.sleep(random.uniform(0, longest_s))
+                await asyncio.sleep(self._jitter(0, longest_s))
         finally:
             for answer in self._answers.values():
                 answer.cancel()
+
+    def lose_link(self) -> None:
+        """Abort the connection, as a network failure would."""
+        if self._socket is not None:
+            self._socket.transport.abort()
 
     async def _connect(self) -> None:
         """Connect, and stay connected until the connection is lost."""
@@ -203,6 +213,7 @@ class SimulatedAgent:
 
     async def _on_welcome(self, welcome: Welcome) -> None:
         self.connected, self._session_id = True, welcome.session_id
+        self.welcomes += 1
         resumed = {job.job_id: job for job in welcome.resumed if not job.ended}
         await self._send([self._capabilities(), self._heartbeat()])
         for job_id, job in list(self.jobs.items()):

@@ -14,8 +14,22 @@ RESULT = FleetResult(
     streams=32,
     rate=20.0,
     processes=[
-        ProcessUsage("1", 510, 56 * MIB, Usage(0.015, 60 * MIB), Usage(0.25, 64 * MIB)),
-        ProcessUsage("NATS", None, 14 * MIB, Usage(0.001, 15 * MIB), Usage(0.04, 16 * MIB)),
+        ProcessUsage(
+            name="1",
+            agents=510,
+            start_cpu_s=0.75,
+            empty_bytes=56 * MIB,
+            idle=Usage(0.015, 60 * MIB),
+            busy=Usage(0.25, 64 * MIB),
+        ),
+        ProcessUsage(
+            name="NATS",
+            agents=None,
+            start_cpu_s=0.02,
+            empty_bytes=14 * MIB,
+            idle=Usage(0.001, 15 * MIB),
+            busy=Usage(0.04, 16 * MIB),
+        ),
     ],
     connected_s=1.25,
     known_s=2.5,
@@ -60,7 +74,7 @@ def test_each_process_has_a_row() -> None:
     first, nats = (dict(zip(COLUMNS, row, strict=True)) for row in rows(RESULT))
     assert first["process"] == "coordinator 1"
     assert first["own agents"] == "510"
-    assert [first[name] for name in COLUMNS[2:]] == ["56", "60", "64", "1.5%", "25.0%"]
+    assert [first[name] for name in COLUMNS[2:]] == ["56", "60", "64", "0.75", "1.5%", "25.0%"]
     assert (nats["process"], nats["own agents"]) == ("NATS", "–")
 
 
@@ -80,6 +94,6 @@ def test_the_documented_table_is_replaced(tmp_path: Path) -> None:
     write_fleet(Machine(2, 0.25, "3.11.7", "6.1", "May 2026"), RESULT, tmp_path)
     text = page.read_text()
     assert text.startswith(f"{begin}\n2 cores, loopback, Python 3.11.7; May 2026.")
-    assert "\n| coordinator 1 | 510 | 56 | 60 | 64 | 1.5% | 25.0% |\n" in text
+    assert "\n| coordinator 1 | 510 | 56 | 60 | 64 | 0.75 | 1.5% | 25.0% |\n" in text
     assert text.endswith(f"requests failed.\n\n{end}")
     assert "old" not in text
