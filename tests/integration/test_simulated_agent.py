@@ -5,14 +5,17 @@ import contextlib
 from collections.abc import AsyncIterator
 
 import aiohttp
+from msgspec.structs import replace
 
 from bench.fleet_clients import FleetClients
 from bench.simulated_agent import EVENT, Response, SimulatedAgent
 from provider_agent.coordinator.server import Coordinator
+from provider_agent.protocol.limits import MIN_WINDOW_BYTES
 from tests.kit.cluster_harness import wait_until
 from tests.kit.coordinator_harness import NO_HEARTBEATS, NO_TIMEOUT
 
-BIG = Response(events=10_000, interval_s=0.0)
+SETTINGS = replace(NO_HEARTBEATS, window_bytes=MIN_WINDOW_BYTES)
+BIG = Response(events=4 * MIN_WINDOW_BYTES // len(EVENT), interval_s=0.0)
 """More than a window, so that the agent has to wait for acknowledgements."""
 
 
@@ -20,7 +23,7 @@ BIG = Response(events=10_000, interval_s=0.0)
 async def connected(response: Response) -> AsyncIterator[tuple[SimulatedAgent, FleetClients]]:
     """Run a coordinator and an agent; return when a request can be answered."""
     async with (
-        Coordinator(NO_HEARTBEATS) as coordinator,
+        Coordinator(SETTINGS) as coordinator,
         aiohttp.ClientSession(timeout=NO_TIMEOUT) as session,
     ):
 
@@ -56,7 +59,9 @@ async def test_every_byte_of_a_response_larger_than_the_window_arrives() -> None
 async def test_a_response_continues_after_the_link_was_lost() -> None:
     async with connected(BIG) as (agent, clients):
         asking = asyncio.create_task(answers(clients, 1))
-        await wait_until(lambda: any(job.acked > len(EVENT) for job in agent.jobs.values()))
+        # Checked in each iteration of the loop: the response must not end before the next check.
+        while not any(job.acked for job in agent.jobs.values()):  # noqa: ASYNC110
+            await asyncio.sleep(0)
         agent.lose_link()
         await asking
         assert agent.welcomes == 2
