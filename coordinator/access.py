@@ -28,7 +28,7 @@ class SecretSet:
     __slots__ = ("_digests",)
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        self._digests = tuple(sorted({_digest(secret) for secret in secrets}))
+        self._digests = tuple(sorted({digest_of(secret) for secret in secrets}))
 
     def __repr__(self) -> str:
         return f"<SecretSet of {len(self._digests)}>"
@@ -36,16 +36,22 @@ class SecretSet:
     def __len__(self) -> int:
         return len(self._digests)
 
+    @property
+    def digests(self) -> tuple[bytes, ...]:
+        """The SHA-256 digests of the secrets."""
+        return self._digests
+
     def holds(self, presented: str) -> bool:
         """Whether `presented` is one of the secrets, in constant time."""
-        digest = _digest(presented)
+        digest = digest_of(presented)
         found = False
         for known in self._digests:
             found |= hmac.compare_digest(known, digest)
         return found
 
 
-def _digest(secret: str) -> bytes:
+def digest_of(secret: str) -> bytes:
+    """Return the SHA-256 digest of a secret."""
     return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest()
 
 

@@ -123,6 +123,18 @@ def _count(setting: str) -> click.IntRange:
     help="How long a request waits for room.",
 )
 @click.option(
+    "--max-requests-per-minute",
+    type=_count("max_requests_per_minute"),
+    metavar="COUNT",
+    help="The most requests of each API key per minute, over the whole cluster.",
+)
+@click.option(
+    "--max-tokens-per-minute",
+    type=_count("max_tokens_per_minute"),
+    metavar="COUNT",
+    help="The most input and output tokens of each API key per minute, over the whole cluster.",
+)
+@click.option(
     "--max-connections",
     default=DEFAULTS.max_connections,
     show_default=True,
@@ -195,6 +207,8 @@ def command(
     drain_timeout: float,
     max_queued: int,
     queue_timeout: float,
+    max_requests_per_minute: int | None,
+    max_tokens_per_minute: int | None,
     max_connections: int,
     max_request_memory: int | None,
     trusted_proxies: tuple[str, ...],
@@ -228,6 +242,8 @@ def command(
             drain_s=drain_timeout,
             max_queued=max_queued,
             queue_s=queue_timeout,
+            max_requests_per_minute=max_requests_per_minute,
+            max_tokens_per_minute=max_tokens_per_minute,
             max_connections=max_connections,
             max_held_request_bytes=_request_memory(max_request_memory),
             trusted_proxies=trusted_proxies,

@@ -24,6 +24,8 @@ class Reason(StrEnum):
     # The request was not accepted.
     TOO_MANY_REQUESTS = "too_many_requests"
     NO_MEMORY = "no_memory"
+    REQUEST_LIMIT = "request_limit"
+    TOKEN_LIMIT = "token_limit"  # noqa: S105 - no secret
     COMPRESSED_BODY = "compressed_body"
     CONTENT_TYPE = "content_type"
     BODY_TOO_LARGE = "body_too_large"

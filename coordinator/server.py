@@ -38,6 +38,7 @@ from provider_agent.coordinator.exceptions import CannotListen, SettingsError
 from provider_agent.coordinator.http.api import HttpApi
 from provider_agent.coordinator.http.counters import Counters
 from provider_agent.coordinator.http.http_errors import render_http_errors
+from provider_agent.coordinator.http.key_limit_check import new_key_limits
 from provider_agent.coordinator.settings import (
     CoordinatorSettings,
     accepted_authorities,
@@ -99,12 +100,14 @@ class Coordinator:
         self._connections = ConnectionLimits[GuardedConnection](
             connection_caps(self.settings), self.settings.max_held_request_bytes
         )
+        self._key_limits = new_key_limits(self.settings, clock)
         self._http_api = HttpApi(
             self.settings,
             self._fleet,
             self._dispatcher,
             self._connections,
             cluster=self._cluster_snapshot,
+            key_limits=self._key_limits,
             clock=clock,
             random_bytes=random_bytes,
         )
@@ -130,7 +133,12 @@ class Coordinator:
             ) from error
 
         return ClusterBus(
-            self._fleet, settings, settings.cluster, own_id=random_bytes(16), clock=clock
+            self._fleet,
+            settings,
+            settings.cluster,
+            own_id=random_bytes(16),
+            clock=clock,
+            key_limits=self._key_limits,
         )
 
     def __repr__(self) -> str:

@@ -51,6 +51,8 @@ RANGES: Final[dict[str, tuple[float, float]]] = {
     "max_agents": (1, _MANY),
     "max_attempts": (1, 100),
     "max_price": (0, 1e9),
+    "max_requests_per_minute": (1, _MANY),
+    "max_tokens_per_minute": (1, 10**9),
     "max_connections": (1, _MANY),
     "max_unauthenticated": (1, _MANY),
     "max_unauthenticated_per_address": (1, _MANY),
@@ -113,6 +115,11 @@ class CoordinatorSettings(Struct, frozen=True, kw_only=True):
             room for it does not count.
         max_price: the highest input or output price of a model that receives jobs, in US dollars
             per million tokens; None for no limit.
+        max_requests_per_minute: requests of each API key in any minute, over the whole cluster;
+            additional requests receive 429. None for no limit. Without `api_keys`, the limit is
+            that of all clients together.
+        max_tokens_per_minute: the same for input and output tokens, which count at the end of a
+            request.
         max_connections: open connections of clients and agents; fewer if the limit of open files is
             lower. Additional connections are closed at once.
         max_unauthenticated: connections whose peer has neither sent a request with a valid key nor
@@ -151,6 +158,8 @@ class CoordinatorSettings(Struct, frozen=True, kw_only=True):
     max_agents: int = 1024
     max_attempts: int = 3
     max_price: float | None = None
+    max_requests_per_minute: int | None = None
+    max_tokens_per_minute: int | None = None
     max_connections: int = 4096
     max_unauthenticated: int = 1024
     max_unauthenticated_per_address: int = 256

@@ -1,9 +1,10 @@
 """Connects a `ClusterMember` to the other coordinators through NATS.
 
-Below the prefix and the version of the messages there are two kinds of subjects: `agents`, where
-every coordinator publishes its snapshots, and `to.ID`, which only the coordinator with that id
-reads. One task writes: one message per receiver and wake-up. It takes frames from the member only
-while NATS accepts them, so a slow connection fills the windows of the jobs, and no queue.
+Below the prefix and the version of the messages there are three kinds of subjects: `agents`, where
+every coordinator publishes its snapshots, `usage`, where it reports the usage of API keys if they
+have limits, and `to.ID`, which only the coordinator with that id reads. One task writes: one
+message per receiver and wake-up. It takes frames from the member only while NATS accepts them, so a
+slow connection fills the windows of the jobs, and no queue.
 """
 
 import asyncio
@@ -19,8 +20,10 @@ from provider_agent.coordinator.cluster.member import ClusterMember
 from provider_agent.coordinator.cluster.messages import VERSION, MalformedPeerMessage
 from provider_agent.coordinator.cluster.nats_client import NatsClient, describe_error
 from provider_agent.coordinator.cluster.settings import ClusterSettings
+from provider_agent.coordinator.cluster.usage import REPORTS_PER_INTERVAL, UsageExchange
 from provider_agent.coordinator.cluster.view import SILENT_INTERVALS
 from provider_agent.coordinator.connections.limited_log import LimitedLog
+from provider_agent.coordinator.key_limits import KeyLimits
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.event_log import EventLogger
 from provider_agent.protocol.limits import MIB
@@ -66,6 +69,7 @@ class ClusterBus:
         cluster: how to reach NATS.
         own_id: 16 random bytes.
         clock: monotonic, in seconds.
+        key_limits: the limits of each API key; None for no limit.
 
     Attributes:
         member: the state of this coordinator in the cluster.
@@ -79,6 +83,7 @@ class ClusterBus:
         *,
         own_id: bytes,
         clock: Callable[[], float],
+        key_limits: KeyLimits | None = None,
     ) -> None:
         self._cluster = cluster
         self._base = f"{cluster.prefix}.{VERSION}"
@@ -99,6 +104,9 @@ class ClusterBus:
             wake=self._queued.set,
             snapshot_changed=self._snapshot_due.set,
         )
+        self._usage: UsageExchange | None = None
+        if key_limits is not None:
+            self._usage = UsageExchange(own_id, key_limits, lambda: set(self.member.view))
 
     def __repr__(self) -> str:
         return f"<ClusterBus {self._base} {self.member!r}>"
@@ -114,6 +122,7 @@ class ClusterBus:
             ("cluster connection", self._connect()),
             ("cluster writer", self._write()),
             ("cluster snapshots", self._publish_snapshots()),
+            ("cluster usage", self._publish_usage()),
         ):
             task = asyncio.create_task(work, name=name)
             task.add_done_callback(_log_failure)
@@ -129,6 +138,7 @@ class ClusterBus:
             async with asyncio.timeout(STOP_S):
                 if self.member.is_connected:
                     await self._send_queued()
+                    await self._report_usage()
                     await self._publish_snapshot(leaving=True)
                     await self._client.flush()
         except (TimeoutError, NatsError):
@@ -195,10 +205,13 @@ class ClusterBus:
             closed_cb=on_closed,
         )
         own = f"{self._base}.to.{self.member.own_id.hex()}"
-        for subject, receive in (
-            (own, self.member.receive_batch),
-            (f"{self._base}.agents", self.member.receive_snapshot),
-        ):
+        receivers: dict[str, Callable[[bytes], None]] = {
+            own: self.member.receive_batch,
+            f"{self._base}.agents": self.member.receive_snapshot,
+        }
+        if self._usage is not None:
+            receivers[f"{self._base}.usage"] = self._usage.receive
+        for subject, receive in receivers.items():
             await self._client.subscribe(
                 subject,
                 cb=self._receiver(receive),
@@ -252,6 +265,20 @@ class ClusterBus:
     async def _publish_snapshot(self, *, leaving: bool = False) -> None:
         for message in self.member.snapshot(leaving=leaving):
             await self._publish("agents", message)
+
+    async def _report_usage(self) -> None:
+        if self._usage is not None:
+            for message in self._usage.messages():
+                await self._publish("usage", message)
+
+    async def _publish_usage(self) -> None:
+        """Report several times per interval which API keys were used, if they have limits."""
+        while self._usage is not None:
+            await asyncio.sleep(self._cluster.interval_s / REPORTS_PER_INTERVAL)
+            if self.member.is_connected:
+                await self._report_usage()
+            else:
+                self._usage.disconnected()
 
     async def _write(self) -> None:
         while True:

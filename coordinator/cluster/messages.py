@@ -275,18 +275,19 @@ def decode_batch(message: bytes) -> Batch:
     Raises:
         MalformedPeerMessage: it is invalid or too big.
     """
-    return _decode(_BATCH, message)
+    return decode_as(_BATCH, message)
 
 
 def decode_snapshot(message: bytes) -> Snapshot:
     """Decode a part of a snapshot; raises as `decode_batch` does."""
-    snapshot = _decode(_SNAPSHOT, message)
+    snapshot = decode_as(_SNAPSHOT, message)
     if snapshot.part >= snapshot.parts:
         raise MalformedPeerMessage("a part beyond the last one")
     return snapshot
 
 
-def _decode(decoder: msgspec.msgpack.Decoder[MessageT], message: bytes) -> MessageT:
+def decode_as(decoder: msgspec.msgpack.Decoder[MessageT], message: bytes) -> MessageT:
+    """Decode a message of another coordinator; raises as `decode_batch` does."""
     if len(message) > MAX_MESSAGE_BYTES:
         raise MalformedPeerMessage(f"a message of {len(message)} bytes")
     try:

@@ -19,6 +19,7 @@ from provider_agent.coordinator.http.client_request import ClientRequest, read_c
 from provider_agent.coordinator.http.counters import Counters
 from provider_agent.coordinator.http.http_errors import MODELS_PATH, wire_format_of
 from provider_agent.coordinator.http.job_attempts import JobAttempts
+from provider_agent.coordinator.http.key_limit_check import KeyLimitCheck
 from provider_agent.coordinator.http.metrics import Gauges, Metrics
 from provider_agent.coordinator.http.model_list import render_model, render_models
 from provider_agent.coordinator.http.refusal_log import RefusalLog
@@ -28,6 +29,7 @@ from provider_agent.coordinator.http.request_memory import MemoryShare, RequestM
 from provider_agent.coordinator.http.request_record import DISCONNECTED, RequestRecord
 from provider_agent.coordinator.http.responses import error_response, json_response
 from provider_agent.coordinator.http.status_routes import StatusRoutes
+from provider_agent.coordinator.key_limits import KeyLimits
 from provider_agent.coordinator.reason import Reason
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.protocol.formats import Operation, WireFormat
@@ -42,6 +44,7 @@ class HttpApi:
         dispatcher: sends jobs to agents.
         connections: the open connections, for the metrics.
         cluster: returns the state in the cluster; None if the coordinator is in none.
+        key_limits: the limits of each API key; None for no limit.
         clock: monotonic, in seconds.
         random_bytes: generates job ids.
 
@@ -58,6 +61,7 @@ class HttpApi:
         connections: ConnectionLimits[GuardedConnection],
         *,
         cluster: Callable[[], ClusterSnapshot | None] = lambda: None,
+        key_limits: KeyLimits | None = None,
         clock: Callable[[], float],
         random_bytes: Callable[[int], bytes],
     ) -> None:
@@ -69,6 +73,9 @@ class HttpApi:
         proxies = ProxyNetworks(settings.trusted_proxies)
         self.refusals = RefusalLog(proxies, clock)
         self._key_check = ApiKeyCheck(settings.api_keys, FailedAttempts(clock), proxies)
+        self._limit_check: KeyLimitCheck | None = None
+        if key_limits is not None:
+            self._limit_check = KeyLimitCheck(key_limits, needs_key=not settings.open_to_clients)
         self._random_bytes = random_bytes
         self._connections = connections
         self._cluster = cluster
@@ -123,6 +130,9 @@ class HttpApi:
                 return denied
             record = RequestRecord(operation, self._clock, self._clock())
             refusal = refused_body(request) or self._overload()
+            limit_check = self._limit_check
+            if limit_check is not None and refusal is None:
+                refusal = limit_check.refusal(request, record)
             self._running += 1
             self._idle.clear()
             try:
@@ -136,6 +146,8 @@ class HttpApi:
                     record.failed(error_of_reason(Reason.COORDINATOR_STOPPING))
                 record.log(ended_at)
                 self._metrics.request_ended(record, ended_at)
+                if limit_check is not None:
+                    limit_check.request_ended(record)
 
         return handle
 

@@ -1,13 +1,12 @@
 """Checks the API keys of clients, and slows down guesses."""
 
-import hashlib
 import math
 from http import HTTPStatus
 from typing import Final
 
 from aiohttp import hdrs, web
 
-from provider_agent.coordinator.access import SecretSet
+from provider_agent.coordinator.access import SecretSet, digest_of
 from provider_agent.coordinator.connections.client_address import ProxyNetworks, client_address
 from provider_agent.coordinator.connections.failed_attempts import FailedAttempts, network_of
 from provider_agent.coordinator.connections.guarded_connection import connection_of
@@ -61,8 +60,7 @@ class ApiKeyCheck:
         if not key:
             return _UNAUTHORIZED
         address = client_address(request, self._proxies)
-        digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
-        entry = (network_of(address), digest)
+        entry = (network_of(address), digest_of(key))
         if entry in self._valid:
             self._valid[entry] = self._valid.pop(entry)  # the latest is forgotten last
             return None

@@ -87,6 +87,10 @@ _BY_STATUS_AND_CODE: Final = {
         Reason.NOT_OFFERED: "The model `{model}` is not offered by any connected provider{detail}.",
         Reason.UNROUTABLE: "The model `{model}` is offered, but receives no requests: {detail}",
     },
+    (429, "rate_limit_exceeded"): {
+        Reason.REQUEST_LIMIT: "The limit of {detail} requests per minute is used up.",
+        Reason.TOKEN_LIMIT: "The limit of {detail} tokens per minute is used up.",
+    },
     (502, Reason.PROVIDER_LOST): {
         Reason.PROVIDER_LOST: "The connection to the provider that ran the request was lost.",
     },
@@ -156,7 +160,7 @@ def error_of_reason(
         reason: the cause.
         model_id: the requested model.
         operation: the requested operation.
-        detail: why the model is unroutable, which models are offered, or the limit of the body.
+        detail: why the model is unroutable, which models are offered, or the limit.
     """
     status, code, template = _BY_REASON[reason]
     name = f"{operation.wire_format} {operation}"

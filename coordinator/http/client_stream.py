@@ -41,6 +41,9 @@ class ClientStream:
         events: watches the bytes that are written; None if they are not an event stream.
         stalled_s: seconds that the client may read nothing while bytes wait for it.
         on_disconnect: called when this object disconnects the client.
+
+    Attributes:
+        written_bytes: the bytes of the response that were written.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class ClientStream:
         self._last_progress = (0, 0)
         self._unchanged_checks = 0
         self._writes = 0
+        self.written_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
@@ -165,6 +169,7 @@ class ClientStream:
 
     def _take(self, limit: int) -> bytes:
         piece = self._job.take(limit)
+        self.written_bytes += len(piece)
         # Before the write: even if it is cancelled, its bytes reach the client.
         if self._events is not None and piece:
             self._events.add(piece)

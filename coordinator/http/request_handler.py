@@ -144,7 +144,10 @@ class RequestHandler:
             stalled_s=self._settings.stalled_client_s,
             on_disconnect=self._log_stalled_client,
         )
-        end = await stream.relay()
+        try:
+            end = await stream.relay()
+        finally:
+            self._record.response_bytes = stream.written_bytes
         return end if isinstance(end, JobError) else None
 
     def _log_stalled_client(self) -> None:

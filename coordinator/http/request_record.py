@@ -37,11 +37,13 @@ class RequestRecord(Struct):
         first_byte_at: when its response started; None if it did not.
         model_id: the model that its body names; None if the body was refused.
         request_bytes: the size of its body.
+        response_bytes: the bytes of the response that were written.
         status: the HTTP status; None if none was sent.
         code: `OK`, `DISCONNECTED`, or the error's code.
         reason: the cause behind the code, if the coordinator knows it.
         jobs: how many jobs were sent for it.
         job: the latest of them.
+        key: the id of its API key, if there is a limit per key.
     """
 
     operation: Operation
@@ -51,11 +53,13 @@ class RequestRecord(Struct):
     first_byte_at: float | None = None
     model_id: str | None = None
     request_bytes: int | None = None
+    response_bytes: int = 0
     status: int | None = None
     code: str = DISCONNECTED
     reason: Reason | None = None
     jobs: int = 0
     job: RunningJob | None = None
+    key: bytes = b""
 
     def job_sent(self) -> None:
         """Note that a job is sent now."""
