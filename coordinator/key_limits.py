@@ -112,6 +112,14 @@ class KeyLimits:
             usage = self._usage[key] = _Key(UsageWindow(), UsageWindow())
         return usage
 
+    def used(self, key: bytes, unit: Unit) -> int:
+        """Return what was used in the last minute, also at other coordinators."""
+        usage = self._usage.get(key)
+        if usage is None:
+            return 0
+        usage.expire(self._clock())
+        return usage.own.used[unit] + usage.others.used[unit]
+
     def accept(self, key: bytes) -> LimitReached | None:
         """Count a request; return why it is refused if a limit is reached. Others do not count."""
         usage = self._of(key)

@@ -39,6 +39,7 @@ from provider_agent.coordinator.http.api import HttpApi
 from provider_agent.coordinator.http.counters import Counters
 from provider_agent.coordinator.http.http_errors import render_http_errors
 from provider_agent.coordinator.http.key_limit_check import new_key_limits
+from provider_agent.coordinator.key_limits import KeyLimits
 from provider_agent.coordinator.settings import (
     CoordinatorSettings,
     accepted_authorities,
@@ -205,6 +206,11 @@ class Coordinator:
     def nats_server(self) -> str:
         """The NATS server of the connection, without user and password; "" if there is none."""
         return "" if self._cluster is None else self._cluster.server
+
+    @property
+    def key_limits(self) -> KeyLimits | None:
+        """The limits of each API key; None if there is no limit."""
+        return self._key_limits
 
     def _cluster_snapshot(self) -> ClusterSnapshot | None:
         return None if self._cluster is None else self._cluster.member.describe()

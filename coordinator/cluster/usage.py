@@ -34,6 +34,10 @@ REPORTS_PER_INTERVAL: Final = 4
 """Reports per interval of snapshots, if something was used: a request that the others do not know
 of may exceed the limit."""
 
+COMPLETE_REPORTS: Final = 2 * REPORTS_PER_INTERVAL
+"""How often a new coordinator receives all keys: it ignores a report that overtakes the snapshot
+of its sender, which may take one and a half intervals."""
+
 
 class KeyUsage(Struct, array_like=True, frozen=True):
     """The fields of `key_limits.OwnUsage`."""
@@ -89,7 +93,8 @@ class UsageExchange:
         self._own_id = own_id
         self._limits = limits
         self._members = members
-        self._reported_to: AbstractSet[bytes] = frozenset()
+        self._complete_reports: dict[bytes, int] = {}
+        """Per coordinator of the view: how many reports with all keys it may have received."""
         self._totals: dict[bytes, dict[bytes, KeyUsage]] = {}
         """The last report of each key by coordinator, in the order of their last reports."""
 
@@ -99,13 +104,15 @@ class UsageExchange:
     def messages(self) -> list[bytes]:
         """Return the reports to send now: of the keys that were used since the last call.
 
-        If a coordinator is new in the view, they contain all keys that were used in the last
-        minute.
+        While a coordinator is new in the view, they contain all keys that were used in the last
+        minute. It ignores them until this coordinator is in its own view.
         """
-        members = self._members()
-        if not members <= self._reported_to:
+        reports = {peer: self._complete_reports.get(peer, 0) + 1 for peer in self._members()}
+        if any(count <= COMPLETE_REPORTS for count in reports.values()):
             self._limits.report_all()
-        self._reported_to = members
+        self._complete_reports = {
+            peer: min(count, COMPLETE_REPORTS + 1) for peer, count in reports.items()
+        }
         keys = [KeyUsage(*usage) for usage in self._limits.take_changed()]
         return [
             _ENCODER.encode(UsageReport(self._own_id, keys[first : first + MAX_KEYS]))
@@ -114,7 +121,7 @@ class UsageExchange:
 
     def disconnected(self) -> None:
         """Record that reports may have been lost: the next ones contain all keys again."""
-        self._reported_to = frozenset()
+        self._complete_reports = {}
 
     def receive(self, message: bytes) -> None:
         """Count a report of another coordinator.

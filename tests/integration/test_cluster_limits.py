@@ -1,12 +1,12 @@
 """Limits of API keys over several coordinators and a real NATS server."""
 
-import asyncio
-
 import aiohttp
 from msgspec.structs import replace
 
-from provider_agent.coordinator.access import SecretSet
+from provider_agent.coordinator.access import SecretSet, digest_of
+from provider_agent.coordinator.key_limits import ANYONE, key_id
 from provider_agent.coordinator.server import Coordinator
+from provider_agent.coordinator.usage_window import Unit
 from tests.kit.cluster_harness import (
     ClusterHarness,
     cluster_harness,
@@ -16,6 +16,7 @@ from tests.kit.cluster_harness import (
 )
 from tests.kit.coordinator_harness import BODY, CHAT, NO_HEARTBEATS
 
+ONE = key_id(digest_of("one"))
 LIMIT = 5
 LIMITED = replace(
     NO_HEARTBEATS,
@@ -44,22 +45,22 @@ async def _use_up(client: aiohttp.ClientSession) -> None:
     assert await _status(client, "one") == 429
 
 
-async def _until_refused(client: aiohttp.ClientSession) -> int:
-    """Send requests until one is refused by the limit; return how many were accepted."""
-    accepted = 0
-    while await _status(client, "one") != 429:
-        accepted += 1
-        await asyncio.sleep(0.02)  # a report is on its way
-    return accepted
+async def _until_known(coordinator: Coordinator, key: bytes, unit: Unit, used: int) -> None:
+    """Wait until a coordinator knows what was used at the others."""
+    limits = coordinator.key_limits
+    assert limits is not None
+    await wait_until(lambda: limits.used(key, unit) >= used)
+    assert limits.used(key, unit) == used
 
 
 async def test_limit_that_is_used_up_at_one_coordinator_holds_at_the_others() -> None:
     async with cluster_harness() as cluster:
-        first, *others = [await cluster.client(one) for one in await _start(cluster, 3)]
-        await _use_up(first)
-        for client in others:
-            # Each would accept `LIMIT` requests alone.
-            assert await _until_refused(client) < LIMIT
+        first, *others = await _start(cluster, 3)
+        await _use_up(await cluster.client(first))
+        for other in others:
+            client = await cluster.client(other)
+            await _until_known(other, ONE, Unit.REQUESTS, LIMIT)
+            assert await _status(client, "one") == 429
             assert await _status(client, "two") == 503
 
 
@@ -67,8 +68,9 @@ async def test_coordinator_that_joins_learns_what_was_used() -> None:
     async with cluster_harness() as cluster:
         (first,) = await _start(cluster, 1)
         await _use_up(await cluster.client(first))
-        joined = await cluster.client(await cluster.start(LIMITED))
-        assert await _until_refused(joined) < LIMIT
+        joined = await cluster.start(LIMITED)
+        await _until_known(joined, ONE, Unit.REQUESTS, LIMIT)
+        assert await _status(await cluster.client(joined), "one") == 429
 
 
 async def test_usage_that_is_lost_with_nats_is_reported_when_it_returns() -> None:
@@ -80,9 +82,8 @@ async def test_usage_that_is_lost_with_nats_is_reported_when_it_returns() -> Non
         )
         await _use_up(await cluster.client(first))
         await cluster.nats.start()
-        client = await cluster.client(second)
-        await wait_until(lambda: member_of(first).is_connected and member_of(second).is_connected)
-        assert await _until_refused(client) < LIMIT
+        await _until_known(second, ONE, Unit.REQUESTS, LIMIT)
+        assert await _status(await cluster.client(second), "one") == 429
 
 
 async def test_tokens_of_a_job_at_another_coordinator_count_at_both() -> None:
@@ -91,18 +92,7 @@ async def test_tokens_of_a_job_at_another_coordinator_count_at_both() -> None:
         job, response = await remote.start_response(b"data: 1\n\n")
         await job.finish()  # with 7 tokens
         await response.read()
-        holder = await remote.cluster.client(remote.holder)
-
-        async def refused() -> bool:
-            asking = asyncio.create_task(_status(holder, ""))
-            taking = asyncio.create_task(remote.agent.next_job())
-            done, _ = await asyncio.wait([asking, taking], return_when=asyncio.FIRST_COMPLETED)
-            if taking in done:
-                await (await taking).fail("internal")  # uses no tokens
-                return await asking == 429
-            taking.cancel()
-            return await asking == 429
-
-        assert (await remote.cluster.ask(remote.client)).status == 429
-        while not await refused():
-            pass
+        await _until_known(remote.holder, ANYONE, Unit.TOKENS, 7)
+        for coordinator in (remote.edge, remote.holder):
+            client = await remote.cluster.client(coordinator)
+            assert (await remote.cluster.ask(client)).status == 429

@@ -7,6 +7,7 @@ import pytest
 
 from provider_agent.coordinator.cluster.messages import MAX_MESSAGE_BYTES, MalformedPeerMessage
 from provider_agent.coordinator.cluster.usage import (
+    COMPLETE_REPORTS,
     MAX_KEYS,
     MAX_SENDERS,
     KeyUsage,
@@ -114,6 +115,8 @@ def test_limit_is_exceeded_at_most_by_what_the_others_accept_between_two_reports
 
 def test_lost_report_is_made_up_by_the_next_one_of_the_key() -> None:
     peers = Peers(2)
+    for _ in range(COMPLETE_REPORTS):
+        peers.report()
     peers.accepts(0)
     peers.report()
     peers.delivers = False
@@ -128,11 +131,13 @@ def test_lost_report_is_made_up_by_the_next_one_of_the_key() -> None:
 
 def test_usage_during_an_interruption_is_reported_again_after_it() -> None:
     peers = Peers(2)
-    peers.report()
+    for _ in range(COMPLETE_REPORTS):
+        peers.report()
     peers.delivers = False
     for _ in range(LIMIT):
         peers.accepts(0)
     peers.report()
+    assert peers.report() == []
     peers.disconnect()
     peers.delivers = True
     peers.report()
@@ -164,12 +169,26 @@ def test_new_coordinator_learns_what_was_used_in_the_last_minute() -> None:
     peers.join()
     assert len(peers.report()) == 1
     assert not peers.accepts(2)
+
+
+def test_new_coordinator_may_know_the_others_later_than_they_know_it() -> None:
+    # A report overtook the snapshot of its sender, was ignored, and was not repeated.
+    peers = Peers(2)
+    for _ in range(LIMIT):
+        peers.accepts(0)
+    peers.delivers = False
+    for _ in range(COMPLETE_REPORTS - 1):
+        peers.report()
+    peers.delivers = True
+    peers.report()
+    assert not peers.accepts(1)
     assert peers.report() == []
 
 
 def test_nothing_is_sent_without_usage() -> None:
     peers = Peers(2)
-    assert peers.report() == []
+    for _ in range(COMPLETE_REPORTS):
+        assert peers.report() == []
     peers.accepts(0)
     assert len(peers.report()) == 1
     assert peers.report() == []
