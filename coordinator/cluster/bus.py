@@ -142,7 +142,8 @@ class ClusterBus:
                     await self._publish_snapshot(leaving=True)
                     await self._client.flush()
         except (TimeoutError, NatsError):
-            self._client.discard_pending()
+            pass
+        self._client.discard_pending()
         self.member.set_connected(False)
         try:
             async with asyncio.timeout(STOP_S):

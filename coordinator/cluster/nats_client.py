@@ -36,7 +36,10 @@ class NatsClient(Client):
         return "" if url is None else without_user(url.geturl())
 
     def discard_pending(self) -> None:
-        """Forget what is not sent: `close` would wait without a limit until NATS accepts it."""
+        """Forget what is not sent: `close` would wait without a limit until NATS accepts it.
+
+        If the connection is lost, `close` would fail.
+        """
         self._pending.clear()
         self._pending_data_size = 0
 

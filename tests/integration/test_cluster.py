@@ -306,6 +306,20 @@ async def test_wrong_password_is_logged_without_it(caplog: pytest.LogCaptureFixt
     assert all("wrongsecret" not in str(vars(record)) for record in caplog.records)
 
 
+async def test_stop_with_unsent_messages_of_a_lost_connection() -> None:
+    # The client tried to send them over the closed connection; the stop failed with its error.
+    async with cluster_harness() as cluster:
+        coordinator = await cluster.start()
+        await wait_until(lambda: member_of(coordinator).is_connected)
+        await cluster.nats.stop()
+        await wait_until(lambda: not member_of(coordinator).is_connected)
+        bus = coordinator._cluster
+        assert bus is not None
+        await bus._publish_snapshot()
+        assert bus._client.pending_data_size > 0
+        await coordinator.stop()
+
+
 async def test_other_prefix_is_another_cluster() -> None:
     async with nats_server() as nats:
         one, two = (
