@@ -61,6 +61,8 @@ def test_coordinator_that_is_open_to_everyone_must_listen_on_loopback() -> None:
         (CoordinatorSettings(deadline_s=1e9), "deadline_s"),
         (CoordinatorSettings(max_request_bytes=2**40), "max_request_bytes"),
         (CoordinatorSettings(max_attempts=0), "max_attempts"),
+        (CoordinatorSettings(max_requests_per_minute=0), "max_requests_per_minute"),
+        (CoordinatorSettings(max_tokens_per_minute=10**10), "max_tokens_per_minute"),
         (CoordinatorSettings(drain_s=-1), "drain_s: -1 is not between 0 and 86400"),
         (CoordinatorSettings(drain_s=float("nan")), "drain_s"),
         (CoordinatorSettings(keep_alive_s=float("inf")), "keep_alive_s"),
@@ -83,7 +85,7 @@ def test_every_number_has_a_range() -> None:
     numbers = {
         field.name
         for field in msgspec.structs.fields(CoordinatorSettings)
-        if field.type in (int, float, float | None)
+        if field.type in (int, float, int | None, float | None)
     }
     assert numbers == RANGES.keys()
 
