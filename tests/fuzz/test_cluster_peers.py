@@ -3,6 +3,7 @@
 import contextlib
 from typing import Any
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
@@ -21,6 +22,14 @@ from provider_agent.coordinator.cluster.messages import (
     decode_snapshot,
     encode_batch,
 )
+from provider_agent.coordinator.cluster.usage import (
+    KeyUsage,
+    UsageExchange,
+    UsageReport,
+    decode_report,
+)
+from provider_agent.coordinator.key_limits import KeyLimits, key_id
+from provider_agent.coordinator.usage_window import SLOT_S, WINDOW_S
 from provider_agent.protocol.frames import (
     Ack,
     Cancel,
@@ -34,6 +43,7 @@ from provider_agent.protocol.frames import (
 )
 from tests.fuzz.depth import depth
 from tests.kit.cluster_pair import AGENT_KEY, EDGE, HOLDER, WINDOW, ClusterPair, chat_job
+from tests.kit.fake_clock import FakeClock
 
 JOB_IDS = st.integers(0, 3).map(lambda number: number.to_bytes(16, "big"))
 OFFSETS = st.one_of(st.integers(0, 40), st.just(WINDOW), st.integers(0, 2**53 - 1))
@@ -112,8 +122,35 @@ def test_a_third_coordinator_cannot_affect_a_job(frames: list[PeerFrame]) -> Non
 @depth()
 @given(st.binary(max_size=200))
 def test_any_bytes_are_decoded_or_rejected(message: bytes) -> None:
-    decoders: tuple[Any, ...] = (decode_batch, decode_snapshot)
+    decoders: tuple[Any, ...] = (decode_batch, decode_snapshot, decode_report)
     for decode in decoders:
         with contextlib.suppress(MalformedPeerMessage):
             decode(message)
     assert len(message) < MAX_MESSAGE_BYTES
+
+
+KEYS = [key_id(bytes([number])) for number in range(3)]
+COUNTS = st.one_of(st.integers(-1, 40), st.just(2**53 - 1), st.just(2**53))
+USAGE = st.builds(KeyUsage, st.sampled_from([*KEYS, b""]), COUNTS, COUNTS, COUNTS, COUNTS)
+
+
+@depth()
+@given(st.lists(st.tuples(st.sampled_from([EDGE, b"X" * 16]), st.lists(USAGE, max_size=3))))
+def test_any_reports_of_usage_block_a_key_for_no_longer_than_a_minute(
+    reports: list[tuple[bytes, list[KeyUsage]]],
+) -> None:
+    clock = FakeClock()
+    limits = KeyLimits(KEYS[:2], max_requests=10, max_tokens=10, clock=clock)
+    exchange = UsageExchange(HOLDER, limits, lambda: {EDGE})
+    for sender, usage in reports:
+        with contextlib.suppress(MalformedPeerMessage):
+            exchange.receive(msgspec.msgpack.encode(UsageReport(sender, usage)))
+        clock.now += 1
+    last_report_at = clock.now - 1
+    for key in KEYS:
+        reached = limits.accept(key)
+        assert reached is None or 0 < reached.wait_s <= WINDOW_S + SLOT_S - (
+            clock.now - last_report_at
+        )
+    clock.now += WINDOW_S + SLOT_S
+    assert all(limits.accept(key) is None for key in KEYS)
