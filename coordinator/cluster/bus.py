@@ -9,7 +9,7 @@ slow connection fills the windows of the jobs, and no queue.
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Final
 
 from nats.aio.msg import Msg
@@ -55,6 +55,9 @@ SNAPSHOT_PAUSE_S: Final = 0.25
 SNAPSHOT_PAUSE_FACTOR: Final = 50
 """The pause lasts this many times as long as the snapshot took: snapshots of 1,000 agents must not
 take more than a few percent of the time."""
+
+CANCEL_AGAIN_S: Final = 0.1
+"""The pause before a task that has ignored its cancellation is cancelled again."""
 
 STOP_S: Final = 2.0
 """How long a stop waits until the last messages are sent."""
@@ -131,9 +134,7 @@ class ClusterBus:
     async def stop(self) -> None:
         """Tell the other coordinators that this one leaves, and close the connection."""
         # No snapshot may follow the one that says that this coordinator leaves.
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await _cancel(self._tasks)
         try:
             async with asyncio.timeout(STOP_S):
                 if self.member.is_connected:
@@ -141,9 +142,8 @@ class ClusterBus:
                     await self._report_usage()
                     await self._publish_snapshot(leaving=True)
                     await self._client.flush()
-        except (TimeoutError, NatsError):
+        except (OSError, NatsError):  # not sent; the others notice that this one is silent
             pass
-        self._client.discard_pending()
         self.member.set_connected(False)
         try:
             async with asyncio.timeout(STOP_S):
@@ -326,6 +326,19 @@ class ClusterBus:
                     await self._snapshot_due.wait()
             except TimeoutError:
                 pass
+
+
+async def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel tasks until they end, for `STOP_S` at most: the NATS client may ignore a cancellation.
+
+    It waits with `asyncio.wait_for`, which ignores one that arrives together with the result.
+    """
+    running = set(tasks)
+    for _ in range(int(STOP_S / CANCEL_AGAIN_S)):
+        for task in running:
+            task.cancel()
+        if running:
+            _ended, running = await asyncio.wait(running, timeout=CANCEL_AGAIN_S)
 
 
 def _log_failure(task: asyncio.Task[None]) -> None:

@@ -28,6 +28,7 @@ class NatsClient(Client):
     def __init__(self, cluster: ClusterSettings) -> None:
         super().__init__()
         self._cluster = cluster
+        self._closing = asyncio.Lock()
 
     @property
     def server(self) -> str:
@@ -35,13 +36,21 @@ class NatsClient(Client):
         url = self.connected_url
         return "" if url is None else without_user(url.geturl())
 
-    def discard_pending(self) -> None:
-        """Forget what is not sent: `close` would wait without a limit until NATS accepts it.
-
-        If the connection is lost, `close` would fail.
-        """
+    async def _close(self, status: int, do_cbs: bool = True) -> None:
+        # The library would send what is pending. It would wait for that without a limit while the
+        # server reads nothing, and after a lost connection it would fail, without a call of
+        # `closed_cb`.
         self._pending.clear()
         self._pending_data_size = 0
+        async with self._closing:  # after an error of the server, a task of the library closes
+            await super()._close(status, do_cbs)
+
+    async def _process_connect_init(self) -> None:
+        try:
+            await super()._process_connect_init()
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            # The library tries again only after its own errors and those of the connection.
+            raise NatsError("the server does not speak the protocol of NATS") from error
 
     async def _connect_to_server(self, s: Srv) -> None:
         cluster = self._cluster

@@ -228,3 +228,39 @@ async def test_coordinator_with_a_mistyped_prefix_reports_that_it_is_alone(
     connected = [vars(r)["fields"] for r in caplog.records if r.message == "cluster connected"]
     assert {fields["prefix"] for fields in connected} == {"provider-agent", "provider-agnet"}
     assert {fields["server"] for fields in connected} == {server.url}
+
+
+def _server_that_sends(
+    connections: asyncio.Queue[None], first: bytes, after_connect: bytes = b""
+) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[None, None, None]]:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.put_nowait(None)
+        writer.write(first)
+        if after_connect:
+            await reader.readuntil(b"PING\r\n")
+            writer.write(after_connect)
+        await reader.read(1)
+        writer.transport.abort()
+
+    return serve
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        (b"INFO []\r\n",),
+        (b"INFO " + b"x" * 200_000 + b"\r\n",),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n",),
+        (b'INFO {"max_payload":1048576}\r\n', b"PONG\r\nno command\r\n"),
+        (b'INFO {"max_payload":1048576}\r\n', b"PONG\r\n-ERR 'reason'\r\n"),
+    ],
+)
+async def test_coordinator_tries_again_after_nonsense_from_the_server(
+    sent: tuple[bytes, ...],
+) -> None:
+    # Some of it ended the task that connects, and some the stop of the coordinator with an error.
+    connections: asyncio.Queue[None] = asyncio.Queue()
+    server = await asyncio.start_server(_server_that_sends(connections, *sent), "127.0.0.1", 0)
+    async with server, _coordinator(f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}"):
+        for _ in range(3):
+            await connections.get()
