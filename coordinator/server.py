@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from aiohttp import web
 
+from provider_agent.coordinator.agents.close_reason import HANDED_OVER, STOPPING
 from provider_agent.coordinator.agents.dispatcher import Dispatcher
 from provider_agent.coordinator.agents.endpoint import AgentEndpoint
 from provider_agent.coordinator.agents.fleet import Fleet
@@ -19,6 +20,7 @@ from provider_agent.coordinator.agents.snapshots import (
     ClusterSnapshot,
     DetachedSnapshot,
 )
+from provider_agent.coordinator.cluster.ids import tagged
 from provider_agent.coordinator.connections.client_address import ProxyNetworks
 from provider_agent.coordinator.connections.guarded_connection import (
     CLIENT_READ_BYTES,
@@ -66,6 +68,13 @@ Others would delay the end of the process."""
 SHUTDOWN_S: Final = 5.0
 """Seconds that request handlers may still run after the agents have disconnected."""
 
+LOAD_BALANCER_S: Final = 5.0
+"""Seconds for which a coordinator of a cluster that stops still accepts requests, half of
+`drain_s` at most: a load balancer needs them to notice that it is not ready."""
+
+HAND_OVER_INTERVAL_S: Final = 2.0
+"""The interval at which a coordinator of a cluster that stops closes the connections of agents."""
+
 LINGERING_S: Final = 5.0
 """Seconds for which the rest of a refused request's body is read, so that the client can read the
 response."""
@@ -96,6 +105,8 @@ class Coordinator:
         check_settings(self.settings)
         self._clock = clock
         self._port = 0
+        own_id = random_bytes(16)
+        id_bytes = random_bytes if self.settings.cluster is None else tagged(own_id, random_bytes)
         self._fleet = Fleet(self.settings, clock)
         self._dispatcher = Dispatcher(self._fleet, self.settings, clock)
         self._connections = ConnectionLimits[GuardedConnection](
@@ -110,18 +121,20 @@ class Coordinator:
             cluster=self._cluster_snapshot,
             key_limits=self._key_limits,
             clock=clock,
-            random_bytes=random_bytes,
+            job_id_bytes=id_bytes,
         )
         self._agent_endpoint = AgentEndpoint(
-            self.settings, self._fleet, clock=clock, random_bytes=random_bytes
+            self.settings,
+            self._fleet,
+            clock=clock,
+            random_bytes=random_bytes,
+            session_id_bytes=id_bytes,
         )
-        self._cluster = self._new_cluster_bus(clock, random_bytes)
+        self._cluster = self._new_cluster_bus(clock, own_id)
         self._runner: web.AppRunner | None = None
         self._servers: list[asyncio.Server] = []
 
-    def _new_cluster_bus(
-        self, clock: Callable[[], float], random_bytes: Callable[[int], bytes]
-    ) -> "ClusterBus | None":
+    def _new_cluster_bus(self, clock: Callable[[], float], own_id: bytes) -> "ClusterBus | None":
         settings = self.settings
         if settings.cluster is None:
             return None
@@ -137,7 +150,7 @@ class Coordinator:
             self._fleet,
             settings,
             settings.cluster,
-            own_id=random_bytes(16),
+            own_id=own_id,
             clock=clock,
             key_limits=self._key_limits,
         )
@@ -296,7 +309,8 @@ class Coordinator:
         """Wait at most `settings.drain_s` for running requests, then close all connections.
 
         While it waits, the coordinator still listens, so that agents whose link breaks can resume
-        their sessions. Does nothing if the coordinator is not running. After a cancellation the
+        their sessions. In a cluster, its agents and their jobs move to the other coordinators.
+        Does nothing if the coordinator is not running. After a cancellation the
         coordinator no longer listens, but connections may still be open.
         """
         runner, self._runner = self._runner, None
@@ -308,16 +322,23 @@ class Coordinator:
             agents=len(self._fleet),
             drain_timeout_s=self.settings.drain_s,
         )
-        self._fleet.start_draining(_REASON)
+        handing_over = self._cluster is not None and self._cluster.member.can_hand_over
+        self._http_api.announce_stop()
+        self._fleet.start_draining(_REASON, handing_over=handing_over)
         interrupted = 0
         try:  # a second signal cancels any of these waits
             try:
-                await self._wait_for_jobs()
+                if handing_over:
+                    await self._hand_over()
+                else:
+                    await self._wait_for_jobs(self.settings.drain_s)
             finally:
                 interrupted = self._http_api.running
                 self._close_servers()
+            if handing_over and self._cluster is not None:
+                self._cluster.member.holder.let_go_all()
             self._fleet.close()
-            await self._agent_endpoint.close(_REASON)
+            await self._agent_endpoint.close(HANDED_OVER if handing_over else STOPPING)
             await self._http_api.stop(LAST_WRITES_S)
             self._http_api.interrupt()
             for connection in self._connections:
@@ -329,15 +350,34 @@ class Coordinator:
                 await self._cluster.stop()
             log.info("coordinator stopped", interrupted_requests=interrupted)
 
-    async def _wait_for_jobs(self) -> None:
+    async def _wait_for_jobs(self, timeout_s: float) -> None:
         """Wait for the requests of clients, and for the jobs of other coordinators."""
-        drain_s = self.settings.drain_s
         if self._cluster is None:
-            await self._http_api.stop(drain_s)
+            await self._http_api.stop(timeout_s)
         else:
             await asyncio.gather(
-                self._http_api.stop(drain_s), self._cluster.wait_until_idle(drain_s)
+                self._http_api.stop(timeout_s), self._cluster.wait_until_idle(timeout_s)
             )
+
+    async def _hand_over(self) -> None:
+        """Move the agents to other coordinators; finish the requests of the clients here.
+
+        For the first seconds, new requests are accepted, and sent to the agents of the others.
+        """
+        moving = asyncio.create_task(self._move_agents(), name="hand over")
+        try:
+            accept_s = min(LOAD_BALANCER_S, self.settings.drain_s / 2)
+            await asyncio.sleep(accept_s)
+            await self._wait_for_jobs(self.settings.drain_s - accept_s)
+        finally:
+            moving.cancel()
+            await asyncio.gather(moving, return_exceptions=True)
+
+    async def _move_agents(self) -> None:
+        """Make agents reconnect, again and again those that a load balancer sends back here."""
+        while True:
+            self._fleet.hand_over()
+            await asyncio.sleep(HAND_OVER_INTERVAL_S)
 
 
 async def run(

@@ -25,7 +25,6 @@ from provider_agent.protocol.frames import (
     Draining,
     Heartbeat,
     Hello,
-    JobEnd,
     JobError,
     JobResult,
     JobStarted,
@@ -92,6 +91,8 @@ class CoordinatorProtocol:
     def receive(self, frame: AgentFrame) -> AgentFrame | None:
         """Process one frame of the agent; a returned `Chunk` holds only new bytes.
 
+        The end of a job that holds its end is returned each time the agent sends it.
+
         The signature of a returned `Hello` is verified; answer it with `accept` or `reject`. After
         a bad signature the result is None, `Rejected` is in `to_send` and the state is `closed`.
         Frames of unknown jobs return None; an end is acknowledged all the same.
@@ -156,14 +157,20 @@ class CoordinatorProtocol:
         self.state = State.CLOSED
         self.to_send.append(rejected)
 
-    def start_job(self, job: Job) -> None:
+    def start_job(self, job: Job, *, holds_end: bool = False) -> None:
         """Send a job to the agent: its header, then its request in pieces.
 
         The header asks for a signed receipt only if receipts are active on this connection.
+
+        Args:
+            job: the job.
+            holds_end: whether its end is acknowledged only by `acknowledge_end`. Until then the
+                agent keeps the job, so that another link can resume it.
         """
         if self.state is not State.OPEN or job.job_id in self.streams:
             raise RuntimeError(f"start_job() in the state {self.state}, or with a job id in use")
-        self.streams[job.job_id] = ReceiveStream(self._window)
+        stream = self.streams[job.job_id] = ReceiveStream(self._window)
+        stream.holds_end = holds_end
         sign_receipt = job.sign_receipt and FEATURE in self.features
         self.to_send.append(replace(job.header, sign_receipt=sign_receipt))
         self.requests.add(job.job_id, job.request)
@@ -184,6 +191,12 @@ class CoordinatorProtocol:
         offset = stream.consume(count) if stream is not None else None
         if offset is not None:
             self.to_send.append(Ack(job_id, offset))
+
+    def acknowledge_end(self, job_id: bytes) -> None:
+        """Acknowledge the end of a job whose end was held, and forget the job."""
+        stream = self.streams.pop(job_id, None)
+        if stream is not None:
+            self._acknowledge_end(job_id, stream.received)
 
     def acknowledge(self) -> bool:
         """Queue an `Ack` for each response of which unacknowledged bytes were passed on.
@@ -220,17 +233,22 @@ class CoordinatorProtocol:
         return Chunk(frame.job_id, stream.received - len(fresh), fresh)
 
     def _job_ended(self, frame: JobResult | JobError) -> JobResult | JobError | None:
-        stream = self.streams.pop(frame.job_id, None)
-        if stream is not None:
-            stream.check_end(frame)
-            self.requests.drop(frame.job_id)
-            self._remember_end(frame)
-        self.to_send.append(Ack(frame.job_id, frame.total_bytes, final=True))
-        return frame if stream is not None else None
+        job_id = frame.job_id
+        stream = self.streams.get(job_id)
+        if stream is None:
+            self.to_send.append(Ack(job_id, frame.total_bytes, final=True))
+            return None
+        stream.check_end(frame)
+        self.requests.drop(job_id)
+        if not stream.holds_end:
+            del self.streams[job_id]
+            self._acknowledge_end(job_id, frame.total_bytes)
+        return frame
 
-    def _remember_end(self, end: JobEnd) -> None:
-        """Keep what `Welcome.resumed` reports if the `Ack` of this end is lost with the link."""
-        self.ended[end.job_id] = end.total_bytes
+    def _acknowledge_end(self, job_id: bytes, total_bytes: int) -> None:
+        """Send the final `Ack`; keep what `Welcome.resumed` reports if it is lost with the link."""
+        self.to_send.append(Ack(job_id, total_bytes, final=True))
+        self.ended[job_id] = total_bytes
         if len(self.ended) > MAX_LIVE_JOBS:
             self.ended.popitem(last=False)
 

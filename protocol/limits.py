@@ -11,6 +11,10 @@ SUBPROTOCOL: Final = "provider-agent.v1"
 CONNECT_PATH: Final = "/provider/connect"
 """The path at which the reference coordinator accepts agents."""
 
+MOVED: Final = 4002
+"""The close code of a coordinator that stops while others at the same address continue the
+sessions of its agents."""
+
 REPLACED: Final = 4001
 """Close code: another connection with the same key replaced this one. It is from the private range
 of RFC 6455, because no standard code means that the agent must not reconnect. A reconnect would

@@ -16,9 +16,11 @@ class ReceiveStream:
         acked: the offset of the latest acknowledgement.
         started: whether the response has started.
         window: the most bytes after `acked` that the agent may send.
+        holds_end: whether the end of the response is acknowledged only when the application says
+            that it is delivered.
     """
 
-    __slots__ = ("acked", "consumed", "received", "started", "window")
+    __slots__ = ("acked", "consumed", "holds_end", "received", "started", "window")
 
     def __init__(self, window: int) -> None:
         self.window = window
@@ -26,12 +28,19 @@ class ReceiveStream:
         self.consumed = 0
         self.acked = 0
         self.started = False
+        self.holds_end = False
 
     def __repr__(self) -> str:
         return (
             f"<ReceiveStream acked={self.acked} consumed={self.consumed} "
             f"received={self.received} window={self.window}>"
         )
+
+    def continue_from(self, *, consumed: int, received: int) -> None:
+        """Continue a response whose first `received` bytes arrived at another coordinator."""
+        self.received = received
+        self.consumed = self.acked = consumed
+        self.started = received > 0
 
     def receive(self, chunk: Chunk) -> bytes:
         """Return the new bytes of a chunk; empty when all of them are repeated.

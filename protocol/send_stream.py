@@ -43,6 +43,7 @@ class SendStream:
         "_end_ever_sent",
         "_end_sent",
         "_highest_sent",
+        "_not_held",
         "_started_sent",
         "_unacked",
         "_unsent",
@@ -72,9 +73,11 @@ class SendStream:
         self._end_sent = False
         self._end_ever_sent = False
         self._highest_sent = 0
+        self._not_held = 0
+        """How many bytes after `acked` another process sent; see `continue_from`."""
         self._unsent: list[bytes] = []
         self._unacked: list[bytes] = []
-        """The sent bytes from `acked` to `sent`."""
+        """The sent bytes from `acked + _not_held` to `sent`."""
 
     def __repr__(self) -> str:
         state = "done" if self.done else "ended" if self.end else "open"
@@ -82,6 +85,17 @@ class SendStream:
             f"<SendStream {self.job_id.hex()} {state} acked={self.acked} sent={self.sent} "
             f"written={self.written} window={self.window}>"
         )
+
+    def continue_from(self, *, acked: int, sent: int) -> None:
+        """Continue a response of which another process sent the first `sent` bytes.
+
+        Those before `acked` are acknowledged. The receiver has the others too, and this stream does
+        not hold them: it cannot rewind to them.
+        """
+        self.acked = acked
+        self.sent = self.written = self._highest_sent = sent
+        self._not_held = sent - acked
+        self._started_sent = sent > 0
 
     @property
     def full(self) -> bool:
@@ -247,7 +261,9 @@ class SendStream:
 
     def _drop_acknowledged(self, count: int) -> None:
         """Drop the first `count` unacknowledged bytes."""
-        dropped = take(self._unacked, count)
+        not_held = min(count, self._not_held)
+        self._not_held -= not_held
+        dropped = take(self._unacked, count - not_held)
         if self._acked_hash is not None:
             for piece in dropped:
                 self._acked_hash.update(piece)
@@ -294,9 +310,10 @@ class SendStream:
         Raises:
             ProtocolViolation: the bytes from `offset` are no longer held, or were never sent.
         """
-        if not self.acked <= offset <= self.sent:
+        first_held = self.acked + self._not_held
+        if not first_held <= offset <= self.sent:
             raise ProtocolViolation("a resumption from an offset that is not held")
-        kept = take(self._unacked, offset - self.acked)
+        kept = take(self._unacked, offset - first_held)
         self._unsent[:0] = self._unacked
         self._unacked = kept
         self._highest_sent = max(self._highest_sent, self.sent)

@@ -52,6 +52,7 @@ class AgentJobs:
         protocol: the protocol state of the connection.
         clock: monotonic, in seconds.
         wake: called when frames are queued.
+        end_acknowledged: called when an end that was held has been acknowledged.
     """
 
     def __init__(
@@ -59,10 +60,12 @@ class AgentJobs:
         protocol: CoordinatorProtocol,
         clock: Callable[[], float],
         wake: Callable[[], None],
+        end_acknowledged: Callable[[], None],
     ) -> None:
         self._protocol = protocol
         self._clock = clock
         self._wake = wake
+        self._end_acknowledged = end_acknowledged
         self._jobs: dict[bytes, RunningJob] = {}
         self._counts = JobCounts()
         self._slow_reading = False
@@ -71,7 +74,12 @@ class AgentJobs:
         return f"<AgentJobs {len(self)} {self._counts}>"
 
     def __len__(self) -> int:
-        return len(self._protocol.streams)
+        return len(self._counts)
+
+    @property
+    def idle(self) -> bool:
+        """Whether every end has been acknowledged."""
+        return not self._protocol.streams
 
     def count(self, model_id: str) -> int:
         """Return how many jobs of a model have no end, including cancelled ones."""
@@ -90,7 +98,7 @@ class AgentJobs:
 
     def _start(self, job: Job, running: RunningJob) -> None:
         running.expect_receipt(FEATURE in self._protocol.features)
-        self._protocol.start_job(job)
+        self._protocol.start_job(job, holds_end=running.holds_end)
         self._jobs[job.job_id] = running
         self._counts.add(job.job_id, job.model_id, self._clock())
         if not self.send_queue_full:
@@ -108,11 +116,17 @@ class AgentJobs:
             self._wake()
 
     def abandon(self, job: RunningJob) -> None:
-        """Drop the job, and cancel it if it still runs."""
-        if self._jobs.pop(job.job_id, None) is not None:
+        """Drop the job; cancel it if it still runs, or acknowledge its end if that was held."""
+        if self._jobs.pop(job.job_id, None) is None:
+            return
+        if job.end is not None:
+            self._protocol.acknowledge_end(job.job_id)
+            self._end_acknowledged()
+        else:
+            self._protocol.streams[job.job_id].holds_end = False
             self._protocol.cancel_job(job.job_id, CANCEL_REASON)
             self._protocol.consumed(job.job_id, job.unconsumed)
-            self._wake()
+        self._wake()
 
     def cancel_all(self) -> None:
         """Cancel every job, because the session ends: the agent would run them until it knows."""
@@ -138,8 +152,16 @@ class AgentJobs:
             self._protocol.consumed(chunk.job_id, len(chunk.data))
 
     def end(self, frame: JobEnd) -> tuple[RunningJob | None, SentJob | None]:
-        """Remove a job that has ended; the first value is None if no request waits for it."""
-        return self._jobs.pop(frame.job_id, None), self._counts.remove(frame.job_id)
+        """Remove a job that has ended, unless its end is held.
+
+        Returns:
+            The job, or None if no request waits for it; and what is known about it, or None if its
+                end had arrived before.
+        """
+        job = self._jobs.get(frame.job_id)
+        if job is not None and not job.holds_end:
+            del self._jobs[frame.job_id]
+        return job, self._counts.remove(frame.job_id)
 
     def detach(self) -> DetachedJobs:
         """Move the jobs out of this connection."""

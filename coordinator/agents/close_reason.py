@@ -5,7 +5,7 @@ from typing import Final
 from aiohttp import WSCloseCode
 from msgspec import Struct
 
-from provider_agent.protocol.limits import REPLACED
+from provider_agent.protocol.limits import MOVED, REPLACED
 
 
 class CloseReason(Struct, frozen=True):
@@ -25,6 +25,15 @@ class CloseReason(Struct, frozen=True):
 
 
 REPLACED_BY_NEWER: Final = CloseReason(REPLACED, "replaced by a newer connection of the same key")
+
+STOPPING: Final = CloseReason(WSCloseCode.GOING_AWAY, "the coordinator is stopping", flush=True)
+
+HANDED_OVER: Final = CloseReason(
+    MOVED,
+    "the coordinator is stopping; another one continues the jobs",
+    flush=True,
+    keep_session=True,
+)
 
 REJECTED: Final = CloseReason(WSCloseCode.POLICY_VIOLATION, "rejected", flush=True)
 

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from provider_agent.coordinator.agents.agent_jobs import AgentJobs, CreateJob, JobT
 from provider_agent.coordinator.agents.close_reason import (
+    HANDED_OVER,
     REJECTED,
     REPLACED_BY_NEWER,
     CloseReason,
@@ -58,6 +59,7 @@ from provider_agent.protocol.limits import (
     MAX_MESSAGE_TO_COORDINATOR_BYTES,
     MIN_MESSAGE_TO_COORDINATOR_BYTES,
 )
+from provider_agent.protocol.receipts import FEATURE
 from provider_agent.protocol.state import State
 
 RECONNECT_AFTER_MS: Final = 5_000
@@ -132,7 +134,7 @@ class ConnectedAgent:
         self._settings = settings
         self._clock = clock
         self._wake = wake
-        self._jobs = AgentJobs(protocol, clock, wake)
+        self._jobs = AgentJobs(protocol, clock, wake, self._close_if_retired)
         self._detached = False
         self._unroutable_logged = False
 
@@ -165,6 +167,11 @@ class ConnectedAgent:
         """Jobs of one model without an end, including cancelled ones."""
         return self._jobs.count(model_id)
 
+    @property
+    def sends_receipts(self) -> bool:
+        """Whether the ends of its jobs have receipts."""
+        return FEATURE in self._protocol.features
+
     def has_job(self, job_id: bytes) -> bool:
         """Whether a job with this id has no end, even if it was cancelled."""
         return job_id in self._protocol.streams
@@ -189,11 +196,16 @@ class ConnectedAgent:
 
     # --- called by the registry -------------------------------------------------------------------
 
-    def send_drain(self, reason: str) -> None:
+    def send_drain(self, reason: str, reconnect_after_ms: int = RECONNECT_AFTER_MS) -> None:
         """Ask the agent to finish its jobs and reconnect, because the coordinator stops."""
         if self.state is State.OPEN:
-            self._protocol.to_send.append(Drain(reason, RECONNECT_AFTER_MS))
+            self._protocol.to_send.append(Drain(reason, reconnect_after_ms))
             self._wake()
+
+    def hand_over(self) -> None:
+        """Close the connection if jobs run on it, so that the agent resumes them elsewhere."""
+        if not self._jobs.idle:
+            self.close(HANDED_OVER)
 
     def retire(self) -> None:
         """Close this connection when its last job ends; another connection receives new jobs."""
@@ -286,7 +298,7 @@ class ConnectedAgent:
             self._wake()
 
     def _close_if_retired(self) -> None:
-        if self.retired and not self.in_flight:
+        if self.retired and self._jobs.idle:
             self.close(replace(REPLACED_BY_NEWER, flush=True))
 
     def _note_rejection(self) -> None:
@@ -327,12 +339,13 @@ class ConnectedAgent:
 
     def _on_end(self, end: JobEnd) -> None:
         job, sent = self._jobs.end(end)
+        if sent is None:
+            return  # repeated on a new link, because it is held and not acknowledged
         log_end(end, self.name, abandoned=job is None)
         if job is not None:
             end = check_receipt(job, end, self.public_key)
-        if sent is not None:
-            duration_s = self._clock() - sent.sent_at
-            self._registry.job_ended(self.public_key, sent.model_id, end, duration_s)
+        duration_s = self._clock() - sent.sent_at
+        self._registry.job_ended(self.public_key, sent.model_id, end, duration_s)
         if job is not None:
             job.on_end(end)
         self._close_if_retired()
@@ -371,6 +384,21 @@ class ConnectedAgent:
     def _admit(self, hello: Hello) -> None:
         self.log = self._registry.log_of(self.public_key)
         detached = self._registry.claim(hello)
+        if detached is None and self._registry.take_over(
+            hello, self.session_id, lambda session: self._taken_over(session, hello)
+        ):
+            return  # `_taken_over` follows
+        self._join(hello, detached)
+
+    def _taken_over(self, session: DetachedSession, hello: Hello) -> None:
+        """Admit the agent, whose session was at another coordinator."""
+        if self._detached or self.state is not State.AUTHENTICATED:
+            self._registry.keep(session)
+            return
+        self._join(hello, session if session.jobs else None)
+        self._wake()
+
+    def _join(self, hello: Hello, detached: DetachedSession | None) -> None:
         if detached is None:
             self._protocol.accept(self._welcome())
         else:

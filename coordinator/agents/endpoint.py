@@ -5,7 +5,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final
 
-from aiohttp import WSCloseCode, hdrs, web
+from aiohttp import hdrs, web
 
 from provider_agent.coordinator.agents.close_reason import CloseReason
 from provider_agent.coordinator.agents.connected_agent import RECONNECT_AFTER_MS
@@ -32,7 +32,8 @@ class AgentEndpoint:
         settings: the coordinator's settings.
         fleet: admits agents.
         clock: monotonic, in seconds.
-        random_bytes: generates nonces and session ids; must be cryptographically secure.
+        random_bytes: generates nonces; must be cryptographically secure.
+        session_id_bytes: generates session ids.
 
     Attributes:
         authorities: the addresses (`host:port`) that agents may dial on any connection; set when
@@ -46,6 +47,7 @@ class AgentEndpoint:
         *,
         clock: Callable[[], float],
         random_bytes: Callable[[int], bytes],
+        session_id_bytes: Callable[[int], bytes],
     ) -> None:
         self.authorities: tuple[str, ...] = ()
         self._settings = settings
@@ -53,6 +55,7 @@ class AgentEndpoint:
         self._fleet = fleet
         self._clock = clock
         self._random_bytes = random_bytes
+        self._session_id_bytes = session_id_bytes
         self._links: set[AgentLink] = set()
         self._limited_log = LimitedLog(EventLogger(__name__), clock)
         self._closing = False
@@ -96,7 +99,7 @@ class AgentEndpoint:
                 authorities=self._authorities_of(transport),
                 features=self._settings.features,
             ),
-            session_id=self._random_bytes(_SESSION_ID_BYTES),
+            session_id=self._session_id_bytes(_SESSION_ID_BYTES),
             registry=self._fleet,
             settings=self._settings,
             clock=self._clock,
@@ -154,7 +157,7 @@ class AgentEndpoint:
             )
         return None
 
-    async def close(self, reason: str) -> None:
+    async def close(self, close_reason: CloseReason) -> None:
         """Close every connection, also those in their handshake, and wait until all have ended.
 
         Later ones are refused.
@@ -164,5 +167,5 @@ class AgentEndpoint:
         """
         self._closing = True
         for link in list(self._links):
-            link.close(CloseReason(WSCloseCode.GOING_AWAY, reason, flush=True))
+            link.close(close_reason)
         await self._all_closed.wait()

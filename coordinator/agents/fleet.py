@@ -6,7 +6,7 @@ update: it finishes its jobs. An older connection of the same process is closed.
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from provider_agent.coordinator.agents.admission import Admission
 from provider_agent.coordinator.agents.close_reason import REPLACED_BY_NEWER
@@ -65,6 +65,7 @@ class Fleet:
         self._on_local_change: Callable[[], None] = lambda: None
         self._remote: RemoteAgents = NO_REMOTE_AGENTS
         self._drain_reason: str | None = None
+        self._handing_over = False
         self._closed = False
         self._had_agents = False
 
@@ -135,10 +136,44 @@ class Fleet:
         older = self._connected(hello.public_key, hello.session_id)
         if older is None:
             return self._detached.claim(hello.public_key, hello.session_id)
+        return self._detach(older)
+
+    def _detach(self, older: ConnectedAgent) -> DetachedSession:
         self._remove(older)
         session = older.detach()
         older.close(REPLACED_BY_NEWER)
         return session
+
+    def take_over(
+        self, hello: Hello, session_id: bytes, done: Callable[[DetachedSession], None]
+    ) -> bool:
+        """Ask other coordinators for the session that `hello` resumes; see `RemoteAgents`."""
+        return hello.session_id is not None and self._remote.take_over(hello, session_id, done)
+
+    def release(
+        self, public_key: bytes, session_id: bytes, job_ids: Collection[bytes]
+    ) -> DetachedSession | None:
+        """Remove and return a session that its agent resumes at another coordinator.
+
+        Its id may be another one than `session_id`, if the agent did not receive the latest
+        `Welcome`; then it has one of the jobs.
+        """
+        for agents in (self._agents, self._retired):
+            agent = agents.get(public_key)
+            if agent is not None and (
+                agent.session_id == session_id or any(map(agent.has_job, job_ids))
+            ):
+                return self._detach(agent)
+        return self._detached.claim(public_key, session_id) or self._detached.claim_with_job(
+            public_key, job_ids
+        )
+
+    def keep(self, session: DetachedSession) -> None:
+        """Store a session whose agent has disconnected before it was admitted."""
+        if self._closed:
+            session.end(Reason.COORDINATOR_STOPPING)
+        else:
+            self._detached.add(session)
 
     def join(self, agent: ConnectedAgent) -> None:
         """Add an admitted agent; close or retire older connections of its key."""
@@ -155,8 +190,7 @@ class Fleet:
             self._agents[key] = agent
             if older is not None:
                 self._retire(older)
-        if self._drain_reason is not None:
-            agent.send_drain(self._drain_reason)
+        self._send_drain(agent)
         self.capacity_changed()
 
     def _close_same_process(self, agent: ConnectedAgent) -> None:
@@ -210,7 +244,7 @@ class Fleet:
         Returns:
             The agent, or the reason why no agent is eligible.
         """
-        if self._drain_reason is not None:
+        if self._drain_reason is not None and not self._handing_over:
             return ErrorCode.DRAINING
         excluded = set(tried)
         candidates = (agent for agent in self._routable() if agent.public_key not in excluded)
@@ -223,6 +257,9 @@ class Fleet:
 
     def _routable(self) -> Iterable[RoutableAgent]:
         """Return the agents that can receive jobs; of one key, the agent that is connected here."""
+        if self._handing_over:
+            yield from self._remote.agents()
+            return
         yield from self._agents.values()
         for agent in self._remote.agents():
             if agent.public_key not in self._agents:
@@ -261,7 +298,7 @@ class Fleet:
 
     def why_no_agent(self, model_id: str, code: ErrorCode) -> Reason:
         """Return the cause behind a code that `pick` returned."""
-        if self._drain_reason is not None:
+        if self._drain_reason is not None and not self._handing_over:
             return Reason.COORDINATOR_STOPPING
         match code:
             case ErrorCode.MODEL_NOT_LOADED:
@@ -379,15 +416,29 @@ class Fleet:
         """Return the current state of every detached session, the oldest first."""
         return [snapshot_of_session(session) for session in self._detached]
 
-    def start_draining(self, reason: str) -> None:
-        """Send `Drain` to every agent; `pick` then chooses no agent.
+    def start_draining(self, reason: str, *, handing_over: bool = False) -> None:
+        """Send `Drain` to every agent; `pick` then chooses none of them.
 
         Until `close`, agents may still resume a detached session.
+
+        Args:
+            reason: for the logs of the agents.
+            handing_over: whether the agents may reconnect at once, to other coordinators, which
+                serve the waiting requests too. Otherwise those fail.
         """
-        self._drain_reason = reason
+        self._drain_reason, self._handing_over = reason, handing_over
         for agent in [*self._agents.values(), *self._retired.values()]:
-            agent.send_drain(reason)
-        self.capacity_changed()  # waiting requests fail
+            self._send_drain(agent)
+        self.capacity_changed()
+
+    def _send_drain(self, agent: ConnectedAgent) -> None:
+        if self._drain_reason is not None:
+            agent.send_drain(self._drain_reason, 0 if self._handing_over else RECONNECT_AFTER_MS)
+
+    def hand_over(self) -> None:
+        """Close the connections with running jobs, so that other coordinators continue them."""
+        for agent in [*self._agents.values(), *self._retired.values()]:
+            agent.hand_over()
 
     def close(self) -> None:
         """End all detached sessions; later attempts to resume a session are rejected."""

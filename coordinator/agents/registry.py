@@ -1,6 +1,6 @@
 """The interface through which connections use the registry of agents."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from provider_agent.coordinator.connections.limited_log import LimitedLog
@@ -28,6 +28,16 @@ class AgentRegistry(Protocol):
 
     def claim(self, hello: Hello) -> DetachedSession | None:
         """Remove and return the session that `hello` resumes, if there is one."""
+        ...
+
+    def take_over(
+        self, hello: Hello, session_id: bytes, done: Callable[[DetachedSession], None]
+    ) -> bool:
+        """Ask other coordinators for the session that `hello` resumes; see `RemoteAgents`."""
+        ...
+
+    def keep(self, session: DetachedSession) -> None:
+        """Store a session whose agent has disconnected before it was admitted."""
         ...
 
     def join(self, agent: "ConnectedAgent") -> None:

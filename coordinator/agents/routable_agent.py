@@ -1,10 +1,12 @@
 """What the dispatcher needs of an agent, wherever its connection is."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
 from provider_agent.coordinator.agents.routing import Candidate
+from provider_agent.coordinator.sessions.detached_session import DetachedSession
 from provider_agent.coordinator.sessions.running_job import RunningJob
+from provider_agent.protocol.frames import Hello
 from provider_agent.protocol.job import Job
 
 
@@ -20,7 +22,22 @@ class RoutableAgent(Candidate, Protocol):
 
 
 class RemoteAgents(Protocol):
-    """The agents that are connected to other coordinators."""
+    """The agents that are connected to other coordinators, and the jobs that they run."""
+
+    def take_over(
+        self, hello: Hello, session_id: bytes, done: Callable[[DetachedSession], None]
+    ) -> bool:
+        """Ask the other coordinators for the jobs of a session that an agent resumes here.
+
+        Args:
+            hello: the agent's `Hello`; its signature is verified.
+            session_id: the id of the new session.
+            done: called later with the new session, which has the jobs that continue.
+
+        Returns:
+            Whether `done` will be called: another coordinator may know the session.
+        """
+        ...
 
     def agents(self) -> Iterable[RoutableAgent]:
         """Return the agents. Those that cannot be reached now are `overdue`."""
@@ -29,6 +46,12 @@ class RemoteAgents(Protocol):
 
 class NoRemoteAgents:
     """The remote agents of a coordinator that is not in a cluster."""
+
+    def take_over(
+        self, _hello: Hello, _session_id: bytes, _done: Callable[[DetachedSession], None]
+    ) -> bool:
+        """Return False."""
+        return False
 
     def agents(self) -> Iterable[RoutableAgent]:
         """Return nothing."""

@@ -1,10 +1,11 @@
 """Connects a `ClusterMember` to the other coordinators through NATS.
 
-Below the prefix and the version of the messages there are three kinds of subjects: `agents`, where
-every coordinator publishes its snapshots, `usage`, where it reports the usage of API keys if they
-have limits, and `to.ID`, which only the coordinator with that id reads. One task writes: one
-message per receiver and wake-up. It takes frames from the member only while NATS accepts them, so a
-slow connection fills the windows of the jobs, and no queue.
+Below the prefix and the version of the messages, every coordinator publishes its snapshots to
+`agents`, and the usage of API keys, if they have limits, to `usage`. Only the coordinator with the
+id ID reads `to.ID`, for frames, and `takeover.ID`, for requests, which it answers to a subject
+below `inbox`. One task writes: one message per receiver and wake-up. It takes frames from the
+member only while NATS accepts them, so a slow connection fills the windows of the jobs, and no
+queue.
 """
 
 import asyncio
@@ -48,6 +49,11 @@ SEND_BUFFER_BYTES: Final = 2 * MIB
 RECEIVE_BUFFER_BYTES: Final = 64 * MIB
 """The most received bytes that wait to be processed; further messages are lost, which costs a
 renewal each. The windows of all jobs limit what can arrive."""
+
+ANSWER_TIMEOUT_S: Final = 3.0
+"""How long a coordinator may take to hand over the jobs of an agent that has reconnected. Meanwhile
+the agent waits for `Welcome`, so this must be well below the handshake timeout. If the coordinator
+has crashed, NATS reports at once that nothing receives the request."""
 
 SNAPSHOT_PAUSE_S: Final = 0.25
 """The shortest time between two snapshots: a busy fleet changes with every job."""
@@ -98,6 +104,7 @@ class ClusterBus:
         self._may_be_isolated = True
         self._intervals_alone = 0
         self._tasks: list[asyncio.Task[None]] = []
+        self._asking: set[asyncio.Task[None]] = set()
         self.member = ClusterMember(
             own_id,
             fleet,
@@ -106,6 +113,7 @@ class ClusterBus:
             clock=clock,
             wake=self._queued.set,
             snapshot_changed=self._snapshot_due.set,
+            ask=self._ask,
         )
         self._usage: UsageExchange | None = None
         if key_limits is not None:
@@ -134,7 +142,7 @@ class ClusterBus:
     async def stop(self) -> None:
         """Tell the other coordinators that this one leaves, and close the connection."""
         # No snapshot may follow the one that says that this coordinator leaves.
-        await _cancel(self._tasks)
+        await _cancel([*self._tasks, *self._asking])
         try:
             async with asyncio.timeout(STOP_S):
                 if self.member.is_connected:
@@ -200,23 +208,23 @@ class ClusterBus:
             pending_size=SEND_BUFFER_BYTES,
             flush_timeout=FLUSH_TIMEOUT_S,
             user_credentials=cluster.credentials,
+            inbox_prefix=f"{self._base}.inbox",
             error_cb=self._on_error,
             disconnected_cb=self._on_disconnected,
             reconnected_cb=self._on_connected,
             closed_cb=on_closed,
         )
-        own = f"{self._base}.to.{self.member.own_id.hex()}"
-        receivers: dict[str, Callable[[bytes], None]] = {
-            own: self.member.receive_batch,
-            f"{self._base}.agents": self.member.receive_snapshot,
+        own_id = self.member.own_id.hex()
+        receivers = {
+            f"to.{own_id}": self._receiver(self.member.receive_batch),
+            "agents": self._receiver(self.member.receive_snapshot),
+            f"takeover.{own_id}": self._on_takeover,
         }
         if self._usage is not None:
-            receivers[f"{self._base}.usage"] = self._usage.receive
+            receivers["usage"] = self._receiver(self._usage.receive)
         for subject, receive in receivers.items():
             await self._client.subscribe(
-                subject,
-                cb=self._receiver(receive),
-                pending_bytes_limit=RECEIVE_BUFFER_BYTES,
+                f"{self._base}.{subject}", cb=receive, pending_bytes_limit=RECEIVE_BUFFER_BYTES
             )
         await self._on_connected()
 
@@ -230,6 +238,40 @@ class ClusterBus:
                 self._log.log(logging.WARNING, "malformed cluster message", error=str(error))
 
         return on_message
+
+    async def _on_takeover(self, message: Msg) -> None:
+        try:
+            answer = self.member.answer_takeover(message.data)
+        except MalformedPeerMessage as error:
+            self._log.log(logging.WARNING, "malformed cluster message", error=str(error))
+        else:
+            if message.reply.startswith(f"{self._base}.inbox."):
+                await self._publish(message.reply.removeprefix(f"{self._base}."), answer)
+
+    def _ask(
+        self, coordinator: bytes, message: bytes, answered: Callable[[bytes | None], None]
+    ) -> None:
+        """Send a takeover request; call `answered` with the answer, or None if there is none."""
+
+        async def ask() -> None:
+            subject = f"{self._base}.takeover.{coordinator.hex()}"
+            answer = None
+            try:
+                reply = await self._client.request(subject, message, timeout=ANSWER_TIMEOUT_S)
+                answer = reply.data
+            except (NatsError, OSError) as error:
+                self._log.log(
+                    logging.WARNING,
+                    "no answer from coordinator",
+                    coordinator=coordinator.hex(),
+                    error=describe_error(error),
+                )
+            answered(answer)
+
+        task = asyncio.create_task(ask(), name="cluster takeover")
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
+        task.add_done_callback(_log_failure)
 
     async def _on_connected(self) -> None:
         log.info(

@@ -9,10 +9,11 @@ each renewal repeats what was acknowledged.
 
 import logging
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from provider_agent.coordinator.agents.agent_jobs import CANCEL_REASON, MAX_UNSENT_REQUEST_BYTES
 from provider_agent.coordinator.cluster import messages
@@ -27,9 +28,11 @@ from provider_agent.coordinator.cluster.messages import (
     frame_size,
 )
 from provider_agent.coordinator.cluster.remote_agent import RemoteAgent
+from provider_agent.coordinator.cluster.takeover import TakenJob, TakeoverRequest, fitting
 from provider_agent.coordinator.connections.limited_log import LimitedLog
 from provider_agent.coordinator.reason import Reason
 from provider_agent.coordinator.sessions.detached_session import LostJob
+from provider_agent.coordinator.sessions.receipt_check import check_receipt
 from provider_agent.coordinator.sessions.running_job import RunningJob
 from provider_agent.event_log import EventLogger
 from provider_agent.protocol.errors import ErrorCode
@@ -63,12 +66,18 @@ class _EdgeJob(Struct, eq=False):
     """One job and its response."""
 
     running: RunningJob
-    agent: RemoteAgent
+    holder: bytes
     stream: ReceiveStream
     sent_at: float
     renewed_at: int = -1
     """`stream.received` at the last renewal."""
     resend_requested: bool = False
+    lost_at: float | None = None
+    """When the holder was lost; None while it is not."""
+
+    @property
+    def job_id(self) -> bytes:
+        return self.running.job_id
 
 
 class _Outbox:
@@ -113,7 +122,7 @@ class EdgeJobs:
 
     def by_holder(self) -> Counter[bytes]:
         """Count the jobs of each holder."""
-        return Counter(mine.agent.holder for mine in self._jobs.values())
+        return Counter(mine.holder for mine in self._jobs.values())
 
     def is_full(self, holder: bytes) -> bool:
         """Whether too many bytes of requests are queued for a holder."""
@@ -127,7 +136,8 @@ class EdgeJobs:
         now = self._clock()
         running = RunningJob(job, self, now + job.deadline_ms / 1000, agent.public_key)
         stream = ReceiveStream(self._window_bytes)
-        self._jobs[job.job_id] = _EdgeJob(running, agent, stream, now)
+        running.expect_receipt(agent.receipts)
+        self._jobs[job.job_id] = _EdgeJob(running, agent.holder, stream, now)
         self._send(agent.holder, Offer(agent.public_key, job.header, self._window_bytes))
         self._outboxes[agent.holder].requests.add(job.job_id, job.request)
         return running
@@ -137,13 +147,13 @@ class EdgeJobs:
         job.unconsumed -= count
         mine = self._jobs.get(job.job_id)
         if mine is not None and (offset := mine.stream.consume(count)) is not None:
-            self._send(mine.agent.holder, Ack(job.job_id, offset))
+            self._send_to_holder(mine, Ack(job.job_id, offset))
 
     def abandon(self, job: RunningJob) -> None:
         """Drop the job, and cancel it if it still runs."""
         mine = self._remove(job.job_id)
         if mine is not None:
-            self._send(mine.agent.holder, Cancel(job.job_id, CANCEL_REASON))
+            self._send_to_holder(mine, Cancel(job.job_id, CANCEL_REASON))
 
     # --- called with received frames --------------------------------------------------------------
 
@@ -153,7 +163,7 @@ class EdgeJobs:
         if mine is None:
             if isinstance(frame, JobResult | JobError):  # otherwise the holder would keep it
                 self._send(holder, Ack(frame.job_id, frame.total_bytes, final=True))
-        elif mine.agent.holder == holder:
+        elif mine.holder == holder:
             try:
                 self._on_frame(mine, frame)
             except ProtocolViolation as error:
@@ -195,15 +205,17 @@ class EdgeJobs:
         """Request the missing bytes, once for all later frames that follow the same gap."""
         if not mine.resend_requested:
             mine.resend_requested = True
-            self._send(mine.agent.holder, Renewal([_renewed(mine, resend=True)]))
+            self._send_to_holder(mine, Renewal([_renewed(mine, resend=True)]))
 
     def _end(self, mine: _EdgeJob, end: JobEnd) -> None:
         mine.stream.check_end(end)
-        running, agent = mine.running, mine.agent
+        running = mine.running
         self._remove(running.job_id)
-        self._send(agent.holder, Ack(running.job_id, end.total_bytes, final=True))
+        self._send_to_holder(mine, Ack(running.job_id, end.total_bytes, final=True))
+        if isinstance(end, JobResult) or end.receipt is not None:  # a holder's refusal has none
+            end = check_receipt(running, end, running.public_key)
         duration_s = self._clock() - mine.sent_at
-        self._job_ended(agent.public_key, running.job.model_id, end, duration_s)
+        self._job_ended(running.public_key, running.job.model_id, end, duration_s)
         running.on_end(end)
 
     def _lose(self, mine: _EdgeJob, reason: Reason) -> None:
@@ -214,29 +226,117 @@ class EdgeJobs:
     def _remove(self, job_id: bytes) -> _EdgeJob | None:
         mine = self._jobs.pop(job_id, None)
         if mine is not None:
-            self._outboxes[mine.agent.holder].requests.drop(job_id)
+            self._drop_request(mine)
         return mine
+
+    def _drop_request(self, mine: _EdgeJob) -> None:
+        outbox = self._outboxes.get(mine.holder)
+        if outbox is not None:
+            outbox.requests.drop(mine.job_id)
+
+    # --- takeover ---------------------------------------------------------------------------------
+
+    def adopt(self, running: RunningJob, stream: ReceiveStream, holder: bytes) -> None:
+        """Own a job of a client here whose agent has reconnected to another coordinator."""
+        running.owner = self
+        self._jobs[running.job_id] = _EdgeJob(running, holder, stream, self._clock())
+
+    def hand_over(self, request: TakeoverRequest) -> list[TakenJob]:
+        """Return the jobs that continue at the sender of `request`, and expect their frames there.
+
+        The other jobs that the agent lists end, if they are jobs of this agent.
+        """
+        continued = self._continued(request)
+        taken = fitting(self._taken(mine) for mine in continued)
+        for mine in continued[: len(taken)]:
+            self._move(mine, request.sender)
+        for mine in continued[len(taken) :]:
+            self._lose(mine, Reason.PROVIDER_LOST)
+        return taken
+
+    def take_back(self, request: TakeoverRequest) -> list[tuple[RunningJob, ReceiveStream]]:
+        """Remove and return the jobs that continue here, because their agent is connected here."""
+        returned = []
+        for mine in self._continued(request):
+            self._move(mine, request.sender)
+            del self._jobs[mine.job_id]
+            returned.append((mine.running, mine.stream))
+        return returned
+
+    def _continued(self, request: TakeoverRequest) -> list[_EdgeJob]:
+        """Return the listed jobs of the agent that can continue; end those that cannot."""
+        continued = []
+        for live in request.live_jobs:
+            mine = self._jobs.get(live.job_id)
+            if mine is None or mine.running.public_key != request.public_key:
+                continue
+            has_request = live.request_offset >= len(mine.running.job.request)
+            if has_request and live.first_offset <= mine.stream.received <= live.next_offset:
+                continued.append(mine)
+                continue
+            self._send_to_holder(mine, Cancel(live.job_id, CANCEL_REASON))
+            if mine.stream.received:
+                self._lose(mine, Reason.PROVIDER_LOST)
+            else:
+                self._end(mine, _not_received(live.job_id))
+        return continued
+
+    def _move(self, mine: _EdgeJob, holder: bytes) -> None:
+        """Expect the frames of a job from another holder."""
+        if mine.holder != holder:
+            self._send_to_holder(mine, Cancel(mine.job_id, CANCEL_REASON))
+        mine.holder, mine.lost_at = holder, None
+        mine.stream.resume(self._window_bytes)
+        mine.renewed_at, mine.resend_requested = -1, False
+        mine.running.set_lost(False)
+
+    def _taken(self, mine: _EdgeJob) -> TakenJob:
+        running, stream = mine.running, mine.stream
+        remaining_ms = max(0, int((running.ends_at - self._clock()) * 1000))
+        header = replace(running.job.header, deadline_ms=remaining_ms)
+        return TakenJob(header, stream.received, stream.consumed, self._window_bytes)
 
     # --- called by the member ---------------------------------------------------------------------
 
-    def renew(self) -> None:
-        """Renew every job; request the response of a job again if nothing of it arrived lately."""
+    def renew(self, known: Container[bytes]) -> None:
+        """Renew every job; request the response of a job again if nothing of it arrived lately.
+
+        Args:
+            known: the coordinators that can be reached; jobs of others are not renewed.
+        """
         by_holder: dict[bytes, list[RenewedJob]] = {}
         for mine in self._jobs.values():
+            if mine.holder not in known:
+                continue
+            if mine.lost_at is not None:  # after a partition
+                mine.lost_at = None
+                mine.running.set_lost(False)
             mine.stream.acknowledge()
             resend = mine.renewed_at == mine.stream.received
             mine.renewed_at = mine.stream.received
             mine.resend_requested = False
-            by_holder.setdefault(mine.agent.holder, []).append(_renewed(mine, resend=resend))
+            by_holder.setdefault(mine.holder, []).append(_renewed(mine, resend=resend))
         for holder, jobs in by_holder.items():
             for first in range(0, len(jobs), MAX_LIVE_JOBS):
                 self._send(holder, Renewal(jobs[first : first + MAX_LIVE_JOBS]))
 
     def lose_holder(self, holder: bytes) -> None:
-        """End the jobs of a holder that has left or is silent, each with one error."""
-        for mine in [mine for mine in self._jobs.values() if mine.agent.holder == holder]:
-            self._lose(mine, Reason.PROVIDER_LOST)
+        """Keep the jobs of a holder that has left or is silent, until its agents reconnect.
+
+        Requests without output are sent to other agents meanwhile.
+        """
+        for mine in self._jobs.values():
+            if mine.holder == holder and mine.lost_at is None:
+                mine.lost_at = self._clock()
+                mine.running.set_lost(True)
         self._outboxes.pop(holder, None)
+
+    def expire(self, keep_s: float) -> None:
+        """End the jobs whose holder was lost `keep_s` seconds ago, each with one error."""
+        lost_before = self._clock() - keep_s
+        for mine in list(self._jobs.values()):
+            if mine.lost_at is not None and mine.lost_at <= lost_before:
+                self._lose(mine, Reason.PROVIDER_LOST)
 
     def next_frames(self, holder: bytes, limit_bytes: int) -> list[EdgeFrame]:
         """Remove and return the frames of the next message, of about `limit_bytes` together.
@@ -259,6 +359,10 @@ class EdgeJobs:
             frames.append(chunk)
             size += frame_size(chunk)
         return frames
+
+    def _send_to_holder(self, mine: _EdgeJob, frame: EdgeFrame) -> None:
+        if mine.lost_at is None:
+            self._send(mine.holder, frame)
 
     def _send(self, holder: bytes, frame: EdgeFrame) -> None:
         outbox = self._outboxes.get(holder)

@@ -27,8 +27,10 @@ from provider_agent.coordinator.cluster.messages import (
     frame_size,
 )
 from provider_agent.coordinator.cluster.relayed_job import RelayedJob
+from provider_agent.coordinator.cluster.takeover import TakenJob
 from provider_agent.coordinator.connections.limited_log import LimitedLog
 from provider_agent.coordinator.reason import Reason
+from provider_agent.coordinator.sessions.detached_session import MAX_SENDS, DetachedSession
 from provider_agent.event_log import EventLogger
 from provider_agent.protocol.errors import REGISTRY, ErrorCode
 from provider_agent.protocol.exceptions import ProtocolViolation
@@ -36,6 +38,7 @@ from provider_agent.protocol.formats import Operation, find_operation
 from provider_agent.protocol.frames import Ack, Cancel, JobError, RequestChunk
 from provider_agent.protocol.job import Job, join_request
 from provider_agent.protocol.limits import CHUNK_BYTES, MIB
+from provider_agent.protocol.receive_stream import ReceiveStream
 from provider_agent.protocol.request import RequestBuffer
 
 log = EventLogger(__name__)
@@ -209,6 +212,44 @@ class HolderJobs:
             join_request(offer.header, incoming.request.take()), create
         )
 
+    def take_over(self, edge: bytes, taken: TakenJob, session: DetachedSession) -> None:
+        """Continue a job of `edge` in the session that its agent resumes here."""
+        header, received = taken.header, taken.received
+        job_id = header.job_id
+        is_held = job_id in self._jobs or job_id in self._incoming
+        if is_held or taken.consumed > received or len(self) >= MAX_JOBS:
+            return
+        now = self._clock()
+        job = RelayedJob(
+            join_request(header, b""),
+            session,
+            now + header.deadline_ms / 1000,
+            session.public_key,
+            edge=edge,
+            window_bytes=taken.window_bytes,
+            renewed_at=now,
+            relay=self,
+        )
+        job.send_count = MAX_SENDS  # only its edge has the request
+        job.unconsumed = received - taken.consumed
+        job.stream.continue_from(acked=taken.consumed, sent=received)
+        stream = ReceiveStream(taken.window_bytes)
+        stream.holds_end = True
+        stream.continue_from(consumed=taken.consumed, received=received)
+        self._jobs[job_id] = job
+        session.add(job, stream, now)
+
+    def let_go(self, job: RelayedJob) -> None:
+        """Forget a job without a message to its edge: another coordinator continues it."""
+        if self._jobs.get(job.job_id) is job:
+            self._forget(job)
+
+    def let_go_all(self) -> None:
+        """Forget all jobs, because this coordinator stops and their agents move to others."""
+        for job in list(self._jobs.values()):
+            self._forget(job)
+        self._incoming.clear()
+
     def output_changed(self, job: RelayedJob) -> None:
         """Send what the response has to send."""
         if self._jobs.get(job.job_id) is job and job.stream.ready:
@@ -255,6 +296,7 @@ class HolderJobs:
         job.owner.consume(job, released)
         if job.stream.done:
             self._forget(job)
+            job.owner.abandon(job)  # the agent may forget it now
         else:
             self.output_changed(job)
         return True

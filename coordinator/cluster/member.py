@@ -4,6 +4,7 @@
 and `snapshot` return, and calls `tick` once per interval.
 """
 
+import functools
 import logging
 from collections.abc import Callable, Iterator
 
@@ -11,27 +12,44 @@ from provider_agent.coordinator.agents.fleet import Fleet
 from provider_agent.coordinator.agents.snapshots import ClusterSnapshot, PeerSnapshot
 from provider_agent.coordinator.cluster.edge import EdgeJobs
 from provider_agent.coordinator.cluster.holder import HolderJobs
+from provider_agent.coordinator.cluster.ids import tag_of
 from provider_agent.coordinator.cluster.messages import (
     AgentEntry,
     EdgeFrame,
+    MalformedPeerMessage,
     PeerFrame,
     decode_batch,
     decode_snapshot,
     encode_batch,
     encode_snapshot,
 )
+from provider_agent.coordinator.cluster.relayed_job import RelayedJob
 from provider_agent.coordinator.cluster.remote_agent import RemoteAgent, entry_of
+from provider_agent.coordinator.cluster.takeover import (
+    TakenJob,
+    Takeover,
+    TakeoverAnswer,
+    TakeoverRequest,
+    decode_answer,
+    decode_request,
+    encode_takeover,
+)
 from provider_agent.coordinator.cluster.view import (
     MAX_COORDINATORS,
     SILENT_INTERVALS,
     ClusterView,
 )
 from provider_agent.coordinator.connections.limited_log import LimitedLog
+from provider_agent.coordinator.sessions.detached_session import DetachedSession, new_session
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.event_log import EventLogger
+from provider_agent.protocol.frames import Hello
 from provider_agent.protocol.limits import BATCH_BYTES
 
 log = EventLogger(__name__)
+
+AskCoordinator = Callable[[bytes, bytes, Callable[[bytes | None], None]], None]
+"""Sends a request to a coordinator; later calls a function with the answer, or with None."""
 
 
 class ClusterMember:
@@ -45,6 +63,7 @@ class ClusterMember:
         clock: monotonic, in seconds.
         wake: called when messages are queued.
         snapshot_changed: called when a new snapshot should be sent soon.
+        ask: sends a request to a coordinator.
 
     Attributes:
         own_id: this coordinator.
@@ -65,6 +84,7 @@ class ClusterMember:
         clock: Callable[[], float],
         wake: Callable[[], None],
         snapshot_changed: Callable[[], None],
+        ask: AskCoordinator,
     ) -> None:
         self.own_id = own_id
         self.is_connected = False
@@ -79,6 +99,9 @@ class ClusterMember:
         self._waiting: dict[bytes, None] = {}
         """The coordinators for which frames may be queued."""
         self.view = ClusterView(own_id, self._new_agent, interval_s, clock)
+        self._ask = ask
+        self._takeovers: dict[bytes, Takeover] = {}
+        """The incomplete takeovers, by public key: a newer one replaces an older one."""
         self.edge = EdgeJobs(
             window_bytes=settings.window_bytes,
             clock=clock,
@@ -133,9 +156,96 @@ class ClusterMember:
                 received_jobs=received[peer],
             )
 
+    @property
+    def can_hand_over(self) -> bool:
+        """Whether another coordinator can take over the agents that are connected here."""
+        return self.is_connected and len(self.view) > 0
+
     def agents(self) -> list[RemoteAgent]:
         """Return the agents of the other coordinators."""
         return self.view.agents()
+
+    # --- takeover of sessions ---------------------------------------------------------------------
+
+    def take_over(
+        self, hello: Hello, session_id: bytes, done: Callable[[DetachedSession], None]
+    ) -> bool:
+        """Ask for the jobs of a session that an agent resumes here; see `RemoteAgents`."""
+        resumed_id = hello.session_id
+        if resumed_id is None:
+            return False
+        tags = {tag_of(resumed_id), *(tag_of(job.job_id) for job in hello.live_jobs)}
+        asked = set(self.view.find(tags)) if self.is_connected else set()
+        if (holder := self.view.holder_of(hello.public_key)) is not None:
+            asked.add(holder)
+        if not asked and tag_of(self.own_id) not in tags:
+            return False
+        request = TakeoverRequest(self.own_id, hello.public_key, resumed_id, hello.live_jobs)
+        session = new_session(hello.public_key, session_id, hello.instance_id)
+
+        def complete(answers: list[TakeoverAnswer]) -> None:
+            self._takeovers.pop(hello.public_key, None)
+            for answer in answers:
+                for taken in answer.jobs:
+                    self.holder.take_over(answer.sender, taken, session)
+            done(session)
+
+        if (older := self._takeovers.pop(hello.public_key, None)) is not None:
+            older.cancel()
+        self._take_own(request, session)
+        takeover = self._takeovers[hello.public_key] = Takeover(asked, complete)
+        message = encode_takeover(request)
+        for coordinator in asked:
+            self._ask(
+                coordinator, message, functools.partial(self._answered, takeover, coordinator)
+            )
+        if not asked:
+            complete([])
+        return True
+
+    def _answered(self, takeover: Takeover, coordinator: bytes, message: bytes | None) -> None:
+        answer = None
+        if message is not None:
+            try:
+                answer = decode_answer(message)
+            except MalformedPeerMessage as error:
+                self._log.log(logging.WARNING, "malformed cluster message", error=str(error))
+        takeover.answered(coordinator, answer)
+
+    def _take_own(self, request: TakeoverRequest, session: DetachedSession) -> None:
+        """Add the jobs of clients here to a session that is resumed here."""
+        self._release(request)
+        for job, stream in self.edge.take_back(request):
+            session.add(job, stream, self._clock())
+
+    def answer_takeover(self, message: bytes) -> bytes:
+        """Hand over what this coordinator knows of a session; return the answer.
+
+        Raises:
+            MalformedPeerMessage: the message is invalid.
+        """
+        request = decode_request(message)
+        jobs: list[TakenJob] = []
+        if self.view.hear(request.sender):  # its first snapshot may still be on its way
+            self._release(request)
+            jobs = self.edge.hand_over(request)
+        return encode_takeover(TakeoverAnswer(self.own_id, jobs))
+
+    def _release(self, request: TakeoverRequest) -> None:
+        """Give up a session that is stored here, or whose older connection has not ended yet."""
+        listed = [job.job_id for job in request.live_jobs]
+        session = self._fleet.release(request.public_key, request.session_id, listed)
+        if session is None:
+            return
+        for job_id in listed:
+            if (removed := session.remove(job_id)) is None:
+                continue
+            job, stream = removed
+            if isinstance(job, RelayedJob):
+                self.holder.let_go(job)  # its edge is asked too
+            else:
+                self.edge.adopt(job, stream, request.sender)
+        session.end()
 
     # --- received messages ------------------------------------------------------------------------
 
@@ -210,7 +320,11 @@ class ClusterMember:
         """Return the messages that tell the other coordinators about the agents here."""
         self.revision += 1
         agents = [] if leaving else self._fleet.accepting()
-        entries = (entry_of(agent, agent.offers) for agent in agents if agent.offers is not None)
+        entries = (
+            entry_of(agent, agent.offers, receipts=agent.sends_receipts)
+            for agent in agents
+            if agent.offers is not None
+        )
         return encode_snapshot(self.own_id, self.revision, entries, leaving=leaving)
 
     # --- time and connection ----------------------------------------------------------------------
@@ -226,12 +340,14 @@ class ClusterMember:
                 for peer in self.view:
                     self.view.drop(peer)
                     self._lose(peer)
+                self.edge.expire(0)
             return
         for peer in self.view.expire():
             self._log.log(logging.WARNING, "coordinator silent", coordinator=peer.hex())
             self._lose(peer)
         self.holder.expire()
-        self.edge.renew()
+        self.edge.expire(self._resume_s)
+        self.edge.renew(self.view)
 
     def set_connected(self, connected: bool) -> None:
         """Record whether messages can be sent."""
@@ -241,7 +357,7 @@ class ClusterMember:
         if connected:
             self.view.restart()
             self.holder.restart_leases()
-            self.edge.renew()
+            self.edge.renew(self.view)
             self._snapshot_changed()
             self._wake()
         else:

@@ -55,6 +55,8 @@ CoordinatorId = Annotated[bytes, Meta(min_length=16, max_length=16)]
 
 PublicKey = Annotated[bytes, Meta(min_length=32, max_length=32)]
 
+WindowBytes = Annotated[int, Meta(ge=MIN_WINDOW_BYTES, le=2**30)]
+
 
 class MalformedPeerMessage(Exception):
     """A message of another coordinator is invalid; the text contains nothing of its content."""
@@ -73,7 +75,7 @@ class Offer(Struct, tag=64, array_like=True, frozen=True):
 
     public_key: PublicKey
     header: JobHeader
-    window_bytes: Annotated[int, Meta(ge=MIN_WINDOW_BYTES, le=2**30)]
+    window_bytes: WindowBytes
 
 
 class RenewedJob(Struct, array_like=True, frozen=True):
@@ -189,6 +191,7 @@ class AgentEntry(Struct, array_like=True, frozen=True):
         overdue: whether it may be lost.
         send_queue_full: whether too many bytes of requests are queued for it.
         models: the models that receive jobs.
+        receipts: whether the ends of its jobs have receipts.
     """
 
     public_key: PublicKey
@@ -198,6 +201,7 @@ class AgentEntry(Struct, array_like=True, frozen=True):
     overdue: bool
     send_queue_full: bool
     models: Annotated[list[ModelEntry], Meta(max_length=MAX_MODELS)]
+    receipts: bool = False
 
 
 class Snapshot(Struct, array_like=True, frozen=True):

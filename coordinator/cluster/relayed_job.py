@@ -4,6 +4,7 @@ from typing import Protocol
 
 from provider_agent.coordinator.sessions.detached_session import LostJob
 from provider_agent.coordinator.sessions.running_job import JobOwner, RunningJob
+from provider_agent.protocol.exceptions import ProtocolViolation
 from provider_agent.protocol.frames import JobEnd, JobStarted
 from provider_agent.protocol.job import Job
 from provider_agent.protocol.send_stream import SendStream
@@ -42,6 +43,8 @@ class RelayedJob(RunningJob):
         stream: the response, with the bytes that the edge has not acknowledged.
     """
 
+    holds_end = True  # the agent keeps the job until its edge has everything
+
     __slots__ = ("_relay", "edge", "renewed_at", "stream")
 
     def __init__(
@@ -65,6 +68,9 @@ class RelayedJob(RunningJob):
     def __repr__(self) -> str:
         return f"<RelayedJob edge={self.edge.hex()} {self.stream!r}>"
 
+    def expect_receipt(self, expected: bool) -> None:
+        """Do nothing: the edge, which receives every byte, checks the receipt."""
+
     def on_started(self, started: JobStarted) -> None:
         """Send the start of the response; it is repeated if the agent's link was lost."""
         super().on_started(started)
@@ -72,10 +78,14 @@ class RelayedJob(RunningJob):
         self._relay.output_changed(self)
 
     def on_data(self, data: bytes) -> None:
-        """Send new bytes of the response."""
+        """Send new bytes of the response.
+
+        Raises:
+            ProtocolViolation: the job has ended.
+        """
+        if self.end is not None:
+            raise ProtocolViolation("a chunk after the end of its job")
         self.unconsumed += len(data)
-        if self._hash is not None:
-            self._hash.update(data)
         self.stream.write(data)
         self._relay.output_changed(self)
 

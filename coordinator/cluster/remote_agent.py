@@ -55,6 +55,11 @@ class RemoteAgent:
         return self
 
     @property
+    def receipts(self) -> bool:
+        """Whether the ends of its jobs have receipts."""
+        return self._entry.receipts
+
+    @property
     def in_flight(self) -> int:
         """Jobs without an end."""
         return self._entry.in_flight + self._sent.total()
@@ -131,7 +136,7 @@ def _offer_table(entry: AgentEntry, revision: int) -> OfferTable:
     return OfferTable(Capabilities(revision, models, AgentLimits(entry.capacity)))
 
 
-def entry_of(agent: Candidate, offers: OfferTable) -> AgentEntry:
+def entry_of(agent: Candidate, offers: OfferTable, *, receipts: bool) -> AgentEntry:
     """Return the entry of an agent that is connected here."""
     models = []
     for model_id, operations in offers.models.items():
@@ -157,4 +162,5 @@ def entry_of(agent: Candidate, offers: OfferTable) -> AgentEntry:
         overdue=agent.overdue,
         send_queue_full=agent.send_queue_full,
         models=models,
+        receipts=receipts,
     )

@@ -5,11 +5,12 @@ parts count when all parts have arrived in order; otherwise the older snapshot a
 next interval brings another one.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from typing import Final
 
 from msgspec import Struct
 
+from provider_agent.coordinator.cluster.ids import tag_of
 from provider_agent.coordinator.cluster.messages import AgentEntry, Snapshot
 from provider_agent.coordinator.cluster.remote_agent import RemoteAgent
 
@@ -78,7 +79,7 @@ class ClusterView:
     def __len__(self) -> int:
         return len(self._coordinators)
 
-    def __contains__(self, coordinator: bytes) -> bool:
+    def __contains__(self, coordinator: object) -> bool:
         return coordinator in self._coordinators
 
     def __iter__(self) -> Iterator[bytes]:
@@ -91,6 +92,15 @@ class ClusterView:
     def agents_of(self, coordinator: bytes) -> list[RemoteAgent]:
         """Return the agents in the last snapshot of a coordinator that is in the view."""
         return list(self._coordinators[coordinator].agents.values())
+
+    def find(self, tags: Container[bytes]) -> list[bytes]:
+        """Return the coordinators with one of these tags."""
+        return [coordinator for coordinator in self._coordinators if tag_of(coordinator) in tags]
+
+    def holder_of(self, public_key: bytes) -> bytes | None:
+        """Return the coordinator to which an agent is connected, or None."""
+        agent = self._by_key.get(public_key)
+        return None if agent is None else agent.holder
 
     def agents(self) -> list[RemoteAgent]:
         """Return every agent once: of two coordinators with one key, the last that added it."""
@@ -108,14 +118,21 @@ class ClusterView:
             return None
         if snapshot.leaving:
             return ViewChange({}, left=True) if self.drop(sender) else None
+        if not self.hear(sender):
+            return None
+        coordinator = self._coordinators[sender]
+        agents = _complete(coordinator, snapshot)
+        return None if agents is None else self._replace(sender, coordinator, agents)
+
+    def hear(self, sender: bytes) -> bool:
+        """Note that a coordinator is alive; return False if it is one too many."""
         coordinator = self._coordinators.get(sender)
         if coordinator is None:
             if len(self._coordinators) >= MAX_COORDINATORS:
-                return None
+                return False
             coordinator = self._coordinators[sender] = _Coordinator(self._clock(), {})
         coordinator.heard_at = self._clock()
-        agents = _complete(coordinator, snapshot)
-        return None if agents is None else self._replace(sender, coordinator, agents)
+        return True
 
     def ignores(self, snapshot: Snapshot) -> bool:
         """Whether the sender of a snapshot is one coordinator too many."""

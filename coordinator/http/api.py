@@ -46,7 +46,7 @@ class HttpApi:
         cluster: returns the state in the cluster; None if the coordinator is in none.
         key_limits: the limits of each API key; None for no limit.
         clock: monotonic, in seconds.
-        random_bytes: generates job ids.
+        job_id_bytes: generates job ids.
 
     Attributes:
         counters: the outcomes of the requests so far that were accepted.
@@ -63,7 +63,7 @@ class HttpApi:
         cluster: Callable[[], ClusterSnapshot | None] = lambda: None,
         key_limits: KeyLimits | None = None,
         clock: Callable[[], float],
-        random_bytes: Callable[[int], bytes],
+        job_id_bytes: Callable[[int], bytes],
     ) -> None:
         self.counters = Counters()
         self._settings = settings
@@ -76,13 +76,14 @@ class HttpApi:
         self._limit_check: KeyLimitCheck | None = None
         if key_limits is not None:
             self._limit_check = KeyLimitCheck(key_limits, needs_key=not settings.open_to_clients)
-        self._random_bytes = random_bytes
+        self._job_id_bytes = job_id_bytes
         self._connections = connections
         self._cluster = cluster
         self._metrics = Metrics(self._gauges)
         self._memory = RequestMemory(settings.max_held_request_bytes)
         self._running = 0
         self._reading: set[asyncio.Timeout] = set()
+        self._ready = True
         self._stopping = False
         self._interrupting = False
         self._idle = asyncio.Event()
@@ -103,6 +104,10 @@ class HttpApi:
     def running(self) -> int:
         """How many requests are being handled."""
         return self._running
+
+    def announce_stop(self) -> None:
+        """Report from now on that the coordinator is not ready; requests are still accepted."""
+        self._ready = False
 
     async def stop(self, timeout_s: float) -> None:
         """Refuse new jobs with 503, and wait at most `timeout_s` for the running ones.
@@ -214,7 +219,7 @@ class HttpApi:
             counters=self.counters,
             record=record,
             clock=self._clock,
-            random_bytes=self._random_bytes,
+            job_id_bytes=self._job_id_bytes,
         )
         handler = RequestHandler(
             request,
@@ -228,7 +233,7 @@ class HttpApi:
 
     def why_not_ready(self) -> str:
         """Return why requests cannot be served now; "" if they can."""
-        if self._stopping:
+        if not self._ready:
             return "the coordinator is stopping"
         reason, cluster = self._fleet.why_not_ready(), self._cluster()
         if reason and cluster is not None and not cluster.connected:

@@ -50,7 +50,7 @@ class JobAttempts:
         counters: counts the additional jobs.
         record: notes the jobs of the request.
         clock: monotonic, in seconds.
-        random_bytes: generates job ids.
+        job_id_bytes: generates job ids.
 
     Attributes:
         job_id: the id of the latest job.
@@ -66,7 +66,7 @@ class JobAttempts:
         counters: Counters,
         record: RequestRecord,
         clock: Callable[[], float],
-        random_bytes: Callable[[int], bytes],
+        job_id_bytes: Callable[[int], bytes],
     ) -> None:
         self._client_request = client_request
         self._dispatcher = dispatcher
@@ -74,7 +74,7 @@ class JobAttempts:
         self._counters = counters
         self._record = record
         self._clock = clock
-        self._random_bytes = random_bytes
+        self._job_id_bytes = job_id_bytes
         self._ends_at = clock() + settings.deadline_s
         self._wait_until = clock() + settings.queue_s
         self._number = dispatcher.next_number()
@@ -183,7 +183,7 @@ class JobAttempts:
 
     def _new_job_id(self) -> bytes:
         """Return the bytes of a UUID of version 4 (RFC 9562, section 5.4)."""
-        job_id = bytearray(self._random_bytes(16))
+        job_id = bytearray(self._job_id_bytes(16))
         job_id[6] = job_id[6] & 0x0F | 0x40
         job_id[8] = job_id[8] & 0x3F | 0x80
         return bytes(job_id)

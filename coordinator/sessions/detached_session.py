@@ -49,6 +49,22 @@ class ResumptionPlan(Struct, frozen=True):
     failed: list[RunningJob]
 
 
+def new_session(public_key: bytes, session_id: bytes, instance_id: str) -> "DetachedSession":
+    """Return a session without jobs."""
+    return DetachedSession(
+        public_key=public_key,
+        session_id=session_id,
+        instance_id=instance_id,
+        retired=False,
+        draining=False,
+        offers=None,
+        jobs={},
+        streams={},
+        counts=JobCounts(),
+        ended=OrderedDict(),
+    )
+
+
 class DetachedSession:
     """Owns the jobs of a session between two connections.
 
@@ -96,6 +112,21 @@ class DetachedSession:
         retired = " retired" if self.retired else ""
         return f"<DetachedSession {self.session_id.hex()}{retired} jobs={len(self.jobs)}>"
 
+    def add(self, job: RunningJob, stream: ReceiveStream, now: float) -> None:
+        """Add a job whose response continues here from `stream.received` on."""
+        job.owner = self
+        self.jobs[job.job_id] = job
+        self._streams[job.job_id] = stream
+        self.counts.add(job.job_id, job.job.model_id, now)
+
+    def remove(self, job_id: bytes) -> tuple[RunningJob, ReceiveStream] | None:
+        """Remove and return a job that continues elsewhere, and its response."""
+        job = self.jobs.pop(job_id, None)
+        if job is None:
+            return None
+        self.counts.remove(job_id)
+        return job, self._streams.pop(job_id)
+
     def consume(self, job: RunningJob, count: int) -> None:
         """Count bytes as passed on to the client; the next connection sends the `Ack`."""
         job.unconsumed -= count
@@ -104,8 +135,9 @@ class DetachedSession:
             stream.consume(count)
 
     def abandon(self, job: RunningJob) -> None:
-        """Drop the job; it is cancelled when the agent resumes the session."""
-        self.jobs.pop(job.job_id, None)
+        """Drop the job; it is cancelled when the agent resumes the session, unless it has ended."""
+        if self.jobs.pop(job.job_id, None) is not None and job.end is not None:
+            self.ended[job.job_id] = self._streams.pop(job.job_id).received
 
     def report_lost(self) -> None:
         """Report to the requests that the agent has not returned for some time."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Final
 
 from msgspec import Struct
@@ -77,6 +77,17 @@ class DetachedSessions:
         for key in ((public_key, False), (public_key, True)):
             entry = self._entries.get(key)
             if entry is not None and entry.session.session_id == session_id:
+                self._remove(key)
+                return entry.session
+        return None
+
+    def claim_with_job(
+        self, public_key: bytes, job_ids: Collection[bytes]
+    ) -> DetachedSession | None:
+        """Remove and return a session that has one of the jobs; None if none is stored."""
+        for key in ((public_key, False), (public_key, True)):
+            entry = self._entries.get(key)
+            if entry is not None and not entry.session.jobs.keys().isdisjoint(job_ids):
                 self._remove(key)
                 return entry.session
         return None

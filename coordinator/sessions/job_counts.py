@@ -31,6 +31,9 @@ class JobCounts:
     def __repr__(self) -> str:
         return f"<JobCounts {dict(self._by_model)}>"
 
+    def __len__(self) -> int:
+        return len(self._jobs)
+
     def add(self, job_id: bytes, model_id: str, now: float) -> None:
         """Count a job. A job that is sent again counts once, from its first time on."""
         if job_id not in self._jobs:

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import Callable
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from provider_agent.protocol.frames import JobEnd, JobStarted
 from provider_agent.protocol.job import Job
@@ -17,7 +17,10 @@ class JobOwner(Protocol):
         ...
 
     def abandon(self, job: "RunningJob") -> None:
-        """Drop the job, because its response is no longer needed."""
+        """Drop the job, because its response is no longer needed.
+
+        If its end was held, it is acknowledged now.
+        """
         ...
 
 
@@ -36,6 +39,8 @@ class RunningJob:
         public_key: the identity of the agent that runs the job.
 
     Attributes:
+        holds_end: whether the end of the job is acknowledged to the agent only when the job is
+            abandoned, because the response is needed until then.
         job: the job, which is sent again if its header was lost with a link.
         job_id: the job's id.
         owner: a detached session after the link is lost; the jobs of a connection otherwise.
@@ -47,6 +52,8 @@ class RunningJob:
         end: the end of the job, once received; the buffer may still hold bytes.
         unconsumed: received bytes that are not yet passed on to the client.
     """
+
+    holds_end: ClassVar[bool] = False
 
     __slots__ = (
         "_buffer",

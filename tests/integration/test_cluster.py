@@ -19,6 +19,7 @@ from tests.kit.cli_process import start_command
 from tests.kit.cluster_harness import (
     INTERVAL_S,
     cluster_harness,
+    crash,
     member_of,
     remote_job_harness,
     wait_until,
@@ -115,25 +116,6 @@ async def test_interrupted_link_of_the_agent_loses_no_byte() -> None:
         assert await response.read() == b"two,three"
 
 
-async def test_stopped_holder_ends_running_jobs_with_an_error() -> None:
-    async with remote_job_harness() as remote:
-        _job, response = await remote.start_response(b"data: {}\n\n")
-        await remote.holder.stop()
-        rest = await response.read()
-        assert b"coordinator is stopping" in rest
-        await wait_until(lambda: not member_of(remote.edge).agents())
-
-
-async def test_stopping_holder_waits_for_jobs_of_other_coordinators() -> None:
-    async with remote_job_harness(replace(NO_HEARTBEATS, drain_s=60)) as remote:
-        job, response = await remote.start_response(b"one,")
-        stopping = asyncio.create_task(remote.holder.stop())
-        await wait_until(lambda: remote.agent.drain is not None)
-        await job.answer_rest(b"two")
-        assert await response.read() == b"two"
-        await stopping
-
-
 async def test_stopped_edge_cancels_its_jobs_at_the_agent() -> None:
     async with remote_job_harness() as remote:
         job, response = await remote.start_response(b"first")
@@ -197,10 +179,10 @@ async def test_full_agent_refuses_and_the_request_waits_for_room() -> None:
             await (await task).read()
 
 
-async def test_silent_holder_ends_the_response_with_an_error() -> None:
-    async with remote_job_harness() as remote:
+async def test_response_ends_with_an_error_if_the_agent_does_not_return() -> None:
+    async with remote_job_harness(replace(NO_HEARTBEATS, resume_ms=100)) as remote:
         _job, response = await remote.start_response(b"data: {}\n\n")
-        await _crash(remote.holder)
+        await crash(remote.holder)
         assert b"connection to the provider" in await response.read()
         await wait_until(lambda: not member_of(remote.edge).agents())
 
@@ -208,18 +190,9 @@ async def test_silent_holder_ends_the_response_with_an_error() -> None:
 async def test_job_of_a_silent_edge_is_cancelled_at_the_agent() -> None:
     async with remote_job_harness() as remote:
         job, _response = await remote.start_response(b"first")
-        await _crash(remote.edge)
+        await crash(remote.edge)
         await job.cancelled.wait()
         assert not len(member_of(remote.holder).holder)
-
-
-async def _crash(coordinator: Coordinator) -> None:
-    """End the connection to NATS without a farewell; the coordinator sends nothing more."""
-    bus = coordinator._cluster
-    assert bus is not None
-    for task in bus._tasks:
-        task.cancel()
-    await bus._client.close()
 
 
 async def test_coordinators_find_each_other_over_tls_with_a_password(tmp_path: Path) -> None:

@@ -17,7 +17,16 @@ from tests.kit.nats_server import NatsServer, nats_server
 from tests.kit.scripted_agent import ScriptedAgent
 from tests.kit.scripted_job import ScriptedJob
 
-INTERVAL_S = 0.2
+INTERVAL_S = 0.5
+
+
+async def crash(coordinator: Coordinator) -> None:
+    """End the connection to NATS without a farewell; the coordinator sends nothing more."""
+    bus = coordinator._cluster
+    assert bus is not None
+    for task in bus._tasks:
+        task.cancel()
+    await bus._client.close()
 
 
 async def wait_until(condition: Callable[[], bool]) -> None:

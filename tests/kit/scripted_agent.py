@@ -99,11 +99,9 @@ class ScriptedAgent:
         answer: Callable[[ScriptedJob], Awaitable[None]] | None = None,
         features: Sequence[str] = (),
     ) -> None:
-        parts = urlsplit(connect_url)
-        dialed = canonical_authority(parts.scheme, parts.hostname or "", parts.port)
         self.key = key or Ed25519PrivateKey.generate()
         self.public_key = self.key.public_key().public_bytes_raw()
-        self.authority = authority or dialed
+        self.authority = authority or _authority_of(connect_url)
         self.enrollment_code = enrollment_code
         self.instance_id = instance_id
         self.replace = replace
@@ -151,7 +149,7 @@ class ScriptedAgent:
         )
 
     async def _connect(self) -> None:
-        self.closed, self.link_lost = asyncio.Event(), False
+        self.closed = asyncio.Event()
         self._socket = await self._stack.enter_async_context(
             connect(
                 self._url,
@@ -164,6 +162,7 @@ class ScriptedAgent:
             )
         )
         await self._handshake()
+        self.link_lost = False
         if self.protocol.state is State.OPEN:
             await self.advertise(*self.models)
         reader = asyncio.create_task(self._read(self.socket, self.closed), name="scripted agent")
@@ -292,7 +291,11 @@ class ScriptedAgent:
             job.window_changed.set()
 
     async def reconnect(
-        self, *, resume: bool = True, live_jobs: Iterable[LiveJob] | None = None
+        self,
+        *,
+        resume: bool = True,
+        live_jobs: Iterable[LiveJob] | None = None,
+        connect_url: str | None = None,
     ) -> None:
         """Connect again. Jobs that `Welcome` resumes continue; the other jobs are dropped.
 
@@ -300,7 +303,11 @@ class ScriptedAgent:
             resume: whether to resume the session; otherwise the agent starts a new session.
             live_jobs: the jobs in `Hello`. By default its live jobs if it resumes the session, and
                 none otherwise.
+            connect_url: the address of another coordinator; by default the same one is dialed.
         """
+        self.link_lost = True  # no job may write before `Welcome`
+        if connect_url is not None:
+            self._url, self.authority = connect_url, _authority_of(connect_url)
         welcome = self.protocol.welcome
         assert welcome is not None
         if live_jobs is None:
@@ -311,6 +318,11 @@ class ScriptedAgent:
         for job in list(self.jobs.values()):
             job.window_changed.set()
             await job.send_ready()
+
+
+def _authority_of(connect_url: str) -> str:
+    parts = urlsplit(connect_url)
+    return canonical_authority(parts.scheme, parts.hostname or "", parts.port)
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

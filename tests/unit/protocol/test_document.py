@@ -46,7 +46,7 @@ STRUCTS: Final[list[type[msgspec.Struct]]] = [
     Usage,
     Receipt,
 ]
-NOT_LIMITS: Final = {"KIB", "MIB", "REPLACED"}
+NOT_LIMITS: Final = {"KIB", "MIB", "MOVED", "REPLACED"}
 
 
 def fenced_blocks(language: str) -> dict[str, str]:
@@ -134,6 +134,7 @@ def test_the_limits_match_the_constants() -> None:
 
 def test_the_private_close_code_is_documented() -> None:
     assert re.search(rf"^\| {limits.REPLACED} \| .*`REPLACED`", TEXT, re.MULTILINE)
+    assert re.search(rf"^\| {limits.MOVED} \| .*`MOVED`", TEXT, re.MULTILINE)
 
 
 def test_the_error_table_matches_the_registry() -> None:

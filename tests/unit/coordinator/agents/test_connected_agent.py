@@ -1,6 +1,6 @@
 import base64
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 import pytest
@@ -83,6 +83,14 @@ class FakeRegistry:
 
     def claim(self, hello: Hello) -> DetachedSession | None:
         return self.detached
+
+    def take_over(
+        self, hello: Hello, session_id: bytes, done: Callable[[DetachedSession], None]
+    ) -> bool:
+        return False
+
+    def keep(self, session: DetachedSession) -> None:
+        raise AssertionError("no session was taken over")
 
     def join(self, agent: ConnectedAgent) -> None:
         self.joined.append(agent)

@@ -104,7 +104,7 @@ def test_job_that_its_edge_does_not_renew_is_cancelled() -> None:
     pair.agent.submit(job)
     pair.exchange()
     pair.now += LEASE_S
-    pair.edge.renew()
+    pair.edge.renew({HOLDER})
     pair.exchange()
     pair.now += LEASE_S
     pair.holder.expire()
@@ -124,11 +124,15 @@ def test_leases_start_again_after_an_interruption() -> None:
     assert pair.played.cancelled == []
 
 
-def test_silent_holder_ends_its_jobs_with_one_error() -> None:
+def test_jobs_of_a_silent_holder_end_with_one_error_after_the_resume_time() -> None:
     pair = ClusterPair()
     running = pair.agent.submit(chat_job())
     pair.exchange()
     pair.edge.lose_holder(HOLDER)
+    pair.edge.expire(60)
+    assert (running.lost, running.end) == (True, None)
+    pair.now += 60
+    pair.edge.expire(60)
     assert isinstance(running.end, LostJob)
     assert (running.end.code, running.end.retryable) == ("provider_lost", True)
     assert len(pair.edge) == 0
@@ -165,7 +169,7 @@ def test_edge_resends_the_acknowledgement_of_a_lost_message() -> None:
     pair.exchange()
     pair.read(running)
     pair.lose_messages()
-    pair.edge.renew()
+    pair.edge.renew({HOLDER})
     pair.exchange()
     assert pair.played.free(job) == WINDOW
 
@@ -186,7 +190,7 @@ def test_lost_end_is_sent_again_after_two_renewals() -> None:
     pair.played.finish(job)
     pair.lose_messages()
     for _ in range(2):
-        pair.edge.renew()
+        pair.edge.renew({HOLDER})
         pair.exchange()
     assert isinstance(running.end, JobResult)
     assert len(pair.holder) == 0
@@ -213,7 +217,7 @@ def test_job_whose_offer_was_lost_counts_as_refused_at_the_next_renewal() -> Non
     pair = ClusterPair()
     running = pair.agent.submit(chat_job())
     pair.lose_messages()
-    pair.edge.renew()
+    pair.edge.renew({HOLDER})
     pair.exchange()
     assert isinstance(running.end, JobError)
     assert (running.end.code, running.end.retryable) == (ErrorCode.OUT_OF_CAPACITY, True)
@@ -225,7 +229,7 @@ def test_started_job_that_its_holder_no_longer_has_is_lost() -> None:
     pair.played.write(job, b"first")
     pair.exchange()
     pair.holder.drop_edge(EDGE)
-    pair.edge.renew()
+    pair.edge.renew({HOLDER})
     pair.exchange()
     assert isinstance(running.end, LostJob)
     assert running.end.code == "provider_lost"
@@ -315,7 +319,7 @@ def test_responses_are_complete_over_messages_that_are_lost(seed: int) -> None:
         elif action < 0.6:
             read[job.job_id] += pair.read(running[job.job_id])
         elif action < 0.65:
-            pair.edge.renew()
+            pair.edge.renew({HOLDER})
         pair.collect()
         for queue in (pair.to_holder, pair.to_edge):
             if queue and chance.random() < 0.2:
@@ -328,7 +332,7 @@ def test_responses_are_complete_over_messages_that_are_lost(seed: int) -> None:
         pair.exchange()
         for job in jobs:
             read[job.job_id] += pair.read(running[job.job_id])
-        pair.edge.renew()
+        pair.edge.renew({HOLDER})
     assert read == written
     assert all(isinstance(job.end, JobResult) for job in running.values())
     assert len(pair.edge) == 0

@@ -40,6 +40,7 @@ class Member:
     def __init__(self, own_id: bytes, clock: Callable[[], float]) -> None:
         self.fleet = Fleet(SETTINGS, clock)
         self.snapshots_due = 0
+        self.asked: list[tuple[bytes, bytes, Callable[[bytes | None], None]]] = []
         self.member = ClusterMember(
             own_id,
             self.fleet,
@@ -48,9 +49,15 @@ class Member:
             clock=clock,
             wake=lambda: None,
             snapshot_changed=self._snapshot_changed,
+            ask=self._ask,
         )
         self.member.set_connected(True)
         self._clock = clock
+
+    def _ask(
+        self, coordinator: bytes, message: bytes, answered: Callable[[bytes | None], None]
+    ) -> None:
+        self.asked.append((coordinator, message, answered))
 
     def _snapshot_changed(self) -> None:
         self.snapshots_due += 1
@@ -150,13 +157,16 @@ def test_requests_wait_for_remote_agents_while_disconnected() -> None:
     assert members.remote() in members.two.member.agents()
 
 
-def test_silent_coordinator_loses_its_agents_and_jobs() -> None:
+def test_jobs_of_a_silent_coordinator_wait_for_their_agents() -> None:
     members = Members()
     job = members.remote().submit(chat_job())
     members.now += 3 * INTERVAL_S + 0.1
     members.two.member.tick()
-    assert isinstance(job.end, LostJob)
+    assert (job.lost, job.end) == (True, None)
     assert members.two.member.agents() == []
+    members.now += SETTINGS.resume_ms / 1000 + 1
+    members.two.member.tick()
+    assert isinstance(job.end, LostJob)
 
 
 def test_requests_wait_for_the_agents_of_a_coordinator_that_has_left() -> None:
@@ -169,11 +179,25 @@ def test_requests_wait_for_the_agents_of_a_coordinator_that_has_left() -> None:
     assert not members.two.fleet.is_awaited("tiny")
 
 
-def test_coordinator_that_leaves_loses_its_jobs_at_once() -> None:
+def test_jobs_of_a_coordinator_that_leaves_wait_for_their_agents() -> None:
     members = Members()
     job = members.remote().submit(chat_job())
     members.send_snapshot(leaving=True)
-    assert isinstance(job.end, LostJob)
+    assert (job.lost, job.end) == (True, None)
+
+
+def test_jobs_of_a_silent_coordinator_that_returns_are_renewed() -> None:
+    members = Members()
+    job = members.remote().submit(chat_job())
+    while members.two.member.next_message():
+        pass
+    members.now += 3 * INTERVAL_S + 0.1
+    members.two.member.tick()
+    assert members.two.member.next_message() is None
+    members.send_snapshot()
+    members.two.member.tick()
+    assert not job.lost
+    assert members.two.member.next_message() is not None
 
 
 def test_jobs_survive_an_interruption_within_the_resume_time() -> None:
