@@ -62,6 +62,12 @@ SNAPSHOT_PAUSE_FACTOR: Final = 50
 """The pause lasts this many times as long as the snapshot took: snapshots of 1,000 agents must not
 take more than a few percent of the time."""
 
+NO_RESPONDERS: Final = "no_responders"
+"""To the subject `no_responders.ID.PEER`, NATS reports that nobody receives the messages from ID to
+PEER: that coordinator has crashed, or is not connected."""
+
+_STATUS_NO_RESPONDERS: Final = "503"
+
 CANCEL_AGAIN_S: Final = 0.1
 """The pause before a task that has ignored its cancellation is cancelled again."""
 
@@ -96,6 +102,7 @@ class ClusterBus:
     ) -> None:
         self._cluster = cluster
         self._base = f"{cluster.prefix}.{VERSION}"
+        self._no_responders = f"{self._base}.{NO_RESPONDERS}.{own_id.hex()}."
         self._queued = asyncio.Event()
         self._snapshot_due = asyncio.Event()
         self._idle = asyncio.Event()
@@ -219,6 +226,7 @@ class ClusterBus:
             f"to.{own_id}": self._receiver(self.member.receive_batch),
             "agents": self._receiver(self.member.receive_snapshot),
             f"takeover.{own_id}": self._on_takeover,
+            f"{NO_RESPONDERS}.{own_id}.*": self._on_no_responders,
         }
         if self._usage is not None:
             receivers["usage"] = self._receiver(self._usage.receive)
@@ -247,6 +255,11 @@ class ClusterBus:
         else:
             if message.reply.startswith(f"{self._base}.inbox."):
                 await self._publish(message.reply.removeprefix(f"{self._base}."), answer)
+
+    async def _on_no_responders(self, message: Msg) -> None:
+        """Note that NATS had nobody to deliver a message to, as its subject names."""
+        if message.headers is not None and message.headers.get("Status") == _STATUS_NO_RESPONDERS:
+            self.member.set_unreachable(bytes.fromhex(message.subject.rpartition(".")[2]))
 
     def _ask(
         self, coordinator: bytes, message: bytes, answered: Callable[[bytes | None], None]
@@ -294,10 +307,10 @@ class ClusterBus:
 
     # --- sending ----------------------------------------------------------------------------------
 
-    async def _publish(self, subject: str, message: bytes) -> None:
+    async def _publish(self, subject: str, message: bytes, reply: str = "") -> None:
         """Publish a message; lose it if the connection is lost: renewals repair that."""
         try:
-            await self._client.publish(f"{self._base}.{subject}", message)
+            await self._client.publish(f"{self._base}.{subject}", message, reply)
         except NatsError as error:
             await self._on_error(error)
         # The client ignores a cancellation while it waits for a connection that accepts nothing.
@@ -334,7 +347,7 @@ class ClusterBus:
     async def _send_queued(self) -> None:
         while self.member.is_connected and (next_message := self.member.next_message()):
             peer, message = next_message
-            await self._publish(f"to.{peer.hex()}", message)
+            await self._publish(f"to.{peer.hex()}", message, self._no_responders + peer.hex())
 
     def _report_isolation(self) -> None:
         """Log once if no other coordinator was found: a mistyped prefix is another cluster."""

@@ -331,6 +331,12 @@ class EdgeJobs:
                 mine.running.set_lost(True)
         self._outboxes.pop(holder, None)
 
+    def set_lost(self, holder: bytes, *, lost: bool) -> None:
+        """Report to the requests that their holder may be lost, or that it has been heard again."""
+        for mine in self._jobs.values():
+            if mine.holder == holder and mine.lost_at is None:
+                mine.running.set_lost(lost)
+
     def expire(self, keep_s: float) -> None:
         """End the jobs whose holder was lost `keep_s` seconds ago, each with one error."""
         lost_before = self._clock() - keep_s

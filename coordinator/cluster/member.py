@@ -126,7 +126,8 @@ class ClusterMember:
 
     def _new_agent(self, holder: bytes, entry: AgentEntry) -> RemoteAgent:
         def is_reachable() -> bool:
-            return self.is_connected and not self.edge.is_full(holder)
+            is_reachable = self.is_connected and self.view.is_reachable(holder)
+            return is_reachable and not self.edge.is_full(holder)
 
         return RemoteAgent(holder, entry, self.edge.submit, is_reachable)
 
@@ -272,11 +273,13 @@ class ClusterMember:
         """
         snapshot = decode_snapshot(message)
         sender = snapshot.sender
-        was_known = sender in self.view
+        was_known, was_reachable = sender in self.view, self.view.is_reachable(sender)
         change = self.view.receive(snapshot)
         if not was_known and sender in self.view:
             self._log.log(logging.INFO, "coordinator joined the cluster", coordinator=sender.hex())
             self._snapshot_changed()  # it does not know this coordinator yet
+        elif was_known and not was_reachable and self.view.is_reachable(sender):
+            self.edge.set_lost(sender, lost=False)
         elif self.view.ignores(snapshot):
             self._log.log(
                 logging.WARNING,
@@ -292,6 +295,12 @@ class ClusterMember:
         for public_key, models in change.offers.items():
             self._fleet.remote_offers_changed(public_key, models)
         self._fleet.remote_agents_changed(self.view.take_left_models())
+
+    def set_unreachable(self, peer: bytes) -> None:
+        """Send no jobs to a coordinator until its next snapshot: a message did not arrive."""
+        if self.view.set_unreachable(peer):
+            self._log.log(logging.WARNING, "coordinator unreachable", coordinator=peer.hex())
+            self.edge.set_lost(peer, lost=True)
 
     # --- messages to send -------------------------------------------------------------------------
 

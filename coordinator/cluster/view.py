@@ -29,6 +29,7 @@ class _Coordinator(Struct):
     """What is known of one coordinator; `parts` are those of the snapshot that arrives now."""
 
     heard_at: float
+    is_reachable: bool
     agents: dict[bytes, RemoteAgent]
     revision: int = 0
     parts_revision: int = 0
@@ -130,9 +131,24 @@ class ClusterView:
         if coordinator is None:
             if len(self._coordinators) >= MAX_COORDINATORS:
                 return False
-            coordinator = self._coordinators[sender] = _Coordinator(self._clock(), {})
-        coordinator.heard_at = self._clock()
+            coordinator = self._coordinators[sender] = _Coordinator(self._clock(), True, {})
+        coordinator.heard_at, coordinator.is_reachable = self._clock(), True
         return True
+
+    def is_reachable(self, coordinator: bytes) -> bool:
+        """Whether messages to a coordinator arrive, as far as is known."""
+        known = self._coordinators.get(coordinator)
+        return known is not None and known.is_reachable
+
+    def set_unreachable(self, coordinator: bytes) -> bool:
+        """Note that a message did not arrive; return whether that is new.
+
+        The coordinator counts as reachable again when it is heard.
+        """
+        was_reachable = self.is_reachable(coordinator)
+        if was_reachable:
+            self._coordinators[coordinator].is_reachable = False
+        return was_reachable
 
     def ignores(self, snapshot: Snapshot) -> bool:
         """Whether the sender of a snapshot is one coordinator too many."""

@@ -187,6 +187,17 @@ async def test_response_ends_with_an_error_if_the_agent_does_not_return() -> Non
         await wait_until(lambda: not member_of(remote.edge).agents())
 
 
+async def test_crash_of_a_holder_is_noticed_by_the_next_message_to_it() -> None:
+    async with remote_job_harness(interval_s=60) as remote:
+        await crash(remote.holder)
+        other = await remote.cluster.agent(remote.edge)
+        asked = [asyncio.create_task(remote.cluster.ask(remote.client)) for _ in range(4)]
+        for _ in asked:
+            await (await other.next_job()).answer(b"from the other agent")
+        for task in asked:
+            assert await (await task).read() == b"from the other agent"
+
+
 async def test_job_of_a_silent_edge_is_cancelled_at_the_agent() -> None:
     async with remote_job_harness() as remote:
         job, _response = await remote.start_response(b"first")
@@ -308,7 +319,7 @@ async def test_other_prefix_is_another_cluster() -> None:
             assert len(member_of(other).view) == 0
 
 
-async def test_killed_coordinator_ends_the_responses_of_its_agents(tmp_path: Path) -> None:
+async def test_agent_of_a_killed_coordinator_continues_at_another(tmp_path: Path) -> None:
     """Two `provider-agent coordinator` processes; the metrics show the cluster."""
     async with nats_server() as nats:
         arguments = ("coordinator", "--port", "0", "--cluster", nats.url)
@@ -333,8 +344,11 @@ async def test_killed_coordinator_ends_the_responses_of_its_agents(tmp_path: Pat
                 response = await asking
                 assert await _metric(client, "cluster_sent_jobs") == 1
                 holder.signal(signal.SIGKILL)
-                assert b"connection to the provider" in await response.read()
-                assert await _metric(client, "cluster_coordinators") == 0
+                await agent.closed.wait()
+                await agent.reconnect(connect_url=f"ws://{urls[1]}{CONNECT_PATH}")
+                await job.answer_rest(b"data: [DONE]\n\n")
+                assert await response.read() == b"data: {}\n\ndata: [DONE]\n\n"
+                assert await _metric(client, "cluster_sent_jobs") == 0
 
 
 def _address(line: str) -> str:

@@ -48,8 +48,10 @@ class ClusterHarness:
         self._stack = stack
         self.responses: list[aiohttp.ClientResponse] = []
 
-    async def start(self, settings: CoordinatorSettings = NO_HEARTBEATS) -> Coordinator:
-        cluster = ClusterSettings(urls=(self.nats.url,), interval_s=INTERVAL_S)
+    async def start(
+        self, settings: CoordinatorSettings = NO_HEARTBEATS, interval_s: float = INTERVAL_S
+    ) -> Coordinator:
+        cluster = ClusterSettings(urls=(self.nats.url,), interval_s=interval_s)
         coordinator = Coordinator(replace(settings, cluster=cluster))
         await self._stack.enter_async_context(coordinator)
         return coordinator
@@ -114,11 +116,12 @@ async def cluster_harness() -> AsyncIterator[ClusterHarness]:
 
 @contextlib.asynccontextmanager
 async def remote_job_harness(
-    settings: CoordinatorSettings = NO_HEARTBEATS,
+    settings: CoordinatorSettings = NO_HEARTBEATS, interval_s: float = INTERVAL_S
 ) -> AsyncIterator[RemoteJobHarness]:
     """Run two coordinators; return when the edge knows the holder's agent, and the holder it."""
     async with cluster_harness() as cluster:
-        edge, holder = await cluster.start(settings), await cluster.start(settings)
+        edge = await cluster.start(settings, interval_s)
+        holder = await cluster.start(settings, interval_s)
         agent = await cluster.agent(holder)
         client = await cluster.client(edge)
         await wait_until(lambda: bool(member_of(edge).agents()))

@@ -186,6 +186,17 @@ def test_jobs_of_a_coordinator_that_leaves_wait_for_their_agents() -> None:
     assert (job.lost, job.end) == (True, None)
 
 
+def test_unreachable_coordinator_receives_no_jobs_until_its_next_snapshot() -> None:
+    members = Members()
+    job = members.remote().submit(chat_job())
+    members.two.member.set_unreachable(members.one.member.own_id)
+    assert job.lost
+    assert members.two.pick() is ErrorCode.OUT_OF_CAPACITY
+    members.send_snapshot()
+    assert not job.lost
+    assert isinstance(members.two.pick(), RemoteAgent)
+
+
 def test_jobs_of_a_silent_coordinator_that_returns_are_renewed() -> None:
     members = Members()
     job = members.remote().submit(chat_job())
