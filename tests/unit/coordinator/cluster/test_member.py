@@ -190,10 +190,11 @@ def test_unreachable_coordinator_receives_no_jobs_until_its_next_snapshot() -> N
     members = Members()
     job = members.remote().submit(chat_job())
     members.two.member.set_unreachable(members.one.member.own_id)
-    assert job.lost
+    lost = [job.lost]
     assert members.two.pick() is ErrorCode.OUT_OF_CAPACITY
     members.send_snapshot()
-    assert not job.lost
+    lost.append(job.lost)
+    assert lost == [True, False]
     assert isinstance(members.two.pick(), RemoteAgent)
 
 
