@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final, Self
 
 from aiohttp import web
 
-from provider_agent.coordinator.agents.close_reason import HANDED_OVER, STOPPING
 from provider_agent.coordinator.agents.dispatcher import Dispatcher
 from provider_agent.coordinator.agents.endpoint import AgentEndpoint
 from provider_agent.coordinator.agents.fleet import Fleet
@@ -36,6 +35,7 @@ from provider_agent.coordinator.connections.request_tracking import (
     close_after_response,
     track_request,
 )
+from provider_agent.coordinator.drain import Drain
 from provider_agent.coordinator.exceptions import CannotListen, SettingsError
 from provider_agent.coordinator.http.api import HttpApi
 from provider_agent.coordinator.http.counters import Counters
@@ -68,18 +68,9 @@ Others would delay the end of the process."""
 SHUTDOWN_S: Final = 5.0
 """Seconds that request handlers may still run after the agents have disconnected."""
 
-LOAD_BALANCER_S: Final = 5.0
-"""Seconds for which a coordinator of a cluster that stops still accepts requests, half of
-`drain_s` at most: a load balancer needs them to notice that it is not ready."""
-
-HAND_OVER_INTERVAL_S: Final = 2.0
-"""The interval at which a coordinator of a cluster that stops closes the connections of agents."""
-
 LINGERING_S: Final = 5.0
 """Seconds for which the rest of a refused request's body is read, so that the client can read the
 response."""
-
-_REASON: Final = "the coordinator is stopping"
 
 
 class Coordinator:
@@ -309,9 +300,9 @@ class Coordinator:
         """Wait at most `settings.drain_s` for running requests, then close all connections.
 
         While it waits, the coordinator still listens, so that agents whose link breaks can resume
-        their sessions. In a cluster, its agents and their jobs move to the other coordinators.
-        Does nothing if the coordinator is not running. After a cancellation the
-        coordinator no longer listens, but connections may still be open.
+        their sessions. In a cluster, its agents and their jobs move to the other coordinators. Does
+        nothing if the coordinator is not running. After a cancellation the coordinator no longer
+        listens, but connections may still be open.
         """
         runner, self._runner = self._runner, None
         if runner is None:
@@ -322,23 +313,16 @@ class Coordinator:
             agents=len(self._fleet),
             drain_timeout_s=self.settings.drain_s,
         )
-        handing_over = self._cluster is not None and self._cluster.member.can_hand_over
-        self._http_api.announce_stop()
-        self._fleet.start_draining(_REASON, handing_over=handing_over)
+        drain = Drain(self._fleet, self._http_api, self._cluster, self.settings.drain_s)
         interrupted = 0
         try:  # a second signal cancels any of these waits
             try:
-                if handing_over:
-                    await self._hand_over()
-                else:
-                    await self._wait_for_jobs(self.settings.drain_s)
+                await drain.run()
             finally:
                 interrupted = self._http_api.running
                 self._close_servers()
-            if handing_over and self._cluster is not None:
-                self._cluster.member.holder.let_go_all()
-            self._fleet.close()
-            await self._agent_endpoint.close(HANDED_OVER if handing_over else STOPPING)
+            drain.end()
+            await self._agent_endpoint.close(drain.close_reason)
             await self._http_api.stop(LAST_WRITES_S)
             self._http_api.interrupt()
             for connection in self._connections:
@@ -349,35 +333,6 @@ class Coordinator:
             if self._cluster is not None:
                 await self._cluster.stop()
             log.info("coordinator stopped", interrupted_requests=interrupted)
-
-    async def _wait_for_jobs(self, timeout_s: float) -> None:
-        """Wait for the requests of clients, and for the jobs of other coordinators."""
-        if self._cluster is None:
-            await self._http_api.stop(timeout_s)
-        else:
-            await asyncio.gather(
-                self._http_api.stop(timeout_s), self._cluster.wait_until_idle(timeout_s)
-            )
-
-    async def _hand_over(self) -> None:
-        """Move the agents to other coordinators; finish the requests of the clients here.
-
-        For the first seconds, new requests are accepted, and sent to the agents of the others.
-        """
-        moving = asyncio.create_task(self._move_agents(), name="hand over")
-        try:
-            accept_s = min(LOAD_BALANCER_S, self.settings.drain_s / 2)
-            await asyncio.sleep(accept_s)
-            await self._wait_for_jobs(self.settings.drain_s - accept_s)
-        finally:
-            moving.cancel()
-            await asyncio.gather(moving, return_exceptions=True)
-
-    async def _move_agents(self) -> None:
-        """Make agents reconnect, again and again those that a load balancer sends back here."""
-        while True:
-            self._fleet.hand_over()
-            await asyncio.sleep(HAND_OVER_INTERVAL_S)
 
 
 async def run(

@@ -9,6 +9,7 @@ queue.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Final
@@ -259,7 +260,8 @@ class ClusterBus:
     async def _on_no_responders(self, message: Msg) -> None:
         """Note that NATS had nobody to deliver a message to, as its subject names."""
         if message.headers is not None and message.headers.get("Status") == _STATUS_NO_RESPONDERS:
-            self.member.set_unreachable(bytes.fromhex(message.subject.rpartition(".")[2]))
+            with contextlib.suppress(ValueError):  # anyone with the credentials can send this
+                self.member.set_unreachable(bytes.fromhex(message.subject.rpartition(".")[2]))
 
     def _ask(
         self, coordinator: bytes, message: bytes, answered: Callable[[bytes | None], None]

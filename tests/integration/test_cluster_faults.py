@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 from websockets.exceptions import WebSocketException
 
-from provider_agent.coordinator import server
+from provider_agent.coordinator import drain
 from provider_agent.coordinator.cluster.member import ClusterMember
 from provider_agent.coordinator.cluster.settings import ClusterSettings
 from provider_agent.coordinator.server import Coordinator
@@ -31,7 +31,7 @@ AGENTS = 4
 
 @pytest.fixture(autouse=True)
 def short_stop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "LOAD_BALANCER_S", 1.0)
+    monkeypatch.setattr(drain, "LOAD_BALANCER_S", 1.0)
 
 
 def answer_of(request: bytes) -> bytes:

@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 from msgspec.structs import replace
 
-from provider_agent.coordinator import server
+from provider_agent.coordinator import drain
 from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.protocol.limits import MOVED
@@ -28,7 +28,7 @@ LONG_DRAIN = replace(NO_HEARTBEATS, drain_s=60)
 
 @pytest.fixture(autouse=True)
 def short_stop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "LOAD_BALANCER_S", 1.0)
+    monkeypatch.setattr(drain, "LOAD_BALANCER_S", 1.0)
 
 
 @contextlib.asynccontextmanager
