@@ -91,6 +91,12 @@ class Fleet:
             return refusal
         if self._drain_reason is not None and (self._closed or not self._has_session(hello)):
             return Rejected("draining", "This coordinator is stopping.", RECONNECT_AFTER_MS)
+        if not self._has_session(hello) and self._remote.must_wait(hello):
+            return Rejected(
+                "cluster_unavailable",
+                "The coordinators of this agent's jobs cannot be reached.",
+                RECONNECT_AFTER_MS,
+            )
         key = hello.public_key
         is_new = not (key in self._agents or key in self._retired or self._detached.holds(key))
         if is_new and len(self) >= settings.max_agents:

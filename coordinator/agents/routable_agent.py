@@ -24,6 +24,10 @@ class RoutableAgent(Candidate, Protocol):
 class RemoteAgents(Protocol):
     """The agents that are connected to other coordinators, and the jobs that they run."""
 
+    def must_wait(self, hello: Hello) -> bool:
+        """Whether jobs of an agent belong to other coordinators, and none can be reached now."""
+        ...
+
     def take_over(
         self, hello: Hello, session_id: bytes, done: Callable[[DetachedSession], None]
     ) -> bool:
@@ -46,6 +50,10 @@ class RemoteAgents(Protocol):
 
 class NoRemoteAgents:
     """The remote agents of a coordinator that is not in a cluster."""
+
+    def must_wait(self, _hello: Hello) -> bool:
+        """Return False."""
+        return False
 
     def take_over(
         self, _hello: Hello, _session_id: bytes, _done: Callable[[DetachedSession], None]

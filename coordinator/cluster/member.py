@@ -168,6 +168,11 @@ class ClusterMember:
 
     # --- takeover of sessions ---------------------------------------------------------------------
 
+    def must_wait(self, hello: Hello) -> bool:
+        """Whether jobs of an agent have edges that cannot be asked; see `RemoteAgents`."""
+        own = tag_of(self.own_id)
+        return not self.is_connected and any(tag_of(job.job_id) != own for job in hello.live_jobs)
+
     def take_over(
         self, hello: Hello, session_id: bytes, done: Callable[[DetachedSession], None]
     ) -> bool:

@@ -141,6 +141,27 @@ async def test_job_continues_after_a_crash_of_its_holder() -> None:
         await assert_continues(remote, job, response)
 
 
+async def test_agent_that_reconnects_while_nats_is_down_keeps_its_jobs() -> None:
+    async with remote_job_harness() as remote:
+        job, response = await remote.start_response(b"one,")
+        new_holder = await third(remote)
+        await remote.cluster.nats.stop()
+        await wait_until(lambda: not member_of(new_holder).is_connected)
+        await remote.agent.lose_link()
+        job.stream.write(b"two,")
+        welcome = remote.agent.protocol.welcome
+        await remote.agent.reconnect(connect_url=new_holder.connect_url)
+        assert remote.agent.rejected is not None
+        assert remote.agent.rejected.code == "cluster_unavailable"
+        assert remote.agent.rejected.retry_after_ms
+        await remote.cluster.nats.start()
+        await know_each_other(remote, remote.edge, remote.holder, new_holder)
+        await wait_until(lambda: member_of(new_holder).is_connected)
+        remote.agent.protocol.welcome = welcome
+        await remote.agent.reconnect()
+        await assert_continues(remote, job, response)
+
+
 async def test_agent_cancels_the_jobs_of_a_coordinator_that_crashed() -> None:
     async with remote_job_harness() as remote:
         job, _response = await remote.start_response(b"one,")
