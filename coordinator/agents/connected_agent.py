@@ -18,9 +18,8 @@ from provider_agent.coordinator.agents.close_reason import (
     REJECTED,
     REPLACED_BY_NEWER,
     CloseReason,
-    link_lost,
 )
-from provider_agent.coordinator.agents.handshake import key_in_use, welcome
+from provider_agent.coordinator.agents.handshake import Handshake, welcome
 from provider_agent.coordinator.agents.heartbeats import LatestHeartbeat
 from provider_agent.coordinator.agents.notices import REPLACED
 from provider_agent.coordinator.agents.offer_check import (
@@ -135,6 +134,16 @@ class ConnectedAgent:
         self._clock = clock
         self._wake = wake
         self._jobs = AgentJobs(protocol, clock, wake, self._close_if_retired)
+        self._handshake = Handshake(
+            protocol,
+            registry,
+            clock,
+            remote=remote,
+            session_id=session_id,
+            is_over=lambda: self._detached,
+            admitted=self._admitted,
+            rejected_late=self._rejected_late,
+        )
         self._detached = False
         self._unroutable_logged = False
 
@@ -353,57 +362,22 @@ class ConnectedAgent:
     def _on_hello(self, hello: Hello) -> None:
         self.public_key, self.instance_id = hello.public_key, hello.instance_id
         self.agent_version = hello.agent_version
-        rejected = self._registry.admit(hello, self.remote)
-        if rejected is not None:
-            self._protocol.reject(rejected)
-        elif (holder := self._registry.key_holder(hello)) is not None:
-            # If the holder's process crashed, the coordinator may not have noticed it yet.
-            holder.check_alive(lambda alive: self._holder_checked(hello, holder, alive=alive))
-        else:
-            self._admit(hello)
+        self._handshake.start(hello)
 
-    def _holder_checked(self, hello: Hello, holder: "ConnectedAgent", *, alive: bool) -> None:
-        """Admit this agent unless another one with its key is connected.
+    def _rejected_late(self) -> None:
+        """Close the connection, because the agent was rejected after a check."""
+        self._note_rejection()
+        self.close(REJECTED)
 
-        The other one is `holder`, or an agent that was admitted during the check.
-        """
-        if self._detached or self.state is not State.AUTHENTICATED:
-            return
-        if not alive:
-            holder.leave(keep_session=True)
-            holder.close(link_lost("no answer to a ping"))
-        if (current := self._registry.key_holder(hello)) is not None:
-            connected_s = self._clock() - current.connected_at
-            self._protocol.reject(key_in_use(current.remote, current.agent_version, connected_s))
-            self._note_rejection()
-            self.close(REJECTED)
-            return
-        self._admit(hello)
-        self._wake()
-
-    def _admit(self, hello: Hello) -> None:
+    def _admitted(self, hello: Hello, detached: DetachedSession | None) -> None:
+        """Send `Welcome`, and join the registry."""
         self.log = self._registry.log_of(self.public_key)
-        detached = self._registry.claim(hello)
-        if detached is None and self._registry.take_over(
-            hello, self.session_id, lambda session: self._taken_over(session, hello)
-        ):
-            return  # `_taken_over` follows
-        self._join(hello, detached)
-
-    def _taken_over(self, session: DetachedSession, hello: Hello) -> None:
-        """Admit the agent, whose session was at another coordinator."""
-        if self._detached or self.state is not State.AUTHENTICATED:
-            self._registry.keep(session)
-            return
-        self._join(hello, session if session.jobs else None)
-        self._wake()
-
-    def _join(self, hello: Hello, detached: DetachedSession | None) -> None:
         if detached is None:
             self._protocol.accept(self._welcome())
         else:
             self._resume(detached, hello)
         self._registry.join(self)
+        self._wake()
         self._log(
             logging.INFO,
             "agent connected",
