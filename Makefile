@@ -31,7 +31,7 @@ help:
 	@echo "make test-faults  scripted failures, as a table         (ARGS='--seed 7 -k link')"
 	@echo "make test-readme  follow the README in a clean copy, to its first answer (30 seconds)"
 	@echo "make fuzz         random hostile input, for minutes      (FUZZ_EXAMPLES=100000)"
-	@echo "make soak         random faults under load, 5 minutes   (ARGS='--minutes 600')"
+	@echo "make soak         random faults under load, 15 minutes  (ARGS='--minutes 600')"
 	@echo "make test-vllm    conformance tests over a real vLLM     (first time: 4 minutes, 2.5 GB)"
 	@echo "make bench        cost of relaying, 25 minutes; pauses; memory; a large fleet (ARGS=--quick)"
 	@echo "make lock         pin the requirements again             (upgrade: ARGS=--upgrade)"

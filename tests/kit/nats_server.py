@@ -54,6 +54,11 @@ class NatsServer:
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
+    def resume(self) -> None:
+        """Continue after `suspend`."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
     async def stop(self) -> None:
         """Kill the server; its clients lose their connections."""
         process, self._process = self._process, None

@@ -4,8 +4,10 @@ Some of them disconnect, pause, or stop reading.
 """
 
 import asyncio
+import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from enum import Enum, auto
 from itertools import count
 
@@ -19,11 +21,10 @@ from tests.kit.jobs import new_job
 from tests.kit.sink import CollectingSink
 from tests.soak.counts import Counts
 from tests.soak.outcome import Outcome, OutcomeKind, check_partial_response, check_response
-from tests.soak.random_request import RandomRequest
+from tests.soak.random_request import SHAPES, RandomRequest, Shape
 from tests.soak.server import SoakServer
 
-TIMEOUT_S = 60.0
-"""Longer than every timeout of the coordinator. A request that takes longer is a defect."""
+log = logging.getLogger(__name__)
 
 STOPS_READING_S = 15.0
 """Longer than `SETTINGS.stalled_client_s`, after which the coordinator disconnects the client."""
@@ -41,47 +42,72 @@ class ClientBehavior(Enum):
     STOPS_READING = auto()
 
 
-BEHAVIOR_WEIGHTS = {
-    ClientBehavior.READS: 80,
-    ClientBehavior.DISCONNECTS: 8,
-    ClientBehavior.PAUSES: 7,
-    ClientBehavior.STOPS_READING: 5,
-}
+BEHAVIOR_WEIGHTS = (
+    (ClientBehavior.READS, 80),
+    (ClientBehavior.DISCONNECTS, 8),
+    (ClientBehavior.PAUSES, 7),
+    (ClientBehavior.STOPS_READING, 5),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """What the clients do, and what they may expect.
+
+    Attributes:
+        clients: the number of clients.
+        attempts: the most agents that the coordinator tries for one request.
+        runs_per_job: the most runs of one job at the server.
+        timeout_s: longer than every timeout of the coordinator. A request that takes longer is a
+            defect.
+        keep_alive: whether a client uses a connection again.
+        behaviors: how often clients behave in each way.
+        shapes: the sizes of responses.
+    """
+
+    clients: int
+    attempts: int
+    runs_per_job: int = MAX_RUNS_PER_JOB
+    timeout_s: float = 60.0
+    keep_alive: bool = True
+    behaviors: Sequence[tuple[ClientBehavior, int]] = BEHAVIOR_WEIGHTS
+    shapes: Sequence[Shape] = SHAPES
 
 
 class Clients:
     """Clients that run at the same time, each with one request after the other.
 
     Args:
-        number: the number of clients.
+        load: what they do.
         rng: chooses requests and behaviors.
         url: returns the coordinator's current URL.
         server: counts the runs of the jobs.
-        attempts: the most agents that the coordinator tries for one request.
         counts: records every outcome.
     """
 
     def __init__(
         self,
-        number: int,
+        load: Load,
         rng: random.Random,
         *,
         url: Callable[[], str],
         server: SoakServer,
-        attempts: int,
         counts: Counts,
     ) -> None:
-        self._number = number
+        self._load = load
         self._rng = rng
         self._url = url
         self._server = server
-        self._attempts = attempts
         self._counts = counts
         self._names = count()
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Send requests until `stopping` is set; return when the last one has ended."""
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=2)
+        connector = (
+            aiohttp.TCPConnector(limit=0, keepalive_timeout=2)
+            if self._load.keep_alive
+            else aiohttp.TCPConnector(limit=0, force_close=True)
+        )
         timeout = aiohttp.ClientTimeout(total=None)
         async with (
             aiohttp.ClientSession(
@@ -89,7 +115,7 @@ class Clients:
             ) as session,
             asyncio.TaskGroup() as group,
         ):
-            for n in range(self._number):
+            for n in range(self._load.clients):
                 rng = random.Random(self._rng.random())
                 group.create_task(self._run_client(session, rng, stopping), name=f"client {n}")
 
@@ -97,12 +123,15 @@ class Clients:
         self, session: aiohttp.ClientSession, rng: random.Random, stopping: asyncio.Event
     ) -> None:
         while not stopping.is_set():
-            request = RandomRequest.random(f"o{next(self._names)}", rng)
+            request = RandomRequest.random(f"o{next(self._names)}", rng, self._load.shapes)
             expected = await _expected_response(request)
-            behavior = rng.choices(list(BEHAVIOR_WEIGHTS), list(BEHAVIOR_WEIGHTS.values()))[0]
+            behaviors, weights = zip(*self._load.behaviors, strict=True)
+            behavior = rng.choices(behaviors, weights)[0]
             outcome = await self._send(session, request, expected, _ResponseReader(behavior, rng))
             outcome = self._check_runs(request, outcome)
             self._counts.request_ended(request, outcome)
+            if outcome.kind not in (OutcomeKind.COMPLETE, OutcomeKind.LEFT):
+                log.warning("%s %s: %s", outcome.kind, outcome.detail, request)
             pause_s = 2.0 if outcome.kind in (OutcomeKind.FAILED, OutcomeKind.BROKEN) else 0.02
             await asyncio.sleep(pause_s * rng.random())
 
@@ -115,13 +144,15 @@ class Clients:
     ) -> Outcome:
         url = self._url() + request.operation.path
         try:
-            async with asyncio.timeout(TIMEOUT_S):
+            async with asyncio.timeout(self._load.timeout_s):
                 async with session.post(
                     url, data=request.body(), headers={"Content-Type": "application/json"}
                 ) as response:
                     await reader.read(response)
         except TimeoutError:
-            return Outcome(OutcomeKind.WRONG, f"no end within {TIMEOUT_S:.0f} s: {reader}")
+            return Outcome(
+                OutcomeKind.WRONG, f"no end within {self._load.timeout_s:.0f} s: {reader}"
+            )
         except aiohttp.ClientError as error:
             outcome = Outcome(OutcomeKind.BROKEN, type(error).__name__)
         else:
@@ -134,9 +165,9 @@ class Clients:
     def _check_runs(self, request: RandomRequest, outcome: Outcome) -> Outcome:
         """Check how often the server ran the request's jobs."""
         runs = self._server.runs_of(request)
-        if len(runs) > self._attempts:
+        if len(runs) > self._load.attempts:
             return Outcome(OutcomeKind.WRONG, f"{request.name} became {len(runs)} jobs")
-        if runs and max(runs.values()) > MAX_RUNS_PER_JOB:
+        if runs and max(runs.values()) > self._load.runs_per_job:
             return Outcome(
                 OutcomeKind.WRONG, f"a job of {request.name} ran {max(runs.values())} times"
             )

@@ -11,37 +11,37 @@ from collections.abc import Awaitable, Callable
 from tests.kit.fault_proxy import ConnectPolicy, FaultProxy
 from tests.kit.fault_proxy_pipe import FaultProxyPipe
 from tests.kit.proxied_connection import ProxiedConnection
-from tests.soak.cluster import Cluster
 from tests.soak.managed_agent import ManagedAgent
+from tests.soak.system import System
 
 PAUSE_S = 2.0
 """Mean pause between two faults."""
 
-Fault = Callable[[Cluster, random.Random], Awaitable[None]]
+Fault = Callable[[System, random.Random], Awaitable[None]]
 
 
-async def inject_faults(cluster: Cluster, rng: random.Random, stopping: asyncio.Event) -> None:
+async def inject_faults(system: System, rng: random.Random, stopping: asyncio.Event) -> None:
     """Inject one fault after the other, with pauses between them, until `stopping` is set."""
     faults = list(FAULTS.items())
     weights = [weight for _, (weight, _) in faults]
     while not stopping.is_set():
         name, (_, fault) = rng.choices(faults, weights)[0]
-        cluster.counts.faults[name] += 1
-        await fault(cluster, rng)
-        for agent in cluster.agents:
+        system.counts.faults[name] += 1
+        await fault(system, rng)
+        for agent in system.agents:
             if agent.exited:
-                cluster.counts.add_defect(f"an agent exited after {name}: {agent.service!r}")
+                system.counts.add_defect(f"an agent exited after {name}: {agent.service!r}")
                 agent.start()
         await asyncio.sleep(rng.expovariate(1 / PAUSE_S))
 
 
-async def _cut(cluster: Cluster, rng: random.Random) -> None:
-    _proxy(cluster, rng).cut()
+async def _cut(system: System, rng: random.Random) -> None:
+    _proxy(system, rng).cut()
 
 
-async def _cut_soon(cluster: Cluster, rng: random.Random) -> None:
+async def _cut_soon(system: System, rng: random.Random) -> None:
     """Cut an open connection, or all that open in the next seconds, each after some bytes."""
-    proxy = _proxy(cluster, rng)
+    proxy = _proxy(system, rng)
 
     def cut_after(connection: ProxiedConnection) -> None:
         pipe = rng.choice(connection.pipes)
@@ -55,8 +55,8 @@ async def _cut_soon(cluster: Cluster, rng: random.Random) -> None:
         proxy.on_connection = _forward
 
 
-async def _stall(cluster: Cluster, rng: random.Random) -> None:
-    pipes = _pipes(_proxy(cluster, rng), rng)
+async def _stall(system: System, rng: random.Random) -> None:
+    pipes = _pipes(_proxy(system, rng), rng)
     for pipe in pipes:
         pipe.stall()
     await asyncio.sleep(rng.uniform(0.05, 4))
@@ -64,25 +64,25 @@ async def _stall(cluster: Cluster, rng: random.Random) -> None:
         pipe.resume()
 
 
-async def _blackhole(cluster: Cluster, rng: random.Random) -> None:
-    _proxy(cluster, rng).blackhole()
+async def _blackhole(system: System, rng: random.Random) -> None:
+    _proxy(system, rng).blackhole()
 
 
-async def _half_close(cluster: Cluster, rng: random.Random) -> None:
-    for connection in _proxy(cluster, rng).connections:
+async def _half_close(system: System, rng: random.Random) -> None:
+    for connection in _proxy(system, rng).connections:
         rng.choice(connection.pipes).half_close()
 
 
-async def _throttle(cluster: Cluster, rng: random.Random) -> None:
-    await _set_for_a_while(cluster, rng, "bytes_per_s", 10 ** rng.uniform(4, 6))
+async def _throttle(system: System, rng: random.Random) -> None:
+    await _set_for_a_while(system, rng, "bytes_per_s", 10 ** rng.uniform(4, 6))
 
 
-async def _delay(cluster: Cluster, rng: random.Random) -> None:
-    await _set_for_a_while(cluster, rng, "delay_s", rng.uniform(0.01, 0.5))
+async def _delay(system: System, rng: random.Random) -> None:
+    await _set_for_a_while(system, rng, "delay_s", rng.uniform(0.01, 0.5))
 
 
-async def _set_for_a_while(cluster: Cluster, rng: random.Random, name: str, value: float) -> None:
-    proxy = _proxy(cluster, rng)
+async def _set_for_a_while(system: System, rng: random.Random, name: str, value: float) -> None:
+    proxy = _proxy(system, rng)
     pipes = [pipe for connection in proxy.connections for pipe in connection.pipes]
 
     def configure(connection: ProxiedConnection) -> None:
@@ -100,50 +100,50 @@ async def _set_for_a_while(cluster: Cluster, rng: random.Random, name: str, valu
         setattr(pipe, name, default)
 
 
-async def _refuse(cluster: Cluster, rng: random.Random) -> None:
-    proxy = _proxy(cluster, rng)
+async def _refuse(system: System, rng: random.Random) -> None:
+    proxy = _proxy(system, rng)
     proxy.refuse()
     proxy.cut()
     await asyncio.sleep(rng.uniform(0.1, 4))
     proxy.listen()
 
 
-async def _accept_and_reset(cluster: Cluster, rng: random.Random) -> None:
-    proxy = _proxy(cluster, rng)
+async def _accept_and_reset(system: System, rng: random.Random) -> None:
+    proxy = _proxy(system, rng)
     proxy.connect_policy = ConnectPolicy.RESET
     proxy.cut()
     await asyncio.sleep(rng.uniform(0.1, 4))
     proxy.connect_policy = ConnectPolicy.FORWARD
 
 
-async def _restart_server(cluster: Cluster, rng: random.Random) -> None:
-    await cluster.restart_server(rng.uniform(0, 2))
+async def _restart_server(system: System, rng: random.Random) -> None:
+    await system.restart_server(rng.uniform(0, 2))
 
 
-async def _restart_coordinator(cluster: Cluster, rng: random.Random) -> None:
-    await cluster.restart_coordinator(rng.uniform(0, 2))
+async def _restart_coordinator(system: System, rng: random.Random) -> None:
+    await system.restart_coordinator(rng.uniform(0, 2))
 
 
-async def _restart_agent(cluster: Cluster, rng: random.Random) -> None:
-    await _agent(cluster, rng).restart(rng.uniform(0, 1), force=rng.random() < 0.3)
+async def _restart_agent(system: System, rng: random.Random) -> None:
+    await _agent(system, rng).restart(rng.uniform(0, 1), force=rng.random() < 0.3)
 
 
-async def _reload(cluster: Cluster, rng: random.Random) -> None:
-    _agent(cluster, rng).reload()
+async def _reload(system: System, rng: random.Random) -> None:
+    _agent(system, rng).reload()
 
 
-async def _pause(cluster: Cluster, rng: random.Random) -> None:
+async def _pause(system: System, rng: random.Random) -> None:
     backend = rng.choice([None, None, "openai_compatible"])
-    await _agent(cluster, rng).pause(backend, rng.uniform(0, 4))
+    await _agent(system, rng).pause(backend, rng.uniform(0, 4))
 
 
-def _agent(cluster: Cluster, rng: random.Random) -> ManagedAgent:
-    return rng.choice(cluster.agents)
+def _agent(system: System, rng: random.Random) -> ManagedAgent:
+    return rng.choice(system.agents)
 
 
-def _proxy(cluster: Cluster, rng: random.Random) -> FaultProxy:
+def _proxy(system: System, rng: random.Random) -> FaultProxy:
     """Return a random proxy; a link proxy is twice as likely as a backend proxy."""
-    agent = _agent(cluster, rng)
+    agent = _agent(system, rng)
     return rng.choice([agent.link, agent.link, agent.backend_proxy])
 
 

@@ -1,9 +1,9 @@
 """A random request, and its expected response: a pure function of the request."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Final, Self
 
 import msgspec
 
@@ -12,6 +12,19 @@ from provider_agent.protocol.formats import Operation
 
 SOAK_MODEL = "soak"
 _WORDS = ("alpha", "βήτα", "gamma", "дельта", "epsilon", "ζ", "\\n\\t", "🌊", '"quoted"')
+
+Shape = tuple[int, int, int]
+"""The number of pieces, the length of each in characters, and the pause between two in ms."""
+
+SHAPES: Final[tuple[Shape, ...]] = (
+    (20, 40, 5),
+    (60, 80, 20),
+    (200, 60, 10),
+    (40, 4000, 10),
+    (150, 8000, 1),
+    (3, 20, 500),
+)
+"""Responses that are small or large, fast or slow."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +50,9 @@ class RandomRequest:
     pace_ms: int
 
     @classmethod
-    def random(cls, name: str, rng: random.Random) -> Self:
-        """Return a random request, for a response that may be small or large, fast or slow."""
-        pieces, size, pace_ms = rng.choice(
-            [(20, 40, 5), (60, 80, 20), (200, 60, 10), (40, 4000, 10), (150, 8000, 1), (3, 20, 500)]
-        )
+    def random(cls, name: str, rng: random.Random, shapes: Sequence[Shape] = SHAPES) -> Self:
+        """Return a random request, for a response of one of the shapes."""
+        pieces, size, pace_ms = rng.choice(shapes)
         return cls(
             name=name,
             model=rng.choices([SOAK_MODEL, ECHO_MODEL], [5, 1])[0],

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from types import TracebackType
 from typing import Self
 
@@ -10,6 +10,8 @@ from aiohttp import web
 
 from provider_agent.protocol.formats import Operation
 from tests.soak.random_request import SOAK_MODEL, RandomRequest
+
+_REMEMBERED_JOBS = 4096
 
 _SHUTDOWN_S = 0.05
 """Short, because the server is killed in the middle of responses."""
@@ -25,12 +27,16 @@ class SoakServer:
         port: where the server listens; another port after every start.
         active: the number of running responses.
         runs: the number of runs of each job, by the request's name and X-Request-Id.
+        late_runs: the number of runs that began after another one of the same job had been counted
+            by `runs_of`.
     """
 
     def __init__(self, rng: random.Random) -> None:
         self.port = 0
         self.active = 0
         self.runs: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self.late_runs = 0
+        self._counted: deque[str] = deque(maxlen=_REMEMBERED_JOBS)
         self._rng = rng
         self._runner: web.AppRunner | None = None
 
@@ -48,7 +54,9 @@ class SoakServer:
 
     def runs_of(self, spec: RandomRequest) -> Counter[str]:
         """Remove and return the number of runs of each job of a request."""
-        return self.runs.pop(spec.name, Counter())
+        runs = self.runs.pop(spec.name, Counter())
+        self._counted.extend(runs)
+        return runs
 
     async def start(self) -> None:
         """Listen on a new port."""
@@ -75,7 +83,9 @@ class SoakServer:
         spec = RandomRequest.parse(operation, await request.read())
         if spec is None:
             return web.json_response({"error": {"message": "a field is missing"}}, status=422)
-        self.runs[spec.name][request.headers.get("X-Request-Id", "")] += 1
+        job_id = request.headers.get("X-Request-Id", "")
+        self.runs[spec.name][job_id] += 1
+        self.late_runs += job_id in self._counted
         self.active += 1
         try:
             return await self._stream(request, spec)

@@ -40,7 +40,7 @@ IDLE_WITHIN_S = 90.0
 """How long `wait_until_idle` waits: above the longest backoff plus the longest timeout of a job."""
 
 
-class Cluster:
+class System:
     """Two agents, a coordinator and a server, with a proxy on each connection between them."""
 
     def __init__(self, rng: random.Random, counts: Counts) -> None:
@@ -157,9 +157,9 @@ class Cluster:
 
 
 @asynccontextmanager
-async def running_cluster(rng: random.Random, counts: Counts) -> AsyncIterator[Cluster]:
-    """Start a cluster; yield once every agent is connected."""
+async def running_system(rng: random.Random, counts: Counts) -> AsyncIterator[System]:
+    """Start a system; yield once every agent is connected."""
     async with AsyncExitStack() as stack:
-        cluster = Cluster(rng, counts)
-        await cluster.start(stack)
-        yield cluster
+        system = System(rng, counts)
+        await system.start(stack)
+        yield system
