@@ -93,6 +93,7 @@ class HolderJobs:
 
     Args:
         accept: chooses the agent, or says why it cannot run a job.
+        is_expected: whether a takeover that is not complete may bring a job here.
         lease_s: a job that its edge does not renew for this time is cancelled.
         clock: monotonic, in seconds.
         wake: called with an edge when frames for it are queued.
@@ -102,11 +103,13 @@ class HolderJobs:
         self,
         *,
         accept: AcceptJob,
+        is_expected: Callable[[bytes], bool],
         lease_s: float,
         clock: Callable[[], float],
         wake: Callable[[bytes], None],
     ) -> None:
         self._accept = accept
+        self._is_expected = is_expected
         self._lease_s = lease_s
         self._clock = clock
         self._wake = wake
@@ -275,7 +278,9 @@ class HolderJobs:
             return
         job = self._job(edge, job_id)
         if job is None:
-            self._send(edge, Gone(job_id, UNKNOWN_JOB))
+            # The edge may have handed the job over while other coordinators have not answered yet.
+            if not self._is_expected(job_id):
+                self._send(edge, Gone(job_id, UNKNOWN_JOB))
             return
         job.renewed_at = self._clock()
         if self._acknowledge(job, renewed.acked, final=False) and renewed.resend:

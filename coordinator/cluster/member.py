@@ -110,6 +110,7 @@ class ClusterMember:
         )
         self.holder = HolderJobs(
             accept=fleet.accept,
+            is_expected=self._is_expected,
             lease_s=interval_s * SILENT_INTERVALS,
             clock=clock,
             wake=self._queue,
@@ -199,7 +200,8 @@ class ClusterMember:
         if (older := self._takeovers.pop(hello.public_key, None)) is not None:
             older.cancel()
         self._take_own(request, session)
-        takeover = self._takeovers[hello.public_key] = Takeover(asked, complete)
+        job_ids = [job.job_id for job in hello.live_jobs]
+        takeover = self._takeovers[hello.public_key] = Takeover(asked, job_ids, complete)
         message = encode_takeover(request)
         for coordinator in asked:
             self._ask(
@@ -208,6 +210,9 @@ class ClusterMember:
         if not asked:
             complete([])
         return True
+
+    def _is_expected(self, job_id: bytes) -> bool:
+        return any(job_id in takeover.job_ids for takeover in self._takeovers.values())
 
     def _answered(self, takeover: Takeover, coordinator: bytes, message: bytes | None) -> None:
         answer = None

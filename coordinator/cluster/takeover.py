@@ -111,12 +111,20 @@ class Takeover:
 
     Args:
         asked: the coordinators that were asked.
+        job_ids: the jobs of the agent.
         on_complete: called with the answers when none is missing.
+
+    Attributes:
+        job_ids: as above.
     """
 
     def __init__(
-        self, asked: Iterable[bytes], on_complete: Callable[[list[TakeoverAnswer]], None]
+        self,
+        asked: Iterable[bytes],
+        job_ids: Iterable[bytes],
+        on_complete: Callable[[list[TakeoverAnswer]], None],
     ) -> None:
+        self.job_ids = frozenset(job_ids)
         self._missing = set(asked)
         self._answers: list[TakeoverAnswer] = []
         self._on_complete: Callable[[list[TakeoverAnswer]], None] | None = on_complete

@@ -100,7 +100,11 @@ class ClusterPair:
             job_ended=lambda _key, _model, end, _duration: self.ended.append(end),
         )
         self.holder = HolderJobs(
-            accept=self._accept, lease_s=LEASE_S, clock=lambda: self.now, wake=lambda _: None
+            accept=self._accept,
+            is_expected=lambda _: False,
+            lease_s=LEASE_S,
+            clock=lambda: self.now,
+            wake=lambda _: None,
         )
         self.agent = RemoteAgent(HOLDER, agent_entry(), self.edge.submit, lambda: True)
 

@@ -12,7 +12,11 @@ from provider_agent.coordinator.agents.snapshots import PeerSnapshot
 from provider_agent.coordinator.cluster import view
 from provider_agent.coordinator.cluster.member import ClusterMember
 from provider_agent.coordinator.cluster.messages import (
+    UNKNOWN_JOB,
+    Gone,
     MalformedPeerMessage,
+    Renewal,
+    RenewedJob,
     decode_batch,
     encode_batch,
     encode_snapshot,
@@ -26,7 +30,7 @@ from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.protocol.coordinator_protocol import CoordinatorProtocol
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.formats import Operation, WireFormat
-from provider_agent.protocol.frames import AgentLimits, Capabilities, JobError
+from provider_agent.protocol.frames import AgentLimits, Capabilities, Hello, JobError, LiveJob
 from tests.kit.cluster_pair import AGENT_KEY, chat_job
 from tests.kit.scripted_agent import offer
 
@@ -326,3 +330,25 @@ def test_coordinator_that_leaves_meanwhile_is_not_described() -> None:
     for message in encode_snapshot(b"3" * 16, 2, [], leaving=True):
         members.two.member.receive_snapshot(message)
     assert list(described) == []
+
+
+def test_renewal_that_arrives_during_a_takeover_does_not_end_the_job() -> None:
+    # The edge expects the job at the new holder as soon as it has answered; the new holder has it
+    # when the last of the asked coordinators has answered.
+    members = Members()
+    new, edge = members.two.member, members.one.member
+    job_id = bytes(16)
+    live = LiveJob(job_id, 0, 10, 10)
+    hello = Hello("1", AGENT_KEY, bytes(64), session_id=bytes(16), live_jobs=[live])
+    assert new.take_over(hello, b"s" * 16, lambda _session: None)
+    renewal = encode_batch(edge.own_id, [Renewal([RenewedJob(job_id, 10, 10, resend=True)])])
+
+    new.receive_batch(renewal)
+    assert new.next_message() is None
+
+    ((_, _, answered),) = members.two.asked
+    answered(None)
+    new.receive_batch(renewal)
+    message = new.next_message()
+    assert message is not None
+    assert decode_batch(message[1]).frames == [Gone(job_id, UNKNOWN_JOB)]
