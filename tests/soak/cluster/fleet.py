@@ -10,6 +10,7 @@
 
 import asyncio
 import random
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -32,6 +33,12 @@ SETTLE_S = 30.0
 """Time for kept-alive connections to close and for timers to end."""
 
 AGENT_DRAIN_S = 5.0
+
+_BAD_LINE = re.compile(r".*(?: ERROR (?!.* jobs not delivered )|Traceback).*")
+"""An agent that stops logs that it did not wait for all jobs."""
+
+_RESUMED = re.compile(r" connected .* resumed=[1-9]")
+"""In the log of an agent."""
 
 _AGENT = """\
 [coordinator]
@@ -113,7 +120,8 @@ class Fleet:
             self.agents.append(self._agent(number, port))
         for process in self.processes:
             stack.push_async_callback(process.stop, SIGKILL)
-            await process.start()
+        for group in (self.coordinators, self.agents):
+            await asyncio.gather(*(process.start() for process in group))
         await self.wait_until_idle()
 
     async def restart(self, process: ManagedProcess, number: Signals) -> None:
@@ -201,11 +209,13 @@ class Fleet:
             await asyncio.sleep(SETTLE_S / 6)
 
     def check_processes(self) -> None:
-        """Record processes that ended, and lines about errors in the logs."""
+        """Record processes that ended, lines about errors in the logs, and resumed sessions."""
         for process in self.processes:
             if process.exited:
                 self.counts.add_defect(f"{process.name} has exited")
-            for line in process.bad_lines():
+            log = process.new_log()
+            self.counts.resumed += len(_RESUMED.findall(log))
+            for line in _BAD_LINE.findall(log):
                 self.counts.add_defect(f"{process.name}: {line}")
 
     def _coordinator(self, number: int, port: int) -> ManagedProcess:

@@ -26,8 +26,6 @@ RESIDENT_SLACK_BYTES: Final = 32 * MIB
 """Allowed growth: fragmentation of the allocator."""
 
 _SAMPLE: Final = re.compile(r"^(\w+)(?:\{[^}]*\})? ([-+.\deE]+)$", re.MULTILINE)
-_BAD_LINE: Final = re.compile(r".*(?: ERROR (?!.* jobs not delivered )|Traceback).*")
-"""An agent that stops logs that it did not wait for all jobs."""
 
 
 @dataclass(frozen=True)
@@ -138,13 +136,13 @@ class ManagedProcess:
         ended = process is not None and process.returncode is not None
         return ended and not self.restarting.locked()
 
-    def bad_lines(self) -> list[str]:
-        """Return what the log has about errors since the last call."""
+    def new_log(self) -> str:
+        """Return what was logged since the last call."""
         with self._log.open("rb") as log:
             log.seek(self._log_read)
             text = log.read()
             self._log_read = log.tell()
-        return _BAD_LINE.findall(text.decode(errors="replace"))
+        return text.decode(errors="replace")
 
     async def metrics(self) -> dict[str, float]:
         """Return the sum of each metric; {} if the process does not answer."""

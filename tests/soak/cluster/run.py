@@ -80,14 +80,17 @@ async def rolling_restart(fleet: Fleet, load: Load) -> str:
     Record a defect for each reason of a failed request. Return the counts as text.
     """
     counts = Counts()
+    resumed_before = fleet.counts.resumed
     async with _running_clients(fleet, load, counts):
         for coordinator in fleet.coordinators:
-            await _wait_for_answers(counts, load.clients)
+            await _wait_for_answers(counts, load.clients // 2)
             logging.getLogger(__name__).info("restart of %s", coordinator.name)
             await fleet.restart(coordinator, SIGTERM)
             while fleet.balancer.ready < len(fleet.coordinators):  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
-        await _wait_for_answers(counts, load.clients)
+        await _wait_for_answers(counts, load.clients // 2)
+    fleet.check_processes()
+    counts.resumed = fleet.counts.resumed - resumed_before
     for defect in counts.defects:
         fleet.counts.add_defect(f"rolling restart: {defect}")
     for reason, number in counts.errors.items():
@@ -113,6 +116,7 @@ async def _run_with_faults(fleet: Fleet, seconds: float) -> None:
         stopping.set()
     fleet.repair()
     await fleet.wait_until_idle()
+    fleet.check_processes()
 
 
 @asynccontextmanager
