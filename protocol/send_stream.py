@@ -98,6 +98,11 @@ class SendStream:
         self._started_sent = sent > 0
 
     @property
+    def first_held(self) -> int:
+        """The lowest offset that `rewind` accepts."""
+        return self.acked + self._not_held
+
+    @property
     def full(self) -> bool:
         """Whether the source should pause: the stream holds a window of bytes."""
         return self.written - self.acked >= self.window
@@ -310,7 +315,7 @@ class SendStream:
         Raises:
             ProtocolViolation: the bytes from `offset` are no longer held, or were never sent.
         """
-        first_held = self.acked + self._not_held
+        first_held = self.first_held
         if not first_held <= offset <= self.sent:
             raise ProtocolViolation("a resumption from an offset that is not held")
         kept = take(self._unacked, offset - first_held)

@@ -143,6 +143,7 @@ class ConnectedAgent:
             is_over=lambda: self._detached,
             admitted=self._admitted,
             rejected_late=self._rejected_late,
+            replaced=lambda: self.close(REPLACED_BY_NEWER),
         )
         self._detached = False
         self._unroutable_logged = False

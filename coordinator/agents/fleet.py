@@ -151,7 +151,7 @@ class Fleet:
         return session
 
     def take_over(
-        self, hello: Hello, session_id: bytes, done: Callable[[DetachedSession], None]
+        self, hello: Hello, session_id: bytes, done: Callable[[DetachedSession | None], None]
     ) -> bool:
         """Ask other coordinators for the session that `hello` resumes; see `RemoteAgents`."""
         return hello.session_id is not None and self._remote.take_over(hello, session_id, done)

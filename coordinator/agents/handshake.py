@@ -31,6 +31,7 @@ class Handshake:
         is_over: returns whether the connection has ended.
         admitted: called with `Hello` and the session that is resumed, None for a new one.
         rejected_late: called after a rejection that followed a check.
+        replaced: called if the agent has connected again during a check.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Handshake:
         is_over: Callable[[], bool],
         admitted: Callable[[Hello, DetachedSession | None], None],
         rejected_late: Callable[[], None],
+        replaced: Callable[[], None],
     ) -> None:
         self._protocol = protocol
         self._registry = registry
@@ -53,6 +55,7 @@ class Handshake:
         self._is_over = is_over
         self._admitted = admitted
         self._rejected_late = rejected_late
+        self._replaced = replaced
 
     def __repr__(self) -> str:
         return f"<Handshake {self._remote} {self._protocol.state}>"
@@ -98,8 +101,10 @@ class Handshake:
             return
         self._admitted(hello, detached)
 
-    def _taken_over(self, hello: Hello, session: DetachedSession) -> None:
-        if self._is_pending:
+    def _taken_over(self, hello: Hello, session: DetachedSession | None) -> None:
+        if session is None:
+            self._replaced()
+        elif self._is_pending:
             self._admitted(hello, session if session.jobs else None)
         elif session.jobs:
             self._registry.keep(session)

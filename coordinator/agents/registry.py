@@ -31,7 +31,7 @@ class AgentRegistry(Protocol):
         ...
 
     def take_over(
-        self, hello: Hello, session_id: bytes, done: Callable[[DetachedSession], None]
+        self, hello: Hello, session_id: bytes, done: Callable[[DetachedSession | None], None]
     ) -> bool:
         """Ask other coordinators for the session that `hello` resumes; see `RemoteAgents`."""
         ...

@@ -29,14 +29,15 @@ class RemoteAgents(Protocol):
         ...
 
     def take_over(
-        self, hello: Hello, session_id: bytes, done: Callable[[DetachedSession], None]
+        self, hello: Hello, session_id: bytes, done: Callable[[DetachedSession | None], None]
     ) -> bool:
         """Ask the other coordinators for the jobs of a session that an agent resumes here.
 
         Args:
             hello: the agent's `Hello`; its signature is verified.
             session_id: the id of the new session.
-            done: called later with the new session, which has the jobs that continue.
+            done: called later with the new session, which has the jobs that continue; or with None
+                if the agent has connected again, here or elsewhere.
 
         Returns:
             Whether `done` will be called: another coordinator may know the session.
@@ -56,7 +57,7 @@ class NoRemoteAgents:
         return False
 
     def take_over(
-        self, _hello: Hello, _session_id: bytes, _done: Callable[[DetachedSession], None]
+        self, _hello: Hello, _session_id: bytes, _done: Callable[[DetachedSession | None], None]
     ) -> bool:
         """Return False."""
         return False

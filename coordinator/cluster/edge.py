@@ -266,7 +266,7 @@ class EdgeJobs:
     def _continued(self, request: TakeoverRequest) -> list[_EdgeJob]:
         """Return the listed jobs of the agent that can continue; end those that cannot."""
         continued = []
-        for live in request.live_jobs:
+        for live in {live.job_id: live for live in request.live_jobs}.values():
             mine = self._jobs.get(live.job_id)
             if mine is None or mine.running.public_key != request.public_key:
                 continue
@@ -282,9 +282,11 @@ class EdgeJobs:
         return continued
 
     def _move(self, mine: _EdgeJob, holder: bytes) -> None:
-        """Expect the frames of a job from another holder."""
-        if mine.holder != holder:
-            self._send_to_holder(mine, Cancel(mine.job_id, CANCEL_REASON))
+        """Expect the frames of a job from another holder.
+
+        The older holder is not sent a `Cancel`, which could arrive after the job has returned to
+        it. It gives up the job when the new holder asks it, or when the lease expires.
+        """
         mine.holder, mine.lost_at = holder, None
         mine.stream.resume(self._window_bytes)
         mine.renewed_at, mine.resend_requested = -1, False

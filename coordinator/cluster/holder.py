@@ -9,7 +9,7 @@ if a message is lost, they are sent again.
 import functools
 import logging
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
 from msgspec import Struct
@@ -93,7 +93,6 @@ class HolderJobs:
 
     Args:
         accept: chooses the agent, or says why it cannot run a job.
-        is_expected: whether a takeover that is not complete may bring a job here.
         lease_s: a job that its edge does not renew for this time is cancelled.
         clock: monotonic, in seconds.
         wake: called with an edge when frames for it are queued.
@@ -103,13 +102,11 @@ class HolderJobs:
         self,
         *,
         accept: AcceptJob,
-        is_expected: Callable[[bytes], bool],
         lease_s: float,
         clock: Callable[[], float],
         wake: Callable[[bytes], None],
     ) -> None:
         self._accept = accept
-        self._is_expected = is_expected
         self._lease_s = lease_s
         self._clock = clock
         self._wake = wake
@@ -117,6 +114,9 @@ class HolderJobs:
         self._jobs: dict[bytes, RelayedJob] = {}
         self._incoming: dict[bytes, _Incoming] = {}
         self._outboxes: dict[bytes, _Outbox] = {}
+        self._moving: dict[bytes, float] = {}
+        """When a job began to move to this coordinator, or away from it, by job id. Its edge may
+        still renew it here, or already."""
 
     def __repr__(self) -> str:
         return f"<HolderJobs {len(self)} edges={len(self._outboxes)}>"
@@ -242,15 +242,24 @@ class HolderJobs:
         self._jobs[job_id] = job
         session.add(job, stream, now)
 
+    def expect(self, job_ids: Iterable[bytes]) -> None:
+        """Do not report jobs as unknown for the time of a lease, because they are moving."""
+        for job_id in job_ids:
+            self._moving.pop(job_id, None)
+            self._moving[job_id] = self._clock()
+            if len(self._moving) > MAX_JOBS:
+                del self._moving[next(iter(self._moving))]
+
     def let_go(self, job: RelayedJob) -> None:
         """Forget a job without a message to its edge: another coordinator continues it."""
         if self._jobs.get(job.job_id) is job:
             self._forget(job)
+            self.expect([job.job_id])
 
     def let_go_all(self) -> None:
         """Forget all jobs, because this coordinator stops and their agents move to others."""
         for job in list(self._jobs.values()):
-            self._forget(job)
+            self.let_go(job)
         self._incoming.clear()
 
     def output_changed(self, job: RelayedJob) -> None:
@@ -278,10 +287,11 @@ class HolderJobs:
             return
         job = self._job(edge, job_id)
         if job is None:
-            # The edge may have handed the job over while other coordinators have not answered yet.
-            if not self._is_expected(job_id):
+            if job_id not in self._moving:
                 self._send(edge, Gone(job_id, UNKNOWN_JOB))
             return
+        if renewed.received < job.stream.first_held:
+            return  # sent before the job moved here
         job.renewed_at = self._clock()
         if self._acknowledge(job, renewed.acked, final=False) and renewed.resend:
             try:
@@ -338,6 +348,9 @@ class HolderJobs:
                     job=job.job_id.hex(),
                 )
                 self._drop(job.edge, job.job_id)
+        for job_id, since in list(self._moving.items()):
+            if since < expired_before:
+                del self._moving[job_id]
 
     def restart_leases(self) -> None:
         """Count the leases of all jobs from now on: the connection was interrupted."""

@@ -100,8 +100,8 @@ class ClusterMember:
         """The coordinators for which frames may be queued."""
         self.view = ClusterView(own_id, self._new_agent, interval_s, clock)
         self._ask = ask
-        self._takeovers: dict[bytes, Takeover] = {}
-        """The incomplete takeovers, by public key: a newer one replaces an older one."""
+        self._takeovers: dict[tuple[bytes, bytes], Takeover] = {}
+        """The incomplete takeovers, by public key and id of the session that the agent resumes."""
         self.edge = EdgeJobs(
             window_bytes=settings.window_bytes,
             clock=clock,
@@ -110,7 +110,6 @@ class ClusterMember:
         )
         self.holder = HolderJobs(
             accept=fleet.accept,
-            is_expected=self._is_expected,
             lease_s=interval_s * SILENT_INTERVALS,
             clock=clock,
             wake=self._queue,
@@ -175,7 +174,7 @@ class ClusterMember:
         return not self.is_connected and any(tag_of(job.job_id) != own for job in hello.live_jobs)
 
     def take_over(
-        self, hello: Hello, session_id: bytes, done: Callable[[DetachedSession], None]
+        self, hello: Hello, session_id: bytes, done: Callable[[DetachedSession | None], None]
     ) -> bool:
         """Ask for the jobs of a session that an agent resumes here; see `RemoteAgents`."""
         resumed_id = hello.session_id
@@ -189,45 +188,35 @@ class ClusterMember:
             return False
         request = TakeoverRequest(self.own_id, hello.public_key, resumed_id, hello.live_jobs)
         session = new_session(hello.public_key, session_id, hello.instance_id)
-
-        def complete(answers: list[TakeoverAnswer]) -> None:
-            self._takeovers.pop(hello.public_key, None)
-            for answer in answers:
-                for taken in answer.jobs:
-                    self.holder.take_over(answer.sender, taken, session)
-            done(session)
-
-        if (older := self._takeovers.pop(hello.public_key, None)) is not None:
-            older.cancel()
-        self._take_own(request, session)
-        job_ids = [job.job_id for job in hello.live_jobs]
-        takeover = self._takeovers[hello.public_key] = Takeover(asked, job_ids, complete)
-        message = encode_takeover(request)
-        for coordinator in asked:
-            self._ask(
-                coordinator, message, functools.partial(self._answered, takeover, coordinator)
-            )
-        if not asked:
-            complete([])
-        return True
-
-    def _is_expected(self, job_id: bytes) -> bool:
-        return any(job_id in takeover.job_ids for takeover in self._takeovers.values())
-
-    def _answered(self, takeover: Takeover, coordinator: bytes, message: bytes | None) -> None:
-        answer = None
-        if message is not None:
-            try:
-                answer = decode_answer(message)
-            except MalformedPeerMessage as error:
-                self._log.log(logging.WARNING, "malformed cluster message", error=str(error))
-        takeover.answered(coordinator, answer)
-
-    def _take_own(self, request: TakeoverRequest, session: DetachedSession) -> None:
-        """Add the jobs of clients here to a session that is resumed here."""
         self._release(request)
         for job, stream in self.edge.take_back(request):
             session.add(job, stream, self._clock())
+        self.holder.expect(live.job_id for live in hello.live_jobs)
+        takeover = Takeover(session, hello.live_jobs, asked, done)
+        if takeover.complete():
+            return True
+        key = hello.public_key, resumed_id
+        self._takeovers[key] = takeover
+
+        def answered(coordinator: bytes, message: bytes | None) -> None:
+            for taken in takeover.accept(coordinator, self._decode_answer(message)):
+                self.holder.take_over(coordinator, taken, session)
+            if self._takeovers.get(key) is takeover and takeover.complete():
+                del self._takeovers[key]
+
+        message = encode_takeover(request)
+        for coordinator in asked:
+            self._ask(coordinator, message, functools.partial(answered, coordinator))
+        return True
+
+    def _decode_answer(self, message: bytes | None) -> TakeoverAnswer | None:
+        if message is None:
+            return None
+        try:
+            return decode_answer(message)
+        except MalformedPeerMessage as error:
+            self._log.log(logging.WARNING, "malformed cluster message", error=str(error))
+            return None
 
     def answer_takeover(self, message: bytes) -> bytes:
         """Hand over what this coordinator knows of a session; return the answer.
@@ -236,6 +225,8 @@ class ClusterMember:
             MalformedPeerMessage: the message is invalid.
         """
         request = decode_request(message)
+        if request.sender == self.own_id:
+            raise MalformedPeerMessage("a request of this coordinator")
         jobs: list[TakenJob] = []
         if self.view.hear(request.sender):  # its first snapshot may still be on its way
             self._release(request)
@@ -243,11 +234,20 @@ class ClusterMember:
         return encode_takeover(TakeoverAnswer(self.own_id, jobs))
 
     def _release(self, request: TakeoverRequest) -> None:
-        """Give up a session that is stored here, or whose older connection has not ended yet."""
+        """Give up a session that is stored here, or whose older connection has not ended yet.
+
+        Or its agent has connected here, and then again, before all answers had arrived.
+        """
         listed = [job.job_id for job in request.live_jobs]
         session = self._fleet.release(request.public_key, request.session_id, listed)
-        if session is None:
-            return
+        if session is not None:
+            self._give_up(session, listed, request.sender)
+        pending = self._takeovers.pop((request.public_key, request.session_id), None)
+        if pending is not None:
+            self._give_up(pending.cancel(), listed, request.sender)
+
+    def _give_up(self, session: DetachedSession, listed: list[bytes], holder: bytes) -> None:
+        """Let the listed jobs of a session continue at another holder; the others end."""
         for job_id in listed:
             if (removed := session.remove(job_id)) is None:
                 continue
@@ -255,7 +255,7 @@ class ClusterMember:
             if isinstance(job, RelayedJob):
                 self.holder.let_go(job)  # its edge is asked too
             else:
-                self.edge.adopt(job, stream, request.sender)
+                self.edge.adopt(job, stream, holder)
         session.end()
 
     # --- received messages ------------------------------------------------------------------------

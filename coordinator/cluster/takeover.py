@@ -19,6 +19,7 @@ from provider_agent.coordinator.cluster.messages import (
     WindowBytes,
     decode_as,
 )
+from provider_agent.coordinator.sessions.detached_session import DetachedSession
 from provider_agent.protocol.frames import JobHeader, LiveJob
 from provider_agent.protocol.frames.fields import Offset, SessionId
 from provider_agent.protocol.limits import MAX_LIVE_JOBS
@@ -107,41 +108,53 @@ def decode_answer(message: bytes) -> TakeoverAnswer:
 
 
 class Takeover:
-    """Collects the answers to one request.
+    """A takeover whose answers have not all arrived.
 
     Args:
+        session: the session that the agent resumes; it has the jobs that continue.
+        live_jobs: the jobs that the agent lists.
         asked: the coordinators that were asked.
-        job_ids: the jobs of the agent.
-        on_complete: called with the answers when none is missing.
-
-    Attributes:
-        job_ids: as above.
+        on_complete: called with the session when no answer is missing, or with None by `cancel`.
     """
 
     def __init__(
         self,
+        session: DetachedSession,
+        live_jobs: Iterable[LiveJob],
         asked: Iterable[bytes],
-        job_ids: Iterable[bytes],
-        on_complete: Callable[[list[TakeoverAnswer]], None],
+        on_complete: Callable[[DetachedSession | None], None],
     ) -> None:
-        self.job_ids = frozenset(job_ids)
+        self.session = session
+        self._listed = {live.job_id for live in live_jobs}
         self._missing = set(asked)
-        self._answers: list[TakeoverAnswer] = []
-        self._on_complete: Callable[[list[TakeoverAnswer]], None] | None = on_complete
+        self._on_complete = on_complete
 
     def __repr__(self) -> str:
-        return f"<Takeover missing={len(self._missing)} answers={len(self._answers)}>"
+        return f"<Takeover missing={len(self._missing)} {self.session!r}>"
 
-    def answered(self, coordinator: bytes, answer: TakeoverAnswer | None) -> None:
-        """Record an answer; None if the coordinator gave none. Each one counts once."""
+    def accept(self, coordinator: bytes, answer: TakeoverAnswer | None) -> list[TakenJob]:
+        """Record an answer; None if the coordinator gave none. Each one counts once.
+
+        Returns:
+            The jobs that continue: the agent lists each of them, and the session has none of them.
+        """
         if coordinator not in self._missing:
-            return
+            return []
         self._missing.remove(coordinator)
-        if answer is not None and answer.sender == coordinator:
-            self._answers.append(answer)
-        if not self._missing and self._on_complete is not None:
-            self._on_complete(self._answers)
+        if answer is None or answer.sender != coordinator:
+            return []
+        wanted = self._listed - self.session.jobs.keys()
+        return [taken for taken in answer.jobs if taken.header.job_id in wanted]
 
-    def cancel(self) -> None:
-        """Ignore all answers: the agent has connected again."""
-        self._on_complete = None
+    def complete(self) -> bool:
+        """Call `on_complete` if no answer is missing; return whether it was called."""
+        if self._missing:
+            return False
+        self._on_complete(self.session)
+        return True
+
+    def cancel(self) -> DetachedSession:
+        """Ignore all later answers, because the agent has connected again; return the session."""
+        self._missing.clear()
+        self._on_complete(None)
+        return self.session

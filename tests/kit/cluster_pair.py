@@ -101,7 +101,6 @@ class ClusterPair:
         )
         self.holder = HolderJobs(
             accept=self._accept,
-            is_expected=lambda _: False,
             lease_s=LEASE_S,
             clock=lambda: self.now,
             wake=lambda _: None,

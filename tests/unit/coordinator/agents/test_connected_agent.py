@@ -85,7 +85,7 @@ class FakeRegistry:
         return self.detached
 
     def take_over(
-        self, hello: Hello, session_id: bytes, done: Callable[[DetachedSession], None]
+        self, hello: Hello, session_id: bytes, done: Callable[[DetachedSession | None], None]
     ) -> bool:
         return False
 
