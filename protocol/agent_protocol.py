@@ -7,6 +7,7 @@ connection with 1002.
 """
 
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from provider_agent.protocol.auth import signed_bytes
 from provider_agent.protocol.exceptions import ProtocolViolation
@@ -28,6 +29,18 @@ from provider_agent.protocol.frames import (
 )
 from provider_agent.protocol.limits import MIN_MESSAGE_TO_COORDINATOR_BYTES, MIN_WINDOW_BYTES
 from provider_agent.protocol.state import State
+
+
+class AgentSession(Protocol):
+    """The agent's state machine of one connection, whatever the dialect; see `AgentProtocol`."""
+
+    state: State
+    to_send: list[AgentFrame]
+    welcome: Welcome | None
+
+    def receive(self, frame: CoordinatorFrame) -> CoordinatorFrame | None:
+        """Process one frame of the coordinator; see `AgentProtocol.receive`."""
+        ...
 
 
 class AgentProtocol:

@@ -1,17 +1,21 @@
 """Encodes and decodes one WebSocket message.
 
-Only this module knows the wire encoding. Another encoding of the same frames, such as JSON text,
-is another implementation of `Dialect`.
+Only this module knows the wire encoding of version 1. Another encoding of the same frames is
+another implementation of `AgentDialect`, such as `usepod.dialect`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Final, Generic, Protocol, TypeVar
 
 import msgspec
 
 from provider_agent.protocol.exceptions import MalformedMessage, MessageTooBig
-from provider_agent.protocol.frames import AgentFrame, CoordinatorFrame
-from provider_agent.protocol.limits import MAX_FRAMES_PER_MESSAGE, SUBPROTOCOL
+from provider_agent.protocol.frames import Ack, AgentFrame, CoordinatorFrame
+from provider_agent.protocol.limits import (
+    MAX_FRAMES_PER_MESSAGE,
+    MAX_MESSAGE_TO_AGENT_BYTES,
+    SUBPROTOCOL,
+)
 
 FrameT_co = TypeVar("FrameT_co", covariant=True)
 
@@ -33,26 +37,56 @@ class Decoded(Generic[FrameT_co]):
         self.unknown_types = unknown_types
 
 
-class Dialect(Protocol):
-    """A wire encoding of frames. Decoding raises no exception but `ProtocolError`."""
+class AgentDialect(Protocol):
+    """A wire encoding of frames, on the agent's side of one connection.
+
+    Decoding raises no exception but `ProtocolError`.
+    """
 
     @property
-    def subprotocol(self) -> str:
-        """The WebSocket subprotocol of this dialect."""
+    def subprotocol(self) -> str | None:
+        """The WebSocket subprotocol of this dialect; None: it has none."""
+        ...
+
+    @property
+    def is_text(self) -> bool:
+        """Whether messages are text; each frame is then a message of its own."""
+        ...
+
+    @property
+    def max_to_agent_bytes(self) -> int:
+        """The largest message that the agent accepts."""
+        ...
+
+    @property
+    def take_acks(self) -> Callable[[], list[Ack]] | None:
+        """Returns the acknowledgements of what was encoded since its last call.
+
+        None: the coordinator sends acknowledgements.
+        """
         ...
 
     def encode(self, frames: Sequence[AgentFrame | CoordinatorFrame]) -> bytes:
-        """Encode frames, in this order, as one message."""
-        ...
-
-    def decode_from_agent(self, message: bytes | str, max_bytes: int) -> Decoded[AgentFrame]:
-        """Decode an agent's message of at most `max_bytes`."""
+        """Encode frames, in this order, as one message; b"" if the dialect has none for them."""
         ...
 
     def decode_from_coordinator(
         self, message: bytes | str, max_bytes: int
     ) -> Decoded[CoordinatorFrame]:
         """Decode a coordinator's message of at most `max_bytes`."""
+        ...
+
+
+class Dialect(AgentDialect, Protocol):
+    """A wire encoding of frames for both sides."""
+
+    @property
+    def subprotocol(self) -> str:
+        """The WebSocket subprotocol of this dialect."""
+        ...
+
+    def decode_from_agent(self, message: bytes | str, max_bytes: int) -> Decoded[AgentFrame]:
+        """Decode an agent's message of at most `max_bytes`."""
         ...
 
 
@@ -127,6 +161,9 @@ class MessagePackDialect:
     """Protocol version 1: one MessagePack array of frames per binary message."""
 
     subprotocol: Final = SUBPROTOCOL
+    is_text: Final = False
+    max_to_agent_bytes: Final = MAX_MESSAGE_TO_AGENT_BYTES
+    take_acks: Final = None
 
     def __init__(self) -> None:
         self._encoder = msgspec.msgpack.Encoder()

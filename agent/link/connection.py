@@ -20,12 +20,12 @@ from provider_agent.agent.link.dial import CLOSE_TIMEOUT_S, DialSettings, dial
 from provider_agent.agent.link.dial_failure import DialFailed
 from provider_agent.agent.link.frame_log import log_received, log_sent
 from provider_agent.agent.link.link_connection import LinkConnection
-from provider_agent.agent.link.message_encoder import MessageEncoder
+from provider_agent.agent.link.message_encoder import MessageEncoder, SingleFrameEncoder
 from provider_agent.agent.link.watchdogs import Watchdogs
 from provider_agent.agent.link.writer import LinkWriter
 from provider_agent.event_log import EventLogger
-from provider_agent.protocol.agent_protocol import AgentProtocol
-from provider_agent.protocol.codec import VERSION_1, Dialect
+from provider_agent.protocol.agent_protocol import AgentSession
+from provider_agent.protocol.codec import VERSION_1, AgentDialect
 from provider_agent.protocol.exceptions import ProtocolError
 from provider_agent.protocol.frames import (
     CoordinatorFrame,
@@ -36,10 +36,7 @@ from provider_agent.protocol.frames import (
     ResponseFrame,
     Welcome,
 )
-from provider_agent.protocol.limits import (
-    HANDSHAKE_TIMEOUT_S,
-    MAX_MESSAGE_TO_AGENT_BYTES,
-)
+from provider_agent.protocol.limits import HANDSHAKE_TIMEOUT_S
 from provider_agent.protocol.state import State
 
 log = EventLogger(__name__)
@@ -78,13 +75,13 @@ class Link:
     def __init__(
         self,
         settings: DialSettings,
-        new_protocol: Callable[[str], AgentProtocol],
+        new_protocol: Callable[[str], AgentSession],
         outbox: Outbox,
         on_frame: Callable[[CoordinatorFrame], None],
         on_activity: Callable[[], None],
         on_unsendable: Callable[[ResponseFrame], None],
         coalescing: Coalescing,
-        dialect: Dialect = VERSION_1,
+        dialect: AgentDialect = VERSION_1,
     ) -> None:
         self._settings = settings
         self._protocol = new_protocol(settings.authority)
@@ -112,7 +109,9 @@ class Link:
         Cancelling it closes the connection with 1000 (normal closure) before it returns.
         """
         try:
-            connection = await dial(self._settings, self._dialect.subprotocol)
+            connection = await dial(
+                self._settings, self._dialect.subprotocol, self._dialect.max_to_agent_bytes
+            )
         except DialFailed as failed:
             return failed.disconnect
         try:
@@ -155,7 +154,8 @@ class Link:
                     if protocol.to_send:
                         frames = list(protocol.to_send)
                         protocol.to_send.clear()
-                        await connection.send(self._dialect.encode(frames))
+                        message = self._dialect.encode(frames)
+                        await connection.send(message, text=self._dialect.is_text)
                         log_sent(frames)
                 return protocol.welcome
         except TimeoutError:
@@ -165,8 +165,17 @@ class Link:
     async def _exchange_frames(self, connection: LinkConnection, max_bytes: int) -> None:
         """Read and write until one task ends, then cancel the others and wait for their end."""
         watchdogs = Watchdogs(connection, self._on_activity)
-        encoder = MessageEncoder(self._dialect.encode, max_bytes, self._on_unsendable)
-        writer = LinkWriter(connection, self._outbox, encoder, self._coalescing, watchdogs.progress)
+        dialect = self._dialect
+        encoder_type = SingleFrameEncoder if dialect.is_text else MessageEncoder
+        writer = LinkWriter(
+            connection,
+            self._outbox,
+            encoder_type(dialect.encode, max_bytes, self._on_unsendable),
+            self._coalescing,
+            watchdogs.progress,
+            is_text=dialect.is_text,
+            on_written=None if dialect.take_acks is None else self._acknowledge_written,
+        )
         tasks = (
             writer.failed,
             asyncio.create_task(self._read(connection), name="link reader"),
@@ -203,9 +212,16 @@ class Link:
         await self._outbox.wait_until_acknowledged()
         await _close(connection, CloseCode.NORMAL_CLOSURE, "drained")
 
+    def _acknowledge_written(self) -> None:
+        """Acknowledge what was written, for a coordinator that sends no acknowledgements."""
+        if self._dialect.take_acks is not None:
+            for ack in self._dialect.take_acks():
+                self._on_frame(ack)
+
     def _receive(self, message: bytes | str) -> None:
         self._on_activity()
-        decoded = self._dialect.decode_from_coordinator(message, MAX_MESSAGE_TO_AGENT_BYTES)
+        dialect = self._dialect
+        decoded = dialect.decode_from_coordinator(message, dialect.max_to_agent_bytes)
         log_received(decoded)
         for frame in decoded.frames:
             if isinstance(frame, JobHeader | RequestChunk):

@@ -124,10 +124,19 @@ class _DialProgress:
         return ObservedConnection
 
 
-async def dial(settings: DialSettings, subprotocol: str) -> LinkConnection:
+async def dial(
+    settings: DialSettings,
+    subprotocol: str | None,
+    max_message_bytes: int = MAX_MESSAGE_TO_AGENT_BYTES,
+) -> LinkConnection:
     """Open the WebSocket. Cancelling this coroutine closes what it has opened.
 
     WebSocket pings are off: the caller must detect a dead connection.
+
+    Args:
+        settings: where and how to dial.
+        subprotocol: the subprotocol that the server must select; None: none is offered.
+        max_message_bytes: the largest message to accept.
 
     Raises:
         DialFailed: the WebSocket could not be opened.
@@ -137,7 +146,7 @@ async def dial(settings: DialSettings, subprotocol: str) -> LinkConnection:
         context = await _tls(settings)
         connection = await _ConnectWithoutRedirects(
             settings.url,
-            subprotocols=[Subprotocol(subprotocol)],
+            subprotocols=None if subprotocol is None else [Subprotocol(subprotocol)],
             compression=None,
             user_agent_header=f"provider-agent/{agent_version()}",
             additional_headers=_headers(settings.token_file),
@@ -145,7 +154,7 @@ async def dial(settings: DialSettings, subprotocol: str) -> LinkConnection:
             open_timeout=OPEN_TIMEOUT_S,
             ping_interval=None,
             close_timeout=CLOSE_TIMEOUT_S,
-            max_size=MAX_MESSAGE_TO_AGENT_BYTES,
+            max_size=max_message_bytes,
             max_queue=MAX_QUEUED_MESSAGES,
             write_limit=WRITE_LIMIT_BYTES,
             create_connection=progress.connection_type(),

@@ -38,6 +38,11 @@ class LinkConnection(ClientConnection):
         self.protocol.send_binary(message)
         self.send_data()
 
+    def write_text(self, message: bytes) -> None:
+        """Write a text message, given as UTF-8, in the same way."""
+        self.protocol.send_text(message)
+        self.send_data()
+
     def resume_writing(self) -> None:
         """Call `on_writable`: the write buffer has space again."""
         super().resume_writing()

@@ -50,8 +50,10 @@ class MessageEncoder:
             if isinstance(frame, ResponseFrame) and frame.job_id in failed_jobs:
                 continue
             message = self._encode_one(frame)
-            if message is not None:
+            if message:
                 messages.append(message)
+            elif message is not None:
+                continue  # the dialect has no message for this frame
             elif isinstance(frame, ResponseFrame):
                 failed_jobs.add(frame.job_id)
                 self._on_unsendable(frame)
@@ -68,3 +70,11 @@ class MessageEncoder:
             log.error("frame cannot be sent", type=kind, bytes=len(message))
             return None
         return message
+
+
+class SingleFrameEncoder(MessageEncoder):
+    """Encodes each frame as a message of its own, for a dialect that requires it."""
+
+    def encode(self, frames: Sequence[AgentFrame]) -> Sequence[bytes]:
+        """Return the messages of the frames that the dialect has; see `MessageEncoder.encode`."""
+        return self._encode_each(frames)

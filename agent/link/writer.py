@@ -6,6 +6,7 @@ the outbox, where control frames overtake the others.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from provider_agent.agent.jobs.outbox import Outbox
@@ -30,6 +31,8 @@ class LinkWriter:
         encoder: encodes the frames.
         coalescing: lets output accumulate under load.
         progress: records the writes that wait for space in the write buffer.
+        is_text: whether messages are text.
+        on_written: called after the frames of a batch were written; None: nothing is called.
 
     Attributes:
         failed: completed with the error that stopped the writer.
@@ -42,8 +45,13 @@ class LinkWriter:
         encoder: MessageEncoder,
         coalescing: Coalescing,
         progress: WriteProgress,
+        *,
+        is_text: bool = False,
+        on_written: Callable[[], None] | None = None,
     ) -> None:
         self._connection = connection
+        self._write = connection.write_text if is_text else connection.write_message
+        self._on_written = on_written
         self._outbox = outbox
         self._encoder = encoder
         self._coalescing = coalescing
@@ -96,9 +104,11 @@ class LinkWriter:
             if not frames:
                 break
             for message in self._encoder.encode(frames):
-                self._connection.write_message(message)
+                self._write(message)
                 size += len(message)
             log_sent(frames)
+            if self._on_written is not None:
+                self._on_written()
             count += len(frames)
             if self._connection.paused:
                 self._is_busy = True

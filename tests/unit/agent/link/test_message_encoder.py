@@ -1,12 +1,15 @@
+from collections.abc import Sequence
+
 import pytest
 
-from provider_agent.agent.link.message_encoder import MessageEncoder
+from provider_agent.agent.link.message_encoder import MessageEncoder, SingleFrameEncoder
 from provider_agent.protocol.codec import VERSION_1
 from provider_agent.protocol.frames import (
     AgentFrame,
     AgentLimits,
     Capabilities,
     Chunk,
+    CoordinatorFrame,
     Draining,
     JobError,
     JobStarted,
@@ -18,7 +21,7 @@ LIMIT = 1000
 BROKEN = "\udcff"
 """An undecodable byte, as `surrogateescape` represents it; UTF-8 cannot encode it."""
 STARTED = JobStarted(A, 200, "text/plain", "x")
-OTHER = [JobStarted(B, 200, "text/plain", "y"), Chunk(B, 0, b"1")]
+OTHER: list[AgentFrame] = [JobStarted(B, 200, "text/plain", "y"), Chunk(B, 0, b"1")]
 
 
 @pytest.mark.parametrize(
@@ -74,3 +77,18 @@ def test_frames_that_cannot_be_sent_fail_only_their_job(
 
     assert list(messages) == [VERSION_1.encode(group) for group in sent]
     assert unsendable == failed
+
+
+def test_a_single_frame_encoder_leaves_out_frames_that_the_dialect_lacks() -> None:
+    def encode(frames: Sequence[AgentFrame | CoordinatorFrame]) -> bytes:
+        (frame,) = frames
+        return b"" if isinstance(frame, JobStarted) else VERSION_1.encode([frame])
+
+    unsendable: list[ResponseFrame] = []
+    encoder = SingleFrameEncoder(encode, LIMIT, unsendable.append)
+    too_large = JobError(A, 0, "internal", "", body=b"x" * LIMIT)
+
+    messages = encoder.encode([STARTED, *OTHER, too_large, Draining(5)])
+
+    assert list(messages) == [VERSION_1.encode([OTHER[1]]), VERSION_1.encode([Draining(5)])]
+    assert unsendable == [too_large]

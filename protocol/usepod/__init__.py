@@ -1,0 +1,5 @@
+"""The JSON dialect of the Use Pod marketplace, on the agent's side.
+
+Each message is one JSON object in one text message. The dialect has no offsets, acknowledgements,
+windows, resumption or drain, and no status or content type of a response.
+"""

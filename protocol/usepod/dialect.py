@@ -1,0 +1,277 @@
+"""Encodes our frames as messages of the dialect, and decodes its messages as our frames.
+
+One object serves one connection. What the dialect lacks is replaced here: its jobs have texts as
+ids, a cancelled job has no end, and bytes count as acknowledged when they are written to the link.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+
+from provider_agent.protocol.codec import Decoded
+from provider_agent.protocol.exceptions import MessageTooBig
+from provider_agent.protocol.field_values import to_line, to_text
+from provider_agent.protocol.formats import WireFormat
+from provider_agent.protocol.frames import (
+    Ack,
+    AgentFrame,
+    Cancel,
+    Capabilities,
+    Challenge,
+    Chunk,
+    CoordinatorFrame,
+    Heartbeat,
+    Hello,
+    JobError,
+    JobHeader,
+    JobResult,
+    Rejected,
+    RequestChunk,
+    Welcome,
+)
+from provider_agent.protocol.limits import (
+    KIB,
+    MAX_DEADLINE_MS,
+    MAX_MESSAGE_TO_COORDINATOR_BYTES,
+    MAX_REQUEST_BYTES,
+    WINDOW_BYTES,
+)
+from provider_agent.protocol.usepod import messages
+from provider_agent.protocol.usepod.error_codes import wire_code
+from provider_agent.protocol.usepod.job_ids import JobIds
+from provider_agent.protocol.usepod.offers import offered_capabilities
+
+HEARTBEAT_MS: Final = 15_000
+"""The interval that the marketplace expects."""
+
+DEFAULT_DEADLINE_MS: Final = 60_000
+"""The deadline of a job without one."""
+
+AUTH_RETRY_MS: Final = 60_000
+"""The wait after `auth_failed`: its cause ends only when a human acts."""
+
+MAX_JOB_MESSAGE_BYTES: Final = MAX_REQUEST_BYTES + 64 * KIB
+"""A job is one message: its request and its other fields."""
+
+_MAX_TYPE_CHARS: Final = 64
+
+_DECODER: Final = msgspec.json.Decoder(messages.CoordinatorMessage)
+_TYPE_DECODER: Final = msgspec.json.Decoder(messages.MessageType)
+_OBJECT_DECODER: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_COUNT_DECODER: Final = msgspec.json.Decoder(int)
+_ENCODER: Final = msgspec.json.Encoder()
+
+_KNOWN_TYPES: Final = frozenset(
+    one.__struct_config__.tag for one in messages.CoordinatorMessage.__args__
+)
+
+
+class UsepodDialect:
+    """The agent's half of the dialect, for one connection.
+
+    Args:
+        job_ids: the ids of the jobs of this process; the previous connection's jobs are forgotten.
+        agent_version: the version of the agent's software.
+        on_withheld: called with the ids of the models that `Capabilities` offers without two
+            prices, which the coordinator does not receive; empty if there are none.
+        on_skipped: called with the type of each message that is unknown or malformed.
+
+    Attributes:
+        subprotocol: None: the upgrade names none.
+        is_text: True: messages are text, and each frame is a message of its own.
+        max_to_agent_bytes: the largest message of the coordinator.
+    """
+
+    subprotocol: Final = None
+    is_text: Final = True
+    max_to_agent_bytes: Final = MAX_JOB_MESSAGE_BYTES
+
+    def __init__(
+        self,
+        job_ids: JobIds,
+        agent_version: str,
+        on_withheld: Callable[[list[str]], None],
+        on_skipped: Callable[[str], None],
+    ) -> None:
+        job_ids.start_connection()
+        self._job_ids = job_ids
+        self._agent_version = agent_version
+        self._on_withheld = on_withheld
+        self._on_skipped = on_skipped
+        self._acks: list[Ack] = []
+
+    def __repr__(self) -> str:
+        return f"<UsepodDialect {self._job_ids!r}>"
+
+    # --- to the coordinator -----------------------------------------------------------------------
+
+    def encode(self, frames: Sequence[AgentFrame | CoordinatorFrame]) -> bytes:
+        """Encode one frame as one message; b"" for a frame that the dialect does not have."""
+        (frame,) = frames
+        match frame:
+            case Chunk():
+                return self._chunk(frame)
+            case JobResult() | JobError():
+                return self._end(frame)
+            case Heartbeat():
+                return _ENCODER.encode(_heartbeat(frame))
+            case Capabilities():
+                return self._capabilities(frame)
+            case Hello():
+                return _ENCODER.encode(_auth_response(frame))
+        return b""
+
+    def take_acks(self) -> list[Ack]:
+        """Remove and return the acknowledgements of what was encoded since the last call."""
+        acks, self._acks = self._acks, []
+        return acks
+
+    def _chunk(self, chunk: Chunk) -> bytes:
+        self._acks.append(Ack(chunk.job_id, chunk.offset + len(chunk.data)))
+        text = self._job_ids.text(chunk.job_id)
+        return b"" if text is None else _ENCODER.encode(messages.JobChunk(text, chunk.data))
+
+    def _end(self, end: JobResult | JobError) -> bytes:
+        text = self._job_ids.text(end.job_id)
+        message = b""
+        if text is not None:
+            last = _job_done(text, end) if isinstance(end, JobResult) else _job_error(text, end)
+            message = _ENCODER.encode(last)
+            self._job_ids.end(end.job_id)
+        self._acks.append(Ack(end.job_id, end.total_bytes, final=True))
+        return message
+
+    def _capabilities(self, frame: Capabilities) -> bytes:
+        capabilities, withheld = offered_capabilities(frame, self._agent_version)
+        self._on_withheld(withheld)
+        return _ENCODER.encode(capabilities)
+
+    # --- from the coordinator ---------------------------------------------------------------------
+
+    def decode_from_coordinator(
+        self, message: bytes | str, max_bytes: int
+    ) -> Decoded[CoordinatorFrame]:
+        """Decode a message; one that is not a well-formed message of a known type has no frames.
+
+        Raises:
+            MessageTooBig: it has more than `max_bytes` characters.
+        """
+        if not isinstance(message, str):
+            self._on_skipped("binary")
+            return Decoded([], [])
+        if len(message) > max_bytes:
+            raise MessageTooBig(f"a message of {len(message)} characters; the limit is {max_bytes}")
+        try:
+            decoded = _DECODER.decode(message)
+        except (ValueError, RecursionError):
+            self._on_skipped(_skipped_type(message))
+            return Decoded([], [])
+        return Decoded(self._frames(decoded), [])
+
+    def _frames(self, message: messages.CoordinatorMessage) -> list[CoordinatorFrame]:
+        match message:
+            case messages.Job():
+                return self._job(message)
+            case messages.JobCancel():
+                job_id = self._job_ids.find(message.job_id)
+                if job_id is None:
+                    return []
+                self._job_ids.end(job_id)
+                return [Cancel(job_id)]
+            case messages.AuthChallenge():
+                return [Challenge(message.nonce, "")]
+            case messages.AuthOk():
+                return [_welcome(message)]
+            case messages.AuthFailed():
+                return [Rejected("auth_failed", message.reason or "", AUTH_RETRY_MS)]
+
+    def _job(self, job: messages.Job) -> list[CoordinatorFrame]:
+        job_id = self._job_ids.add(job.job_id)
+        if job_id is None:
+            return []
+        request = _streamed(job.request)
+        is_anthropic = bytes(job.format) == b'"anthropic"'
+        header = JobHeader(
+            job_id=job_id,
+            model_id=to_line(job.model_id),
+            format=WireFormat.ANTHROPIC if is_anthropic else WireFormat.OPENAI,
+            request_bytes=len(request),
+            deadline_ms=_deadline_ms(job.deadline_ms),
+        )
+        return [header, RequestChunk(job_id, 0, request)]
+
+
+def _skipped_type(message: str) -> str:
+    """Return the type of a message that was skipped, for the log."""
+    try:
+        name = _TYPE_DECODER.decode(message).type
+    except (ValueError, RecursionError):
+        return "malformed"
+    return f"malformed {name}" if name in _KNOWN_TYPES else to_line(name, _MAX_TYPE_CHARS)
+
+
+def _welcome(message: messages.AuthOk) -> Welcome:
+    """Return what `auth_ok` means: no resumption, and a window that bounds each job's memory."""
+    return Welcome(
+        provider_id=to_line(message.provider_id or ""),
+        session_id=bytes(16),
+        heartbeat_ms=HEARTBEAT_MS,
+        resume_ms=0,
+        window_bytes=WINDOW_BYTES,
+        max_message_bytes=MAX_MESSAGE_TO_COORDINATOR_BYTES,
+    )
+
+
+def _streamed(request: msgspec.Raw) -> bytes:
+    """Return the request, changed to ask for an event stream, which the coordinator expects.
+
+    Bytes that already do, and those that are not a JSON object, remain as they are.
+    """
+    text = bytes(request)
+    try:
+        fields = _OBJECT_DECODER.decode(text)
+    except (ValueError, RecursionError):
+        return text  # the job is refused later, with a reason
+    if bytes(fields.get("stream", b"")) == b"true":
+        return text
+    return _ENCODER.encode({**fields, "stream": True})
+
+
+def _deadline_ms(value: msgspec.Raw) -> int:
+    try:
+        deadline_ms = _COUNT_DECODER.decode(value)
+    except ValueError:
+        return DEFAULT_DEADLINE_MS
+    return min(deadline_ms, MAX_DEADLINE_MS) if deadline_ms >= 0 else DEFAULT_DEADLINE_MS
+
+
+def _auth_response(hello: Hello) -> messages.AuthResponse:
+    return messages.AuthResponse(
+        pubkey=hello.public_key,
+        signature=hello.signature,
+        agent_version=hello.agent_version,
+        enrollment_code=hello.enrollment_code or msgspec.UNSET,
+    )
+
+
+def _heartbeat(beat: Heartbeat) -> messages.AgentHeartbeat:
+    return messages.AgentHeartbeat(
+        queue_depth=beat.queued,
+        tokens_per_sec_p50=beat.tokens_per_second or 0.0,
+        p50_latency_ms=round(beat.first_byte_p50_ms or 0),
+        p95_latency_ms=round(beat.first_byte_p95_ms or 0),
+        error_rate_60s=beat.error_rate or 0.0,
+    )
+
+
+def _job_done(text: str, end: JobResult) -> messages.JobDone:
+    used = end.usage
+    counts = used.input_tokens or 0, used.output_tokens or 0
+    return messages.JobDone(text, messages.Tokens(*counts, *counts), end.duration_ms)
+
+
+def _job_error(text: str, end: JobError) -> messages.JobFailed:
+    body = end.body.decode(errors="replace")
+    message = to_text(f"{end.message}: {body}" if body else end.message)
+    return messages.JobFailed(text, wire_code(end.code), message, end.total_bytes)

@@ -1,0 +1,371 @@
+import base64
+import json
+import uuid
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from provider_agent.protocol.exceptions import MessageTooBig
+from provider_agent.protocol.frames import (
+    Ack,
+    AgentFrame,
+    Cancel,
+    Challenge,
+    Chunk,
+    Draining,
+    Heartbeat,
+    Hello,
+    JobError,
+    JobHeader,
+    JobResult,
+    JobStarted,
+    Rejected,
+    RequestChunk,
+    Usage,
+    Welcome,
+)
+from provider_agent.protocol.limits import MAX_DEADLINE_MS, MAX_TEXT_CHARS, MIB
+from tests.unit.protocol.usepod.dialects import DialectHarness
+
+TEXT = "4ee1308c-f210-44b2-9bf2-628bb77a9e7a"
+JOB_ID = uuid.UUID(TEXT).bytes
+REQUEST = '{"model": "tiny",  "stream": true}'
+SECRET = "POD-ENROLL-SECRET"
+
+
+def job(job_id: object = TEXT, request: str = REQUEST, **fields: object) -> str:
+    more = "".join(f", {json.dumps(name)}: {json.dumps(value)}" for name, value in fields.items())
+    return (
+        f'{{"type": "job", "job_id": {json.dumps(job_id)}, "model_id": "tiny", '
+        f'"request": {request}{more}}}'
+    )
+
+
+def header(message: str) -> JobHeader:
+    frame = DialectHarness().receive(message)[0]
+    assert isinstance(frame, JobHeader)
+    return frame
+
+
+def running(text: str = TEXT) -> tuple[DialectHarness, bytes]:
+    """Return a connection with one job, and the job's 16 bytes."""
+    harness = DialectHarness()
+    frame = harness.receive(job(text))[0]
+    assert isinstance(frame, JobHeader)
+    return harness, frame.job_id
+
+
+def sent(harness: DialectHarness, frame: AgentFrame) -> Any:
+    return msgspec.json.decode(harness.send(frame))
+
+
+# --- jobs -----------------------------------------------------------------------------------------
+
+
+def test_a_job_becomes_its_header_and_its_whole_request() -> None:
+    assert DialectHarness().receive(job(format="openai", deadline_ms=20_000)) == [
+        JobHeader(JOB_ID, "tiny", "openai", len(REQUEST), 20_000),
+        RequestChunk(JOB_ID, 0, REQUEST.encode()),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("anthropic", "anthropic"), ("openai", "openai"), ("gemini", "openai"), (7, "openai")],
+)
+def test_every_format_but_anthropic_counts_as_openai(value: object, expected: str) -> None:
+    assert header(job(format=value)).format == expected
+    assert header(job()).format == "openai"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (1, 1),
+        (0, 0),
+        (10**18, MAX_DEADLINE_MS),
+        (-1, 60_000),
+        (10**30, MAX_DEADLINE_MS),
+        ("20000", 60_000),
+        (None, 60_000),
+        ([], 60_000),
+    ],
+)
+def test_a_deadline_that_is_no_count_is_a_minute(value: object, expected: int) -> None:
+    assert header(job(deadline_ms=value)).deadline_ms == expected
+    assert header(job()).deadline_ms == 60_000
+
+
+@pytest.mark.parametrize("request_text", ["{}", '{"stream": false}', '{"stream": null, "n": 1.0}'])
+def test_a_job_that_does_not_stream_is_made_to(request_text: str) -> None:
+    request = DialectHarness().receive(job(request=request_text))[1]
+
+    assert isinstance(request, RequestChunk)
+    assert msgspec.json.decode(request.data) == {**json.loads(request_text), "stream": True}
+
+
+@pytest.mark.parametrize("request_text", ["7", '"text"', "[1, 2]", "null", REQUEST])
+def test_other_requests_are_passed_on_unchanged(request_text: str) -> None:
+    request = DialectHarness().receive(job(request=request_text))[1]
+
+    assert isinstance(request, RequestChunk)
+    assert request.data == request_text.encode()
+
+
+def test_numbers_and_texts_of_a_changed_request_keep_their_spelling() -> None:
+    request = DialectHarness().receive(job(request='{"a": 1.50e2, "b": "\\u00e9\\/", "c": {} }'))[1]
+
+    assert isinstance(request, RequestChunk)
+    assert request.data == b'{"a":1.50e2,"b":"\\u00e9\\/","c":{},"stream":true}'
+
+
+def test_a_job_that_arrives_twice_runs_once() -> None:
+    harness, _ = running()
+
+    assert harness.receive(job()) == []
+
+
+def test_a_long_model_id_reaches_the_job_that_is_refused() -> None:
+    message = job().replace('"tiny"', json.dumps("m" * 10_000), 1)
+
+    assert header(message).model_id == "m" * 512
+
+
+@given(st.text(min_size=1, max_size=200))
+def test_a_job_id_of_any_kind_comes_back_unchanged(text: str) -> None:
+    harness, job_id = running(text)
+
+    assert sent(harness, Chunk(job_id, 0, b"x"))["job_id"] == text
+    assert sent(harness, JobResult(job_id, 1, Usage(), "b", 5, 1))["job_id"] == text
+
+
+# --- responses ------------------------------------------------------------------------------------
+
+
+@given(st.binary(min_size=1, max_size=1000))
+def test_a_chunk_carries_the_bytes_as_base64(data: bytes) -> None:
+    harness, job_id = running()
+
+    assert sent(harness, Chunk(job_id, 7, data)) == {
+        "type": "job_chunk",
+        "job_id": TEXT,
+        "data": base64.b64encode(data).decode(),
+    }
+    assert harness.dialect.take_acks() == [Ack(job_id, 7 + len(data))]
+    assert harness.dialect.take_acks() == []
+
+
+def test_a_result_has_both_spellings_of_the_counts() -> None:
+    harness, job_id = running()
+    end = JobResult(job_id, 10, Usage(5, 7), "vllm:http://host", 123, 4)
+
+    assert sent(harness, end) == {
+        "type": "job_done",
+        "job_id": TEXT,
+        "tokens": {"input": 5, "output": 7, "input_tokens": 5, "output_tokens": 7},
+        "duration_ms": 123,
+    }
+    assert harness.dialect.take_acks() == [Ack(job_id, 10, final=True)]
+
+
+def test_an_unknown_count_is_zero() -> None:
+    harness, job_id = running()
+
+    tokens = sent(harness, JobResult(job_id, 0, Usage(), "b", 0, None))["tokens"]
+    assert set(tokens.values()) == {0}
+
+
+def test_an_error_reports_the_bytes_before_it_and_the_servers_body() -> None:
+    harness, job_id = running()
+    end = JobError(job_id, 402, "backend_error", "the server answered 500", body=b'{"e": 1}')
+
+    assert sent(harness, end) == {
+        "type": "job_error",
+        "job_id": TEXT,
+        "error_code": "internal",
+        "message": 'the server answered 500: {"e": 1}',
+        "tokens_emitted": 402,
+    }
+    assert harness.dialect.take_acks() == [Ack(job_id, 402, final=True)]
+
+
+def test_an_error_body_of_any_bytes_is_sent_within_the_limit_of_a_text() -> None:
+    harness, job_id = running()
+    end = JobError(job_id, 0, "internal", "failed", body=b"\xff" * 65_536)
+
+    message = sent(harness, end)["message"]
+    assert message.startswith("failed: \N{REPLACEMENT CHARACTER}")
+    assert len(message) == MAX_TEXT_CHARS
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [JobStarted(JOB_ID, 200, "text/event-stream", "b"), Draining(5)],
+)
+def test_frames_that_the_dialect_lacks_are_not_sent(frame: AgentFrame) -> None:
+    harness, _ = running()
+
+    assert harness.send(frame) == ""
+    assert harness.dialect.take_acks() == []
+
+
+def test_nothing_is_sent_for_a_cancelled_job_and_its_end_counts_as_acknowledged() -> None:
+    harness, job_id = running()
+
+    assert harness.receive(f'{{"type": "job_cancel", "job_id": "{TEXT}"}}') == [Cancel(job_id)]
+    assert harness.send(Chunk(job_id, 0, b"late")) == ""
+    assert harness.send(JobError(job_id, 4, "cancelled", "")) == ""
+    assert harness.dialect.take_acks() == [Ack(job_id, 4), Ack(job_id, 4, final=True)]
+
+
+def test_a_cancel_of_an_unknown_or_ended_job_is_ignored() -> None:
+    harness, job_id = running()
+    cancel = f'{{"type": "job_cancel", "job_id": "{TEXT}"}}'
+    harness.send(JobResult(job_id, 0, Usage(), "b", 0, None))
+
+    assert harness.receive(cancel) == []
+    assert DialectHarness().receive(cancel) == []
+
+
+def test_nothing_is_sent_for_a_job_of_an_earlier_connection() -> None:
+    harness, job_id = running()
+    harness.reconnect()
+
+    assert harness.send(JobResult(job_id, 0, Usage(), "b", 0, None)) == ""
+    again = harness.receive(job())[0]
+    assert isinstance(again, JobHeader)
+    assert again.job_id != job_id
+    assert sent(harness, Chunk(again.job_id, 0, b"x"))["job_id"] == TEXT
+
+
+# --- the connection -------------------------------------------------------------------------------
+
+
+def test_the_handshake_has_the_expected_form() -> None:
+    harness = DialectHarness()
+    nonce = b"n" * 32
+    challenge = f'{{"type": "auth_challenge", "nonce": "{base64.b64encode(nonce).decode()}"}}'
+
+    assert harness.receive(challenge) == [Challenge(nonce, "")]
+    hello = Hello("1.2.3", b"k" * 32, b"s" * 64, SECRET)
+    assert sent(harness, hello) == {
+        "type": "auth_response",
+        "pubkey": base64.b64encode(b"k" * 32).decode(),
+        "signature": base64.b64encode(b"s" * 64).decode(),
+        "agent_version": "1.2.3",
+        "enrollment_code": SECRET,
+    }
+    known = msgspec.structs.replace(hello, enrollment_code="")
+    assert "enrollment_code" not in sent(harness, known)
+
+
+@pytest.mark.parametrize(
+    ("message", "provider_id"),
+    [
+        ('{"type": "auth_ok", "provider_id": "prov_1", "more": {}}', "prov_1"),
+        ('{"type": "auth_ok"}', ""),
+    ],
+)
+def test_auth_ok_is_a_welcome_without_resumption(message: str, provider_id: str) -> None:
+    (welcome,) = DialectHarness().receive(message)
+
+    assert isinstance(welcome, Welcome)
+    assert welcome.provider_id == provider_id
+    assert welcome.heartbeat_ms == 15_000
+    assert welcome.resume_ms == 0
+    assert welcome.resumed == []
+
+
+def test_auth_failed_is_a_rejection_that_is_retried_slowly() -> None:
+    harness = DialectHarness()
+
+    assert harness.receive('{"type": "auth_failed", "reason": "unknown key"}') == [
+        Rejected("auth_failed", "unknown key", 60_000)
+    ]
+    assert harness.receive('{"type": "auth_failed"}') == [Rejected("auth_failed", "", 60_000)]
+
+
+def test_a_heartbeat_has_the_measured_figures() -> None:
+    beat = Heartbeat(3, 2, 8, 51.5, 120.4, 310.6, 0.25)
+
+    assert sent(DialectHarness(), beat) == {
+        "type": "heartbeat",
+        "queue_depth": 2,
+        "tokens_per_sec_p50": 51.5,
+        "p50_latency_ms": 120,
+        "p95_latency_ms": 311,
+        "error_rate_60s": 0.25,
+        "last_error_at": None,
+        "last_error_code": None,
+    }
+
+
+def test_a_heartbeat_without_measurements_has_numbers() -> None:
+    beat = sent(DialectHarness(), Heartbeat(0, 0, 8, None, None, None, None))
+
+    assert beat["tokens_per_sec_p50"] == beat["p50_latency_ms"] == beat["error_rate_60s"] == 0
+
+
+# --- hostile messages -----------------------------------------------------------------------------
+
+SKIPPED = [
+    ("", "malformed"),
+    ("{", "malformed"),
+    ("[]", "malformed"),
+    ('{"type": 7}', "malformed"),
+    ('{"no": "type"}', "malformed"),
+    ("[" * 100_000, "malformed"),
+    ('{"type": "config_update", "pricing": {}}', "config_update"),
+    ('{"type": "two\\nlines"}', "two\N{REPLACEMENT CHARACTER}lines"),
+    (f'{{"type": "{"t" * 1000}"}}', "t" * 64),
+    ('{"type": "auth_challenge", "nonce": "not base64!"}', "malformed auth_challenge"),
+    ('{"type": "auth_challenge", "nonce": 7}', "malformed auth_challenge"),
+    ('{"type": "auth_ok", "provider_id": []}', "malformed auth_ok"),
+    ('{"type": "job"}', "malformed job"),
+    ('{"type": "job", "job_id": "1", "model_id": "m"}', "malformed job"),
+    (job(7), "malformed job"),
+    (job(None), "malformed job"),
+    (job(""), "malformed job"),
+    (job("x" * 513), "malformed job"),
+    (job().replace(TEXT, "\\ud800"), "malformed"),
+    (job(request="[" * 100_000 + "]" * 100_000), "malformed"),
+    ('{"type": "job_cancel", "job_id": {}}', "malformed job_cancel"),
+    (b"\x00\x01", "binary"),
+    (job().encode(), "binary"),
+]
+
+
+@pytest.mark.parametrize(("message", "kind"), SKIPPED)
+def test_a_malformed_or_unknown_message_is_skipped_and_reported(
+    message: bytes | str, kind: str
+) -> None:
+    harness = DialectHarness()
+
+    assert harness.receive(message) == []
+    assert harness.skipped == [kind]
+    assert len(harness.receive(job())) == 2  # the connection goes on
+
+
+def test_a_message_above_the_limit_is_an_error() -> None:
+    with pytest.raises(MessageTooBig):
+        DialectHarness().receive(" " * (17 * MIB))
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists, max_leaves=8))
+def test_any_value_of_a_field_is_either_decoded_or_skipped(value: object) -> None:
+    harness = DialectHarness()
+    for message in (
+        job(job_id=value),
+        job(format=value, deadline_ms=value),
+        json.dumps({"type": value}),
+        json.dumps({"type": "auth_ok", "provider_id": value}),
+        json.dumps({"type": "job_cancel", "job_id": value}),
+    ):
+        try:
+            message.encode()
+        except UnicodeEncodeError:
+            continue
+        assert len(harness.receive(message)) <= 2
