@@ -181,6 +181,10 @@ class Fleet:
         else:
             self._detached.add(session)
 
+    def end_session(self, public_key: bytes) -> None:
+        """End the detached session of an agent that has a session at another coordinator."""
+        self._detached.end_current(public_key)
+
     def join(self, agent: ConnectedAgent) -> None:
         """Add an admitted agent; close or retire older connections of its key."""
         key = agent.public_key

@@ -333,6 +333,13 @@ class EdgeJobs:
                 mine.running.set_lost(True)
         self._outboxes.pop(holder, None)
 
+    def lose_agent(self, public_key: bytes, holder: bytes) -> None:
+        """End the jobs of lost coordinators that an agent, now connected to `holder`, has not."""
+        for mine in list(self._jobs.values()):
+            is_lost = mine.lost_at is not None and mine.holder != holder
+            if is_lost and mine.running.public_key == public_key:
+                self._lose(mine, Reason.PROVIDER_LOST)
+
     def set_lost(self, holder: bytes, *, lost: bool) -> None:
         """Report to the requests that their holder may be lost, or that it has been heard again."""
         for mine in self._jobs.values():

@@ -302,6 +302,9 @@ class ClusterMember:
         if change.left:
             self._log.log(logging.INFO, "coordinator left the cluster", coordinator=sender.hex())
             self._lose(sender)
+        for public_key in change.joined:  # if it resumes jobs, the takeover has moved them
+            self._fleet.end_session(public_key)
+            self.edge.lose_agent(public_key, sender)
         for public_key, models in change.offers.items():
             self._fleet.remote_offers_changed(public_key, models)
         self._fleet.remote_agents_changed(self.view.take_left_models())

@@ -43,10 +43,12 @@ class ViewChange(Struct, frozen=True):
     Attributes:
         offers: public key → the models whose offers are new.
         left: whether the coordinator has left the cluster.
+        joined: the public keys of the agents that were not connected to it before.
     """
 
     offers: dict[bytes, list[str]]
     left: bool = False
+    joined: frozenset[bytes] = frozenset()
 
 
 class ClusterView:
@@ -159,6 +161,7 @@ class ClusterView:
         self, sender: bytes, coordinator: _Coordinator, entries: list[AgentEntry]
     ) -> ViewChange:
         older, coordinator.agents = coordinator.agents, {}
+        known = frozenset(older)
         changed: dict[bytes, list[str]] = {}
         for entry in entries[:MAX_AGENTS]:
             key = entry.public_key
@@ -171,7 +174,7 @@ class ClusterView:
             coordinator.agents[key] = agent
         for agent in older.values():
             self._forget(agent)
-        return ViewChange(changed)
+        return ViewChange(changed, joined=frozenset(coordinator.agents) - known)
 
     def _forget(self, agent: RemoteAgent) -> None:
         """Remove an agent; another coordinator that has it too replaces it."""

@@ -103,10 +103,14 @@ class DetachedSessions:
 
         A retired session of another process is kept, because that process may still resume it.
         """
-        self._end((public_key, False))
+        self.end_current(public_key)
         retired = self._entries.get((public_key, True))
         if retired is not None and retired.session.instance_id == instance_id:
             self._end((public_key, True))
+
+    def end_current(self, public_key: bytes) -> None:
+        """End the session of a key that is not retired."""
+        self._end((public_key, False))
 
     def end_all(self) -> None:
         """End every stored session, because the coordinator stops."""

@@ -24,7 +24,7 @@ from provider_agent.coordinator.cluster.messages import (
 from provider_agent.coordinator.cluster.remote_agent import RemoteAgent
 from provider_agent.coordinator.connections.limited_log import MAX_LINES
 from provider_agent.coordinator.reason import Reason
-from provider_agent.coordinator.sessions.detached_session import LostJob
+from provider_agent.coordinator.sessions.detached_session import LostJob, new_session
 from provider_agent.coordinator.sessions.offers import OfferTable
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.protocol.coordinator_protocol import CoordinatorProtocol
@@ -354,3 +354,28 @@ def test_renewal_that_arrives_during_a_takeover_does_not_end_the_job() -> None:
     message = new.next_message()
     assert message is not None
     assert decode_batch(message[1]).frames == [Gone(job_id, UNKNOWN_JOB)]
+
+
+async def test_session_ends_when_its_agent_starts_another_one_elsewhere() -> None:
+    # An agent that was killed and started again does not resume its session. Without this, clients
+    # waited for the minute in which it could.
+    members = Members()
+    fleet, restarted = members.two.fleet, b"r" * 32
+    fleet.keep(new_session(restarted, b"s" * 16, "first process"))
+    fleet.keep(new_session(AGENT_KEY, b"t" * 16, "known at the other coordinator"))
+    members.one.join(restarted)
+    members.send_snapshot()
+    assert [session.session_id for session in fleet.detached_sessions()] == [(b"t" * 16).hex()]
+    fleet.close()
+
+
+def test_job_of_a_lost_coordinator_ends_when_its_agent_starts_another_session() -> None:
+    members = Members()
+    running = members.remote().submit(chat_job())
+    members.send_snapshot(leaving=True)
+    assert running.end is None
+    third = Member(b"3" * 16, lambda: members.now)
+    third.join()
+    for message in third.member.snapshot():
+        members.two.member.receive_snapshot(message)
+    assert isinstance(running.end, LostJob)
