@@ -31,11 +31,10 @@ from provider_agent.coordinator.cluster.remote_agent import RemoteAgent
 from provider_agent.coordinator.cluster.takeover import TakenJob, TakeoverRequest, fitting
 from provider_agent.coordinator.connections.limited_log import LimitedLog
 from provider_agent.coordinator.reason import Reason
-from provider_agent.coordinator.sessions.detached_session import LostJob
+from provider_agent.coordinator.sessions.detached_session import LostJob, not_received
 from provider_agent.coordinator.sessions.receipt_check import check_receipt
 from provider_agent.coordinator.sessions.running_job import RunningJob
 from provider_agent.event_log import EventLogger
-from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.exceptions import ProtocolViolation
 from provider_agent.protocol.frames import (
     Ack,
@@ -194,7 +193,7 @@ class EdgeJobs:
                 else:
                     self._end(mine, frame)
             case Gone(reason=messages.UNKNOWN_JOB) if not stream.started:
-                self._end(mine, _not_received(frame.job_id))
+                self._end(mine, not_received(frame.job_id))
             case Gone():
                 known = frame.reason in _REASONS
                 self._lose(mine, Reason(frame.reason) if known else Reason.PROVIDER_LOST)
@@ -278,7 +277,7 @@ class EdgeJobs:
             if mine.stream.received:
                 self._lose(mine, Reason.PROVIDER_LOST)
             else:
-                self._end(mine, _not_received(live.job_id))
+                self._end(mine, not_received(live.job_id))
         return continued
 
     def _move(self, mine: _EdgeJob, holder: bytes) -> None:
@@ -385,17 +384,6 @@ class EdgeJobs:
             outbox = self._outboxes[holder] = _Outbox()
         outbox.frames.append(frame)
         self._wake(holder)
-
-
-def _not_received(job_id: bytes) -> JobError:
-    """Return the end of a job that did not run: a refusal, after which it is sent again."""
-    return JobError(
-        job_id,
-        0,
-        ErrorCode.OUT_OF_CAPACITY.value,
-        "The job was lost on its way to the coordinator of the agent.",
-        retryable=True,
-    )
 
 
 def _renewed(mine: _EdgeJob, *, resend: bool) -> RenewedJob:

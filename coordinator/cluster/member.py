@@ -40,7 +40,11 @@ from provider_agent.coordinator.cluster.view import (
     ClusterView,
 )
 from provider_agent.coordinator.connections.limited_log import LimitedLog
-from provider_agent.coordinator.sessions.detached_session import DetachedSession, new_session
+from provider_agent.coordinator.sessions.detached_session import (
+    DetachedSession,
+    new_session,
+    not_received,
+)
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.event_log import EventLogger
 from provider_agent.protocol.frames import Hello
@@ -247,7 +251,10 @@ class ClusterMember:
             self._give_up(pending.cancel(), listed, request.sender)
 
     def _give_up(self, session: DetachedSession, listed: list[bytes], holder: bytes) -> None:
-        """Let the listed jobs of a session continue at another holder; the others end."""
+        """Let the listed jobs of a session continue at another holder; the others end.
+
+        The agent does not run a job that it does not list. If it has not started, it is sent again.
+        """
         for job_id in listed:
             if (removed := session.remove(job_id)) is None:
                 continue
@@ -256,6 +263,9 @@ class ClusterMember:
                 self.holder.let_go(job)  # its edge is asked too
             else:
                 self.edge.adopt(job, stream, holder)
+        for job in session.jobs.values():
+            if job.started is None:
+                job.on_end(not_received(job.job_id))
         session.end()
 
     # --- received messages ------------------------------------------------------------------------

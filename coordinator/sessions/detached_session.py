@@ -14,6 +14,7 @@ from provider_agent.coordinator.reason import Reason
 from provider_agent.coordinator.sessions.job_counts import JobCounts
 from provider_agent.coordinator.sessions.offers import OfferTable
 from provider_agent.coordinator.sessions.running_job import RunningJob
+from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.frames import JobError, LiveJob
 from provider_agent.protocol.receive_stream import ReceiveStream
 from provider_agent.protocol.resumption import Resumption, plan_resumption
@@ -173,6 +174,17 @@ class DetachedSession:
         """
         jobs, self.jobs, self._streams = self.jobs, {}, {}
         _fail(jobs.values(), reason, _CONNECTION_LOST)
+
+
+def not_received(job_id: bytes) -> JobError:
+    """Return the end of a job that did not reach its agent: a refusal, so it is sent again."""
+    return JobError(
+        job_id,
+        0,
+        ErrorCode.OUT_OF_CAPACITY.value,
+        "The request was lost on its way to the provider.",
+        retryable=True,
+    )
 
 
 def fail_missing(jobs: Iterable[RunningJob]) -> None:

@@ -19,7 +19,7 @@ from provider_agent.coordinator.sessions.detached_session import (
     LostJob,
     new_session,
 )
-from provider_agent.protocol.frames import JobHeader, JobResult, LiveJob
+from provider_agent.protocol.frames import JobError, JobHeader, JobResult, LiveJob
 from provider_agent.protocol.limits import MAX_DEADLINE_MS, MIN_WINDOW_BYTES
 from provider_agent.protocol.state import State
 from tests.kit.moving_agent import INTERVAL_S, KEY, Kind, MemoryCluster, MovingAgent, read
@@ -74,6 +74,18 @@ async def test_job_continues_wherever_its_agent_reconnects(
         scene.agent.notice_losses()
     scene.agent.connect(scene.cluster.node(target))
     scene.assert_continues()
+
+
+@pytest.mark.parametrize("local", [True, False])
+async def test_job_that_did_not_reach_its_agent_counts_as_refused(local: bool) -> None:
+    scene = Scene(local=local)
+    lost = scene.edge.submit(2)
+    scene.cluster.exchange()
+    scene.agent.lose_link()  # before the agent has read the header of the second job
+    scene.agent.connect(scene.third)
+    scene.assert_continues()
+    assert isinstance(lost.end, JobError)
+    assert lost.end.code == "out_of_capacity"
 
 
 @pytest.mark.parametrize("local", [True, False])
