@@ -14,6 +14,7 @@ from provider_agent.coordinator.agents.connected_agent import RECONNECT_AFTER_MS
 from provider_agent.coordinator.agents.job_history import JobHistory, is_refusal
 from provider_agent.coordinator.agents.missing_models import MissingModels
 from provider_agent.coordinator.agents.model_names import offered_instead
+from provider_agent.coordinator.agents.offer_index import OfferIndex
 from provider_agent.coordinator.agents.readiness import why_not_ready
 from provider_agent.coordinator.agents.routable_agent import (
     NO_REMOTE_AGENTS,
@@ -57,6 +58,8 @@ class Fleet:
         self._admission = Admission(settings, clock)
         self._agents: dict[bytes, ConnectedAgent] = {}
         self._retired: dict[bytes, ConnectedAgent] = {}
+        self._index = OfferIndex[ConnectedAgent]()
+        """The offers of `_agents`."""
         self._detached = DetachedSessions(settings.max_agents, settings.resume_ms / 1000)
         self._missing = MissingModels(clock)
         self._history = JobHistory(clock)
@@ -200,6 +203,7 @@ class Fleet:
             self._agents[key] = agent
             if older is not None:
                 self._retire(older)
+        self._index.update(key, self._agents[key])
         self._send_drain(agent)
         self.capacity_changed()
 
@@ -243,6 +247,7 @@ class Fleet:
         for agents in (self._agents, self._retired):
             if agents.get(agent.public_key) is agent:
                 del agents[agent.public_key]
+                self._index.update(agent.public_key, self._agents.get(agent.public_key))
                 return True
         return False
 
@@ -257,7 +262,9 @@ class Fleet:
         if self._drain_reason is not None and not self._handing_over:
             return ErrorCode.DRAINING
         excluded = set(tried)
-        candidates = (agent for agent in self._routable() if agent.public_key not in excluded)
+        candidates = self._offering(model_id)
+        if excluded:
+            candidates = [agent for agent in candidates if agent.public_key not in excluded]
         chosen = choose_agent(candidates, model_id, operation, self._history)
         if chosen is ErrorCode.MODEL_NOT_LOADED and not excluded and self._may_return(model_id):
             return ErrorCode.OUT_OF_CAPACITY
@@ -274,6 +281,15 @@ class Fleet:
         for agent in self._remote.agents():
             if agent.public_key not in self._agents:
                 yield agent
+
+    def _offering(self, model_id: str) -> list[RoutableAgent]:
+        """Return the agents of `_routable` that offer a model."""
+        remote = self._remote.offering(model_id)
+        if self._handing_over:
+            return list(remote)
+        connected = self._agents
+        others = (agent for agent in remote if agent.public_key not in connected)
+        return [*self._index.offering(model_id), *others]
 
     def set_remote_agents(self, remote: RemoteAgents) -> None:
         """Include the agents of other coordinators in routing."""
@@ -319,8 +335,7 @@ class Fleet:
                 return Reason.WRONG_OPERATION
             case ErrorCode.DRAINING:
                 return Reason.PROVIDER_STOPPING
-        agents = self._routable()
-        if any(self._offers(agent, model_id) and not agent.overdue for agent in agents):
+        if any(not agent.overdue for agent in self._offering(model_id)):
             return Reason.QUEUE_TIMEOUT
         is_awaited = self.is_awaited(model_id)
         return Reason.PROVIDER_OFFLINE if is_awaited else Reason.MODEL_WITHDRAWN
@@ -355,6 +370,7 @@ class Fleet:
     def offers_changed(self, public_key: bytes, model_ids: Iterable[str]) -> None:
         """Forget the agent's refusals of models whose offers are new; try to send requests."""
         self._history.forget_refusals(public_key, model_ids)
+        self._index.update(public_key, self._agents.get(public_key))
         self.capacity_changed()
 
     def capacity_changed(self) -> None:
@@ -378,7 +394,10 @@ class Fleet:
         It may if an agent offers the model, or the last one that did has disconnected lately. If
         agents have withdrawn it, it may be long until it returns.
         """
-        if any(self._offers(agent, model_id) for agent in (*self._routable(), *self._detached)):
+        if self._offering(model_id) or any(
+            session.offers is not None and model_id in session.offers.models
+            for session in self._detached
+        ):
             return True
         return self._missing.left_lately(model_id, awaits_offers=self._awaits_offers)
 
@@ -390,13 +409,9 @@ class Fleet:
         agents = self._agents.values()
         return bool(agents) and all(agent.offers is None for agent in agents)
 
-    @staticmethod
-    def _offers(owner: RoutableAgent | DetachedSession, model_id: str) -> bool:
-        return owner.offers is not None and model_id in owner.offers.models
-
     def next_retry_s(self, model_id: str) -> float | None:
         """Return seconds until the first agent that refused the model may get a job, or None."""
-        keys = [agent.public_key for agent in self._routable()]
+        keys = [agent.public_key for agent in self._offering(model_id)]
         return self._history.next_retry_s(keys, model_id)
 
     def _may_return(self, model_id: str) -> bool:

@@ -48,6 +48,10 @@ class RemoteAgents(Protocol):
         """Return the agents. Those that cannot be reached now are `overdue`."""
         ...
 
+    def offering(self, model_id: str) -> Iterable[RoutableAgent]:
+        """Return those of `agents` that offer a model."""
+        ...
+
 
 class NoRemoteAgents:
     """The remote agents of a coordinator that is not in a cluster."""
@@ -63,6 +67,10 @@ class NoRemoteAgents:
         return False
 
     def agents(self) -> Iterable[RoutableAgent]:
+        """Return nothing."""
+        return ()
+
+    def offering(self, _model_id: str) -> Iterable[RoutableAgent]:
         """Return nothing."""
         return ()
 

@@ -20,6 +20,7 @@ load, never lower it; a claimed speed changes an agent's share of the jobs by a 
 most; and slots beyond four times those of a typical agent do not lower its load.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from statistics import median_high, median_low
 from typing import Final, Generic, Protocol, TypeVar
@@ -119,19 +120,25 @@ _REASONS = (
 
 
 class _Entry(Struct, Generic[CandidateT], gc=False):
-    """An eligible candidate; `slots` is how many jobs for the model it offers to run at once."""
+    """An eligible candidate.
+
+    Attributes:
+        slots: how many jobs for the model it offers to run at once.
+        capacity: how many jobs it offers to run at once.
+        in_flight: jobs without an end.
+        in_flight_of_model: jobs of the model without an end.
+        job_s: the time of the reference job: as measured, or as reported.
+    """
 
     candidate: CandidateT
     report: ModelReport
     seen: Seen
     slots: int
     capacity: int
+    in_flight: int
+    in_flight_of_model: int
+    job_s: float | None
     load: float = 0.0
-
-    @property
-    def job_s(self) -> float | None:
-        """The time of the reference job: as measured, or as reported."""
-        return self.report.job_s if self.seen.job_s is None else self.seen.job_s
 
 
 def choose_agent(
@@ -145,7 +152,7 @@ def choose_agent(
     A tie is broken by the lower load, then by the smaller public key: the choice is deterministic.
 
     Args:
-        candidates: the connected agents.
+        candidates: the connected agents; those that do not offer the model make no difference.
         model_id: the requested model.
         operation: the requested operation.
         history: the past jobs of the agents.
@@ -158,48 +165,56 @@ def choose_agent(
     eligible: list[_Entry[CandidateT]] = []
     for candidate in candidates:
         offers = candidate.offers
-        if offers is None or model_id not in offers.models:
+        if offers is None or (operations := offers.models.get(model_id)) is None:
             continue
-        if operation not in offers.models[model_id]:
+        if operation not in operations:
             reason = _later_reason(reason, ErrorCode.FORMAT_NOT_SUPPORTED)
         elif candidate.draining:
             reason = _later_reason(reason, ErrorCode.DRAINING)
-        elif (
-            not _has_room(candidate, offers, model_id)
-            or (seen := history.seen(candidate.public_key, model_id)).refuses
-        ):
+        elif (entry := _entry(candidate, offers, model_id, history)) is not None:
+            eligible.append(entry)
+        elif reason is not ErrorCode.OUT_OF_CAPACITY:
             reason = _later_reason(reason, ErrorCode.OUT_OF_CAPACITY)
-        else:
-            report, slots = candidate.heartbeat.report(model_id), offers.slots[model_id]
-            eligible.append(_Entry(candidate, report, seen, slots, offers.capacity))
     if len(eligible) < 2:
         return eligible[0].candidate if eligible else reason
     # The lower median: one high claim must not raise the limit of all.
     max_slots = MAX_SLOTS * median_low([entry.slots for entry in eligible])
     for entry in eligible:
-        entry.load = _load(entry, model_id, max_slots)
+        entry.load = _load(entry, max_slots)
     return _choose_by_speed(eligible, history)
 
 
-def _has_room(candidate: Candidate, offers: OfferTable, model_id: str) -> bool:
-    return (
-        candidate.in_flight < offers.capacity
-        and candidate.in_flight_of(model_id) < offers.slots[model_id]
-        and not candidate.send_queue_full
-        and not candidate.overdue
-    )
+def _entry(
+    candidate: CandidateT, offers: OfferTable, model_id: str, history: History
+) -> _Entry[CandidateT] | None:
+    """Return the entry of a candidate; None if it has no room, or refuses jobs now."""
+    in_flight, capacity = candidate.in_flight, offers.capacity
+    if in_flight >= capacity:
+        return None
+    in_flight_of_model, slots = candidate.in_flight_of(model_id), offers.slots[model_id]
+    if in_flight_of_model >= slots or candidate.send_queue_full or candidate.overdue:
+        return None
+    seen = history.seen(candidate.public_key, model_id)
+    if seen.refuses:
+        return None
+    report = candidate.heartbeat.report(model_id)
+    job_s = report.job_s if seen.job_s is None else seen.job_s
+    return _Entry(candidate, report, seen, slots, capacity, in_flight, in_flight_of_model, job_s)
 
 
-def _load(entry: _Entry[CandidateT], model_id: str, max_slots: int) -> float:
+def _load(entry: _Entry[CandidateT], max_slots: int) -> float:
     """Return the load: the coordinator's own counts, raised by what the agent reports."""
-    candidate, report, seen = entry.candidate, entry.report, entry.seen
-    slots = min(entry.slots, max_slots)
-    load = max(
-        candidate.in_flight_of(model_id) / slots,
-        (candidate.in_flight + report.other_requests) / (entry.capacity * slots / entry.slots),
-        report.cache_used,
-    )
-    load = min(1.0, load)
+    report, seen = entry.report, entry.seen
+    slots, capacity = entry.slots, float(entry.capacity)
+    if slots > max_slots:
+        slots, capacity = max_slots, capacity * max_slots / slots
+    load = entry.in_flight_of_model / slots
+    if (other := (entry.in_flight + report.other_requests) / capacity) > load:
+        load = other
+    if report.cache_used > load:
+        load = report.cache_used
+    if load > 1.0:
+        load = 1.0
     if seen.failures:
         load += min(1.0, FAILURE_PENALTY * seen.failures)
     if report.is_down:
@@ -211,19 +226,18 @@ def _load(entry: _Entry[CandidateT], model_id: str, max_slots: int) -> float:
 
 def _choose_by_speed(eligible: Sequence[_Entry[CandidateT]], history: History) -> CandidateT:
     """Choose among the least loaded candidates, so that their shares follow their speeds."""
-    limit = min(entry.load for entry in eligible) + LOAD_MARGIN
+    limit = min([entry.load for entry in eligible]) + LOAD_MARGIN
     competitors = [entry for entry in eligible if entry.load < limit]
-    times = [entry.job_s for entry in competitors]
-    known = [seconds for seconds in times if seconds is not None]
+    known = [entry.job_s for entry in competitors if entry.job_s is not None]
     # The higher median: one falsely low time must not make honest agents count as slow.
     typical_s = median_high(known) if known else 0.0
-
-    def rank(entry: _Entry[CandidateT]) -> tuple[float, float, bytes]:
+    chosen, chosen_rank = competitors[0].candidate, (math.inf, 0.0, b"")
+    for entry in competitors:
         key = entry.candidate.public_key
         share = (history.recent_jobs(key) + 1.0) / relative_speed(entry.job_s, typical_s)
-        return share, entry.load, key
-
-    return min(competitors, key=rank).candidate
+        if share <= chosen_rank[0] and (rank := (share, entry.load, key)) < chosen_rank:
+            chosen, chosen_rank = entry.candidate, rank
+    return chosen
 
 
 def relative_speed(job_s: float | None, typical_s: float) -> float:
@@ -235,7 +249,10 @@ def relative_speed(job_s: float | None, typical_s: float) -> float:
     """
     if job_s is None:
         return MIN_SPEED
-    return min(MAX_SPEED, max(MIN_SPEED, typical_s / job_s)) if job_s > 0 else MAX_SPEED
+    if job_s <= 0:
+        return MAX_SPEED
+    speed = typical_s / job_s
+    return MIN_SPEED if speed < MIN_SPEED else min(speed, MAX_SPEED)
 
 
 def _later_reason(one: ErrorCode, other: ErrorCode) -> ErrorCode:

@@ -6,7 +6,7 @@ and `snapshot` return, and calls `tick` once per interval.
 
 import functools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from provider_agent.coordinator.agents.fleet import Fleet
 from provider_agent.coordinator.agents.snapshots import ClusterSnapshot, PeerSnapshot
@@ -169,6 +169,10 @@ class ClusterMember:
     def agents(self) -> list[RemoteAgent]:
         """Return the agents of the other coordinators."""
         return self.view.agents()
+
+    def offering(self, model_id: str) -> Collection[RemoteAgent]:
+        """Return the agents of the other coordinators that offer a model."""
+        return self.view.offering(model_id)
 
     # --- takeover of sessions ---------------------------------------------------------------------
 

@@ -1,6 +1,5 @@
 """An agent whose connection another coordinator has."""
 
-from collections import Counter
 from collections.abc import Callable
 
 from provider_agent.coordinator.agents.model_report import NO_REPORT, ModelReport
@@ -29,6 +28,9 @@ class RemoteAgent:
         public_key: the agent's identity.
         offers: what the agent offers.
         heartbeat: the agent itself, which has the reports.
+        in_flight: jobs without an end.
+        draining: whether the agent accepts no more jobs.
+        send_queue_full: whether too many bytes of requests are queued for the agent.
     """
 
     def __init__(
@@ -60,29 +62,13 @@ class RemoteAgent:
         return self._entry.receipts
 
     @property
-    def in_flight(self) -> int:
-        """Jobs without an end."""
-        return self._entry.in_flight + self._sent.total()
-
-    @property
-    def draining(self) -> bool:
-        """Whether the agent accepts no more jobs."""
-        return self._entry.draining
-
-    @property
     def overdue(self) -> bool:
         """Whether the agent may be lost, or its coordinator cannot be reached."""
         return self._entry.overdue or not self._is_reachable()
 
-    @property
-    def send_queue_full(self) -> bool:
-        """Whether too many bytes of requests are queued for the agent."""
-        return self._entry.send_queue_full
-
     def in_flight_of(self, model_id: str) -> int:
         """Jobs of one model without an end."""
-        model = self._models.get(model_id)
-        return self._sent[model_id] + (0 if model is None else model.in_flight)
+        return self._in_flight_of.get(model_id, 0)
 
     def report(self, model_id: str) -> ModelReport:
         """Return what the agent reports about a model."""
@@ -95,11 +81,15 @@ class RemoteAgent:
 
     def submit(self, job: Job) -> RunningJob:
         """Send a job to the agent's holder."""
-        self._sent[job.model_id] += 1
+        self.in_flight += 1
+        self._in_flight_of[job.model_id] = self.in_flight_of(job.model_id) + 1
+        self._is_changed = True
         return self._submit(self, job)
 
     def update(self, entry: AgentEntry) -> list[str]:
         """Replace the state by that of a newer snapshot; return the models with new offers."""
+        if entry is self._entry and not self._is_changed:
+            return []
         older = self.offers
         if _offered(entry) != _offered(self._entry):
             self._revision += 1
@@ -109,9 +99,15 @@ class RemoteAgent:
 
     def _set_entry(self, entry: AgentEntry) -> None:
         self._entry = entry
+        self._is_changed = False
+        """Whether jobs were sent from here since the snapshot."""
+        self.in_flight: int = entry.in_flight
+        self.draining = entry.draining
+        self.send_queue_full = entry.send_queue_full
         self._models: dict[str, ModelEntry] = {model.model_id: model for model in entry.models}
-        self._sent: Counter[str] = Counter()
-        """The jobs that were sent from here since the snapshot, by model."""
+        self._in_flight_of: dict[str, int] = {
+            model.model_id: model.in_flight for model in entry.models if model.in_flight
+        }
 
 
 def _offered(entry: AgentEntry) -> list[tuple[str, list[str], int] | int]:

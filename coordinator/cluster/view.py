@@ -5,11 +5,12 @@ parts count when all parts have arrived in order; otherwise the older snapshot a
 next interval brings another one.
 """
 
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Collection, Container, Iterator
 from typing import Final
 
 from msgspec import Struct
 
+from provider_agent.coordinator.agents.offer_index import OfferIndex
 from provider_agent.coordinator.cluster.ids import tag_of
 from provider_agent.coordinator.cluster.messages import AgentEntry, Snapshot
 from provider_agent.coordinator.cluster.remote_agent import RemoteAgent
@@ -74,6 +75,8 @@ class ClusterView:
         self._clock = clock
         self._coordinators: dict[bytes, _Coordinator] = {}
         self._by_key: dict[bytes, RemoteAgent] = {}
+        self._index = OfferIndex[RemoteAgent]()
+        """The offers of `_by_key`."""
         self._left_models: set[str] = set()
 
     def __repr__(self) -> str:
@@ -108,6 +111,10 @@ class ClusterView:
     def agents(self) -> list[RemoteAgent]:
         """Return every agent once: of two coordinators with one key, the last that added it."""
         return list(self._by_key.values())
+
+    def offering(self, model_id: str) -> Collection[RemoteAgent]:
+        """Return those of `agents` that offer a model; valid until the next change of the view."""
+        return self._index.offering(model_id)
 
     def take_left_models(self) -> set[str]:
         """Return the models of the agents that were removed since the last call."""
@@ -168,9 +175,14 @@ class ClusterView:
             agent = older.pop(key, None)
             if agent is None:
                 agent = self._by_key[key] = self._new_agent(sender, entry)
+                self._index.update(key, agent)
                 changed[key] = list(agent.offers.models)
-            elif models := agent.update(entry):
-                changed[key] = models
+            else:
+                offers = agent.offers
+                if models := agent.update(entry):
+                    changed[key] = models
+                if agent.offers is not offers and self._by_key.get(key) is agent:
+                    self._index.update(key, agent)
             coordinator.agents[key] = agent
         for agent in older.values():
             self._forget(agent)
@@ -185,6 +197,7 @@ class ClusterView:
         for coordinator in self._coordinators.values():
             if (other := coordinator.agents.get(agent.public_key)) is not None:
                 self._by_key[agent.public_key] = other
+        self._index.update(agent.public_key, self._by_key.get(agent.public_key))
 
     def drop(self, sender: bytes) -> bool:
         """Remove a coordinator and its agents; return whether it was known."""

@@ -134,6 +134,7 @@ def test_request_waits_for_the_offers_of_a_connected_agent() -> None:
     harness.fleet.join(agent)
     assert harness.fleet.pick("tiny", Operation.CHAT) is ErrorCode.OUT_OF_CAPACITY
     agent.offers = offers
+    harness.fleet.offers_changed(b"a", ["tiny"])
     assert harness.fleet.pick("tiny", Operation.CHAT) is agent
     assert harness.fleet.pick("other", Operation.CHAT) is ErrorCode.MODEL_NOT_LOADED
 
