@@ -12,12 +12,11 @@ from provider_agent.coordinator.agents.connected_agent import ConnectedAgent
 from provider_agent.coordinator.agents.fleet import Fleet
 from provider_agent.coordinator.agents.job_history import JobHistory
 from provider_agent.coordinator.agents.offer_index import OfferIndex
-from provider_agent.coordinator.agents.routable_agent import RoutableAgent
+from provider_agent.coordinator.agents.routable_agent import NoRemoteAgents, RoutableAgent
 from provider_agent.coordinator.agents.routing import Candidate
 from provider_agent.coordinator.cluster.messages import AgentEntry, ModelEntry, Snapshot
 from provider_agent.coordinator.cluster.remote_agent import RemoteAgent
 from provider_agent.coordinator.cluster.view import ClusterView
-from provider_agent.coordinator.sessions.detached_session import DetachedSession
 from provider_agent.coordinator.sessions.offers import OfferTable
 from provider_agent.coordinator.sessions.running_job import RunningJob
 from provider_agent.protocol.errors import ErrorCode
@@ -25,7 +24,6 @@ from provider_agent.protocol.formats import Operation
 from provider_agent.protocol.frames import (
     AgentLimits,
     Capabilities,
-    Hello,
     JobEnd,
     JobError,
     JobResult,
@@ -178,7 +176,7 @@ steps = st.one_of(
 )
 
 
-class Remote:
+class Remote(NoRemoteAgents):
     """The agents of a view, as a member of a cluster has them."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -190,11 +188,6 @@ class Remote:
     @staticmethod
     def _unused(_agent: RemoteAgent, _job: Job) -> RunningJob:
         raise AssertionError
-
-    def take_over(
-        self, _hello: Hello, _session_id: bytes, _done: Callable[[DetachedSession], None]
-    ) -> bool:
-        return False
 
     def agents(self) -> list[RemoteAgent]:
         return self.view.agents()
