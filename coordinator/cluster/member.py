@@ -104,8 +104,8 @@ class ClusterMember:
         """The coordinators for which frames may be queued."""
         self.view = ClusterView(own_id, self._new_agent, interval_s, clock)
         self._ask = ask
-        self._takeovers: dict[tuple[bytes, bytes], Takeover] = {}
-        """The incomplete takeovers, by public key and id of the session that the agent resumes."""
+        self._takeovers: dict[bytes, list[Takeover]] = {}
+        """The incomplete takeovers by public key."""
         self.edge = EdgeJobs(
             window_bytes=settings.window_bytes,
             clock=clock,
@@ -200,17 +200,16 @@ class ClusterMember:
         for job, stream in self.edge.take_back(request):
             session.add(job, stream, self._clock())
         self.holder.expect(live.job_id for live in hello.live_jobs)
-        takeover = Takeover(session, hello.live_jobs, asked, done)
+        takeover = Takeover(request, session, asked, done)
         if takeover.complete():
             return True
-        key = hello.public_key, resumed_id
-        self._takeovers[key] = takeover
+        self._takeovers.setdefault(hello.public_key, []).append(takeover)
 
         def answered(coordinator: bytes, message: bytes | None) -> None:
             for taken in takeover.accept(coordinator, self._decode_answer(message)):
                 self.holder.take_over(coordinator, taken, session)
-            if self._takeovers.get(key) is takeover and takeover.complete():
-                del self._takeovers[key]
+            if takeover in self._takeovers.get(hello.public_key, ()) and takeover.complete():
+                self._forget(takeover)
 
         message = encode_takeover(request)
         for coordinator in asked:
@@ -250,9 +249,16 @@ class ClusterMember:
         session = self._fleet.release(request.public_key, request.session_id, listed)
         if session is not None:
             self._give_up(session, listed, request.sender)
-        pending = self._takeovers.pop((request.public_key, request.session_id), None)
-        if pending is not None:
-            self._give_up(pending.cancel(), listed, request.sender)
+        for takeover in list(self._takeovers.get(request.public_key, ())):
+            if takeover.overlaps(request):
+                self._forget(takeover)
+                self._give_up(takeover.cancel(), listed, request.sender)
+
+    def _forget(self, takeover: Takeover) -> None:
+        public_key = takeover.session.public_key
+        self._takeovers[public_key].remove(takeover)
+        if not self._takeovers[public_key]:
+            del self._takeovers[public_key]
 
     def _give_up(self, session: DetachedSession, listed: list[bytes], holder: bytes) -> None:
         """Let the listed jobs of a session continue at another holder; the others end.

@@ -111,21 +111,22 @@ class Takeover:
     """A takeover whose answers have not all arrived.
 
     Args:
+        request: the request.
         session: the session that the agent resumes; it has the jobs that continue.
-        live_jobs: the jobs that the agent lists.
         asked: the coordinators that were asked.
         on_complete: called with the session when no answer is missing, or with None by `cancel`.
     """
 
     def __init__(
         self,
+        request: TakeoverRequest,
         session: DetachedSession,
-        live_jobs: Iterable[LiveJob],
         asked: Iterable[bytes],
         on_complete: Callable[[DetachedSession | None], None],
     ) -> None:
         self.session = session
-        self._listed = {live.job_id for live in live_jobs}
+        self._session_id = request.session_id
+        self._listed = {live.job_id for live in request.live_jobs}
         self._missing = set(asked)
         self._on_complete = on_complete
 
@@ -145,6 +146,12 @@ class Takeover:
             return []
         wanted = self._listed - self.session.jobs.keys()
         return [taken for taken in answer.jobs if taken.header.job_id in wanted]
+
+    def overlaps(self, request: TakeoverRequest) -> bool:
+        """Whether a request is about the same session, or about jobs of this takeover."""
+        return request.session_id == self._session_id or any(
+            live.job_id in self._listed for live in request.live_jobs
+        )
 
     def complete(self) -> bool:
         """Call `on_complete` if no answer is missing; return whether it was called."""

@@ -288,7 +288,8 @@ async def test_answers_count_once_and_only_of_those_that_were_asked() -> None:
     completed: list[DetachedSession | None] = []
     session = new_session(PUBLIC_KEY, bytes(16), "one")
     live = LiveJob(b"j" * 16, 0, 4)
-    takeover = Takeover(session, [live], [b"A" * 16, b"B" * 16], completed.append)
+    request = TakeoverRequest(b"N" * 16, PUBLIC_KEY, bytes(16), [live])
+    takeover = Takeover(request, session, [b"A" * 16, b"B" * 16], completed.append)
     good = taken(live.job_id)
     assert takeover.accept(b"X" * 16, TakeoverAnswer(b"X" * 16, [good])) == []
     assert takeover.accept(b"A" * 16, TakeoverAnswer(b"A" * 16, [good])) == [good]
@@ -302,7 +303,8 @@ async def test_answers_count_once_and_only_of_those_that_were_asked() -> None:
 async def test_answers_after_the_agent_has_connected_again_are_ignored() -> None:
     completed: list[DetachedSession | None] = []
     session = new_session(PUBLIC_KEY, bytes(16), "one")
-    takeover = Takeover(session, [LiveJob(b"j" * 16, 0, 4)], [b"A" * 16], completed.append)
+    request = TakeoverRequest(b"N" * 16, PUBLIC_KEY, bytes(16), [LiveJob(b"j" * 16, 0, 4)])
+    takeover = Takeover(request, session, [b"A" * 16], completed.append)
     assert takeover.cancel() is session
     assert takeover.accept(b"A" * 16, TakeoverAnswer(b"A" * 16, [taken(b"j" * 16)])) == []
     assert completed == [None]
