@@ -303,13 +303,12 @@ class Fleet:
         self, public_key: bytes, model_id: str, operation: Operation
     ) -> ConnectedAgent | ErrorCode:
         """Return the agent for a job of another coordinator, or why the job is refused."""
-        if self._drain_reason is not None:
-            # Not `DRAINING`: the agent will soon be connected to another coordinator, and the
-            # request may wait for it.
-            return ErrorCode.OUT_OF_CAPACITY
         agent = self._agents.get(public_key)
-        candidates = () if agent is None else (agent,)
-        chosen = choose_agent(candidates, model_id, operation, self._history)
+        if agent is None or self._drain_reason is not None:
+            # Not `MODEL_NOT_LOADED` or `DRAINING`: the agent may soon be connected again, here or to
+            # another coordinator, and the request may wait for it.
+            return ErrorCode.OUT_OF_CAPACITY
+        chosen = choose_agent((agent,), model_id, operation, self._history)
         if not isinstance(chosen, ErrorCode):
             self._record_job(chosen, model_id)
         return chosen
