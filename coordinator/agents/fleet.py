@@ -305,8 +305,8 @@ class Fleet:
         """Return the agent for a job of another coordinator, or why the job is refused."""
         agent = self._agents.get(public_key)
         if agent is None or self._drain_reason is not None:
-            # Not `MODEL_NOT_LOADED` or `DRAINING`: the agent may soon be connected again, here or to
-            # another coordinator, and the request may wait for it.
+            # Not `MODEL_NOT_LOADED` or `DRAINING`: the agent may soon be connected again, here or
+            # to another coordinator, and the request may wait for it.
             return ErrorCode.OUT_OF_CAPACITY
         chosen = choose_agent((agent,), model_id, operation, self._history)
         if not isinstance(chosen, ErrorCode):
