@@ -61,6 +61,7 @@ class CoordinatorConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     Attributes:
         url: WebSocket address to dial.
         fallback_urls: addresses to dial in turn after `url` has failed.
+        dialect: the protocol of the coordinators; None: each address decides, see `dialect_of`.
         enrollment_code: the code to send in `Hello`; a secret.
         allow_insecure: whether `ws://` to other machines is allowed.
         token_file: file with a bearer token for the upgrade request, read at every connection.
@@ -73,6 +74,7 @@ class CoordinatorConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     url: str
     fallback_urls: FallbackUrls = ()
+    dialect: Literal["provider-agent.v1", "usepod"] | None = None
     enrollment_code: Text | None = None
     allow_insecure: bool = False
     token_file: Path | None = None

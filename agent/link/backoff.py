@@ -54,6 +54,8 @@ class DisconnectCause(StrEnum):
     """`Rejected` without a time, for another reason than the signature."""
     BAD_SIGNATURE = "bad_signature"
     """`Rejected` without a time: the signature is not for an address of the coordinator."""
+    AUTH_FAILED = "auth_failed"
+    """A coordinator of the dialect `usepod` does not admit the key."""
     INCOMPATIBLE = "incompatible"
     """Close code 1002."""
     UPGRADE_REFUSED = "upgrade_refused"
@@ -127,6 +129,8 @@ FATAL_HINTS: Final = {
 """What the operator can do about each fatal cause."""
 
 OPERATOR_HINTS: Final = {
+    DisconnectCause.AUTH_FAILED: "check [coordinator] enrollment_code and which key is enrolled "
+    "(`provider-agent identity`)",
     DisconnectCause.BAD_CERTIFICATE: "check [coordinator] url, the clock of this machine and, for "
     "a private certificate authority, ca_file",
     DisconnectCause.UNAUTHORIZED: "check [coordinator] token_file and client_cert_file",

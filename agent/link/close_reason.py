@@ -24,6 +24,9 @@ _REJECTIONS: Final = {
 }
 """By code of a `Rejected` without a time; any other code is `REJECTED`."""
 
+_RETRIED_REJECTIONS: Final = {"auth_failed": DisconnectCause.AUTH_FAILED}
+"""By code of a `Rejected` with a time; any other code is `TOLD_TO_WAIT`."""
+
 _FATAL: Final = frozenset({DisconnectCause.INCOMPATIBLE, DisconnectCause.REPLACED})
 """Causes that apply even if a `Drain` asked for a wait before the close."""
 
@@ -60,7 +63,8 @@ def explain_rejection(rejected: Rejected) -> Disconnect:
     detail = f"rejected by the coordinator: {sanitize(rejected.code)}: {sanitize(rejected.message)}"
     if rejected.retry_after_ms is None:
         return Disconnect(_REJECTIONS.get(rejected.code, DisconnectCause.REJECTED), detail)
-    return _retry(detail, rejected.retry_after_ms / 1000)
+    cause = _RETRIED_REJECTIONS.get(rejected.code, DisconnectCause.TOLD_TO_WAIT)
+    return Disconnect(cause, detail, rejected.retry_after_ms / 1000)
 
 
 def violation(reason: str) -> Disconnect:

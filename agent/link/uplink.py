@@ -20,6 +20,7 @@ from typing import Final
 
 from provider_agent.agent.config import CoordinatorConfig
 from provider_agent.agent.config.addresses import shown_url
+from provider_agent.agent.config.dialect import USEPOD, dialect_of
 from provider_agent.agent.identity.key import Identity
 from provider_agent.agent.jobs.outbox import Outbox
 from provider_agent.agent.jobs.running import Jobs
@@ -41,10 +42,12 @@ from provider_agent.agent.link.coordinators import Coordinators
 from provider_agent.agent.link.dial import DialSettings
 from provider_agent.agent.link.resumption import Resumption
 from provider_agent.agent.link.state import LinkState
+from provider_agent.agent.link.usepod import UsepodLinks
 from provider_agent.agent.version import agent_version
 from provider_agent.event_log import EventLogger
 from provider_agent.protocol import receipts
-from provider_agent.protocol.agent_protocol import AgentProtocol
+from provider_agent.protocol.agent_protocol import AgentProtocol, AgentSession
+from provider_agent.protocol.codec import VERSION_1
 from provider_agent.protocol.field_values import to_line
 from provider_agent.protocol.frames import (
     Ack,
@@ -126,6 +129,7 @@ class Uplink:
         self._clock = clock
         self._uniform = uniform
         self._replace = replace
+        self._usepod = UsepodLinks(identity)
         self._instance_id = os.urandom(8).hex()
         self._welcomed_urls: set[str] = set()
         self._unanswered_at = -math.inf
@@ -168,13 +172,15 @@ class Uplink:
             self.url = coordinators.current
             disconnect = await self._run_link(config)
             worked = self._has_worked()
+            # A coordinator that restarts drops its sessions without a word.
+            expected_at_once = dialect_of(config, self.url) == USEPOD
             welcomed_s = self._link_ended(disconnect)
             decision = next_attempt(
                 disconnect,
                 waited_s,
                 welcomed_s,
                 self._uniform,
-                worked=worked,
+                worked=worked or expected_at_once,
                 welcomed_before=self.url in self._welcomed_urls,
                 hello_unanswered=self._clock() - self._unanswered_at < LATE_HELLO_S,
             )
@@ -210,14 +216,16 @@ class Uplink:
 
     async def _run_link(self, config: CoordinatorConfig) -> Disconnect:
         try:
+            is_usepod = dialect_of(config, self.url) == USEPOD
             link = Link(
                 DialSettings.of(config, self.url),
-                self._new_protocol,
+                self._new_usepod_session if is_usepod else self._new_protocol,
                 self._outbox,
                 on_frame=self._receive,
                 on_activity=self._note_activity,
                 on_unsendable=self._jobs.withdraw,
                 coalescing=Coalescing(config.coalesce_ms / 1000),
+                dialect=self._usepod.new_dialect() if is_usepod else VERSION_1,
             )
             disconnect = await link.run()
             if link.hello_unanswered:
@@ -241,6 +249,13 @@ class Uplink:
             live_jobs=live_jobs,
             features=[receipts.FEATURE],
             replace=self._replace,
+        )
+
+    def _new_usepod_session(self, _authority: str) -> AgentSession:
+        # The provider id is known: the coordinator does not need the code again.
+        is_known = self.url in self._welcomed_urls
+        return self._usepod.new_session(
+            "" if is_known else to_line(self.config.enrollment_code or "")
         )
 
     def _link_ended(self, disconnect: Disconnect) -> float | None:

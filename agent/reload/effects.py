@@ -26,6 +26,7 @@ EFFECTS: Final[dict[str, ReloadEffect]] = {
     # A change of these does not close the current link, which may have running jobs.
     "coordinator.url": ReloadEffect.NEXT_CONNECTION,
     "coordinator.fallback_urls": ReloadEffect.NEXT_CONNECTION,
+    "coordinator.dialect": ReloadEffect.NEXT_CONNECTION,
     "coordinator.enrollment_code": ReloadEffect.NEXT_CONNECTION,
     "coordinator.allow_insecure": ReloadEffect.NEXT_CONNECTION,
     "coordinator.token_file": ReloadEffect.NEXT_CONNECTION,

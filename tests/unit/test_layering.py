@@ -158,6 +158,22 @@ SUBPACKAGES: dict[str, frozenset[str]] = {
 }
 """For each subpackage, the subpackages of the same package that it may import."""
 
+USEPOD_IMPORTERS = frozenset({"protocol/usepod", "agent/link"})
+"""The folders whose modules import the dialect of the marketplace. All others, above all jobs,
+routing and adapters, do not know which dialect is spoken."""
+
+
+def test_only_the_link_knows_the_dialect() -> None:
+    importers = {
+        f"{package}/{path.parent.relative_to(_folder(package)).as_posix()}"
+        for package in PACKAGES
+        for path in _folder(package).rglob("*.py")
+        for module in _imported(ast.parse(path.read_text(encoding="utf-8")))
+        if module.startswith("provider_agent.protocol.usepod")
+    }
+    assert importers == USEPOD_IMPORTERS
+
+
 HTTP_IMPORTS = frozenset({"errors", "http"})
 """What `adapters/http` imports of `adapters`: no contract, settings or jobs."""
 

@@ -10,6 +10,7 @@ from provider_agent.agent.cli.check.findings import Finding, Outcome
 from provider_agent.agent.cli.status_client import NoAgent, WantedAgent, fetch_state
 from provider_agent.agent.config import Config
 from provider_agent.agent.config.addresses import shown_url
+from provider_agent.agent.config.dialect import USEPOD, dialect_of
 from provider_agent.agent.identity.key import Identity
 from provider_agent.agent.identity.key_lock import is_key_locked
 from provider_agent.agent.link.advice import explain_disconnect
@@ -17,13 +18,14 @@ from provider_agent.agent.link.backoff import Disconnect, DisconnectCause
 from provider_agent.agent.link.close_reason import explain_rejection
 from provider_agent.agent.link.dial import DialSettings, dial
 from provider_agent.agent.link.dial_failure import DialFailed
+from provider_agent.agent.link.usepod import UsepodLinks
 from provider_agent.agent.version import agent_version
-from provider_agent.protocol.agent_protocol import AgentProtocol
-from provider_agent.protocol.codec import VERSION_1
+from provider_agent.protocol.agent_protocol import AgentProtocol, AgentSession
+from provider_agent.protocol.codec import VERSION_1, AgentDialect
 from provider_agent.protocol.exceptions import ProtocolError
 from provider_agent.protocol.field_values import to_line
 from provider_agent.protocol.frames import Rejected, Welcome
-from provider_agent.protocol.limits import HANDSHAKE_TIMEOUT_S, MAX_MESSAGE_TO_AGENT_BYTES
+from provider_agent.protocol.limits import HANDSHAKE_TIMEOUT_S, SUBPROTOCOL
 
 COMPONENT: Final = "coordinator"
 
@@ -54,8 +56,9 @@ async def _check_address(
 ) -> list[Finding]:
     settings, shown = DialSettings.of(config.coordinator, url), shown_url(url)
     step, awaited = ("ping", "pong") if identity is None else ("handshake", "Welcome")
+    is_usepod = dialect_of(config.coordinator, url) == USEPOD
     try:
-        socket = await dial(settings, VERSION_1.subprotocol)
+        socket = await dial(settings, None if is_usepod else SUBPROTOCOL)
     except DialFailed as failed:
         return [_failed(settings, failed.disconnect)]
     try:
@@ -67,7 +70,8 @@ async def _check_address(
                     Finding(COMPONENT, shown, Outcome.OK, details),
                     Finding(COMPONENT, shown, Outcome.SKIPPED, f"handshake skipped: {skip_reason}"),
                 ]
-            return [await _handshake(socket, settings, config, identity)]
+            session, dialect = _session(settings, config, identity, is_usepod=is_usepod)
+            return [await _handshake(socket, settings, config, session, dialect)]
     except TimeoutError:
         details = f"connected, but received no {awaited} within {HANDSHAKE_TIMEOUT_S:.0f} s"
         return [Finding(COMPONENT, shown, Outcome.FAILED, details, _NO_COORDINATOR_ADVICE)]
@@ -78,21 +82,35 @@ async def _check_address(
         await socket.close()
 
 
-async def _handshake(
-    socket: ClientConnection, settings: DialSettings, config: Config, identity: Identity
-) -> Finding:
+def _session(
+    settings: DialSettings, config: Config, identity: Identity, *, is_usepod: bool
+) -> tuple[AgentSession, AgentDialect]:
+    enrollment_code = to_line(config.coordinator.enrollment_code or "")
+    if is_usepod:
+        links = UsepodLinks(identity)
+        return links.new_session(enrollment_code), links.new_dialect()
     session = AgentProtocol(
         authority=settings.authority,
         public_key=identity.public_key,
         sign=identity.sign,
         agent_version=agent_version(),
         instance_id="check",
-        enrollment_code=to_line(config.coordinator.enrollment_code or ""),
+        enrollment_code=enrollment_code,
     )
+    return session, VERSION_1
+
+
+async def _handshake(
+    socket: ClientConnection,
+    settings: DialSettings,
+    config: Config,
+    session: AgentSession,
+    dialect: AgentDialect,
+) -> Finding:
     welcome: Welcome | None = None
     while welcome is None:
         message = await socket.recv()
-        decoded = VERSION_1.decode_from_coordinator(message, MAX_MESSAGE_TO_AGENT_BYTES)
+        decoded = dialect.decode_from_coordinator(message, dialect.max_to_agent_bytes)
         for frame in decoded.frames:
             event = session.receive(frame)
             if isinstance(event, Rejected):
@@ -100,10 +118,13 @@ async def _handshake(
             if isinstance(event, Welcome):
                 welcome = event
         if session.to_send:
-            await socket.send(VERSION_1.encode(session.to_send))
+            await socket.send(dialect.encode(session.to_send), text=dialect.is_text)
             session.to_send.clear()
     round_trip = await (await socket.ping())
     details = f"welcomed as {welcome.provider_id}, round trip {round_trip * 1000:.0f} ms"
+    if dialect.is_text:
+        chosen = "by its address" if config.coordinator.dialect is None else "as configured"
+        details += f", dialect usepod ({chosen})"
     return Finding(COMPONENT, shown_url(settings.url), Outcome.OK, details)
 
 

@@ -28,6 +28,7 @@ SAMPLES = {
     "operator.contact_email": "ops@example.com",
     "coordinator.url": "wss://c.example/x",
     "coordinator.fallback_urls": '["wss://d.example/x"]',
+    "coordinator.dialect": "usepod",
     "coordinator.enrollment_code": "code",
     "coordinator.allow_insecure": "true",
     "coordinator.token_file": "/token",

@@ -146,6 +146,7 @@ def test_masked_settings_without_secrets_are_unchanged(tmp_path: Path) -> None:
     assert shown["coordinator"] == {
         "url": "wss://c.example/provider/connect",
         "fallback_urls": (),
+        "dialect": None,
         "enrollment_code": None,
         "allow_insecure": False,
         "token_file": None,

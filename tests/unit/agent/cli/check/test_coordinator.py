@@ -15,6 +15,7 @@ from provider_agent.protocol.frames import Hello, Rejected
 from tests.kit.agent_config import agent_config
 from tests.kit.cli_agent import READY, other_http_server, status_server
 from tests.kit.scripted_coordinator import ScriptedCoordinator
+from tests.kit.usepod_coordinator import UsepodCoordinator
 
 
 @pytest.fixture
@@ -229,6 +230,29 @@ async def test_rejection_has_reason_and_advice(
     assert finding.outcome is Outcome.FAILED
     assert finding.details == f"rejected by the coordinator: {rejected.code}: {rejected.message}"
     assert advice in finding.what_to_do
+
+
+async def test_a_coordinator_of_the_other_dialect_is_welcomed_with_the_dialect_and_its_reason(
+    identity: Identity,
+) -> None:
+    async with UsepodCoordinator() as coordinator:
+        section = CoordinatorConfig(url=coordinator.url, dialect="usepod")
+        (finding,) = await check_coordinators(agent_config("", coordinator=section), identity)
+
+    assert finding.outcome is Outcome.OK
+    assert finding.details.startswith("welcomed as prov_1, ")
+    assert finding.details.endswith(", dialect usepod (as configured)")
+
+
+async def test_a_refusal_of_the_other_dialect_has_its_reason(identity: Identity) -> None:
+    async with UsepodCoordinator() as coordinator:
+        coordinator.refusal = "unknown key"
+        section = CoordinatorConfig(url=coordinator.url, dialect="usepod")
+        (finding,) = await check_coordinators(agent_config("", coordinator=section), identity)
+
+    assert finding.outcome is Outcome.FAILED
+    assert "unknown key" in finding.details
+    assert "enrollment_code" in finding.what_to_do
 
 
 async def test_connected_agent_with_the_same_key_is_reported_and_not_a_failure(

@@ -1,0 +1,64 @@
+"""What the links to a coordinator of the Use Pod dialect share, and what they log."""
+
+from typing import Final
+
+from provider_agent.agent.identity.key import Identity
+from provider_agent.agent.version import agent_version
+from provider_agent.event_log import EventLogger
+from provider_agent.protocol.usepod.dialect import UsepodDialect
+from provider_agent.protocol.usepod.job_ids import JobIds
+from provider_agent.protocol.usepod.session import UsepodSession
+
+log = EventLogger(__name__)
+
+_MAX_LOGGED: Final = 64
+"""Bounds the log and the memory that a coordinator with many unknown types can use, and the names
+in one line."""
+
+
+class UsepodLinks:
+    """Creates the dialect and the session of each link.
+
+    Args:
+        identity: the agent's key.
+    """
+
+    def __init__(self, identity: Identity) -> None:
+        self._identity = identity
+        self._job_ids = JobIds()
+        self._withheld: list[str] = []
+        self._skipped: set[str] = set()
+
+    def new_dialect(self) -> UsepodDialect:
+        """Return the dialect of a new link; the jobs of the previous link are forgotten."""
+        return UsepodDialect(self._job_ids, agent_version(), self._log_withheld, self._log_skipped)
+
+    def new_session(self, enrollment_code: str) -> UsepodSession:
+        """Return the session of a new link.
+
+        Args:
+            enrollment_code: the code to send; "" for none.
+        """
+        return UsepodSession(
+            public_key=self._identity.public_key,
+            sign=self._identity.sign,
+            agent_version=agent_version(),
+            enrollment_code=enrollment_code,
+        )
+
+    def _log_withheld(self, model_ids: list[str]) -> None:
+        """Log the models that the coordinator does not see, whenever these change."""
+        if model_ids and model_ids != self._withheld:
+            log.warning(
+                "models without a price withheld",
+                models=model_ids[:_MAX_LOGGED],
+                count=len(model_ids),
+                what_to_do="set default_input_per_1m and default_output_per_1m in [pricing]",
+            )
+        self._withheld = model_ids
+
+    def _log_skipped(self, kind: str) -> None:
+        """Log each unknown type once: a newer coordinator may send some regularly."""
+        if kind not in self._skipped and len(self._skipped) < _MAX_LOGGED:
+            self._skipped.add(kind)
+            log.warning("skipping unknown frames", type=kind)

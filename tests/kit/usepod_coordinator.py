@@ -1,0 +1,162 @@
+"""A coordinator of the Use Pod dialect that a test controls; it knows only JSON."""
+
+import asyncio
+import base64
+import json
+from types import TracebackType
+from typing import Any, Self
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+
+from provider_agent.protocol.limits import CONNECT_PATH
+
+NONCE = bytes(range(32))
+ENDS = ("job_done", "job_error")
+Message = dict[str, Any]
+
+
+class UsepodConnection:
+    """One connection of an agent.
+
+    Attributes:
+        socket: the WebSocket.
+        messages: all received messages, in order.
+        closed: set when the connection has ended.
+    """
+
+    def __init__(self, socket: ServerConnection) -> None:
+        self.socket = socket
+        self.messages: list[Message] = []
+        self.closed = asyncio.Event()
+        self._returned: set[int] = set()
+        self._changed = asyncio.Event()
+
+    def of_job(self, job_id: str) -> list[Message]:
+        """Return all received messages of a job."""
+        return [message for message in self.messages if message.get("job_id") == job_id]
+
+    def data(self, job_id: str) -> bytes:
+        """Return the received bytes of a job's response."""
+        pieces = (one["data"] for one in self.of_job(job_id) if one["type"] == "job_chunk")
+        return b"".join(map(base64.b64decode, pieces))
+
+    async def next(self, *kinds: str, job_id: str | None = None) -> Message:
+        """Wait for the oldest message of these types (and job) that was not returned yet."""
+        while True:
+            for index, message in enumerate(self.messages):
+                is_wanted = message["type"] in kinds and job_id in (None, message.get("job_id"))
+                if is_wanted and index not in self._returned:
+                    self._returned.add(index)
+                    return message
+            assert not self.closed.is_set(), f"closed without {kinds}: {self.messages}"
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def end(self, job_id: str) -> Message:
+        """Wait for the end of a job."""
+        return await self.next(*ENDS, job_id=job_id)
+
+    async def wait_for_bytes(self, job_id: str, count: int) -> bytes:
+        """Wait for `count` bytes of a job's response; return all received bytes."""
+        while len(data := self.data(job_id)) < count:
+            assert not self.closed.is_set(), "closed before these bytes"
+            self._changed.clear()
+            await self._changed.wait()
+        return data
+
+    async def send(self, **message: object) -> None:
+        """Send one message."""
+        await self.socket.send(json.dumps(message))
+
+    async def send_raw(self, message: bytes | str) -> None:
+        """Send one WebSocket message with any content."""
+        await self.socket.send(message)
+
+    async def send_job(self, job_id: str, model_id: str, **fields: object) -> None:
+        """Send a chat job; `fields` replace or add fields of the message."""
+        request = {"messages": [{"role": "user", "content": "hello"}]}
+        job = {"type": "job", "job_id": job_id, "model_id": model_id, "request": request}
+        await self.send(**(job | fields))
+
+    def cut(self) -> None:
+        """Abort the connection without a close handshake."""
+        self.socket.transport.abort()
+
+    async def serve(self) -> None:
+        """Read until the connection ends."""
+        try:
+            async for message in self.socket:
+                assert isinstance(message, str), "the agent sent a binary message"
+                self.messages.append(json.loads(message))
+                self._changed.set()
+        except ConnectionClosed:
+            pass
+        finally:
+            self.closed.set()
+            self._changed.set()
+
+
+class UsepodCoordinator:
+    """Listens while its `async with` block runs; `next_connection` returns the connections.
+
+    Attributes:
+        provider_id: what it sends in `auth_ok`.
+        refusal: the reason of `auth_failed`; None: it admits every agent.
+        upgrades: the headers of every upgrade request.
+    """
+
+    def __init__(self) -> None:
+        self.provider_id = "prov_1"
+        self.refusal: str | None = None
+        self.upgrades: list[dict[str, str]] = []
+        self._connections: asyncio.Queue[UsepodConnection] = asyncio.Queue()
+        self._server: Server | None = None
+
+    @property
+    def url(self) -> str:
+        assert self._server is not None
+        port = next(iter(self._server.sockets)).getsockname()[1]
+        return f"ws://127.0.0.1:{port}{CONNECT_PATH}"
+
+    async def next_connection(self) -> UsepodConnection:
+        """Wait for the next connection that sends `auth_challenge`."""
+        return await self._connections.get()
+
+    async def __aenter__(self) -> Self:
+        self._server = await serve(
+            self._handle, "127.0.0.1", 0, compression=None, ping_interval=None, close_timeout=1
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._server is not None
+        self._server.close()
+        await self._server.wait_closed()
+
+    async def _handle(self, socket: ServerConnection) -> None:
+        assert socket.request is not None
+        self.upgrades.append(
+            {name.lower(): value for name, value in socket.request.headers.items()}
+        )
+        connection = UsepodConnection(socket)
+        reading = asyncio.create_task(connection.serve())
+        try:
+            await connection.send(type="auth_challenge", nonce=base64.b64encode(NONCE).decode())
+            response = await connection.next("auth_response")
+            key = Ed25519PublicKey.from_public_bytes(base64.b64decode(response["pubkey"]))
+            key.verify(base64.b64decode(response["signature"]), NONCE)
+            if self.refusal is not None:
+                await connection.send(type="auth_failed", reason=self.refusal)
+            else:
+                await connection.send(type="auth_ok", provider_id=self.provider_id)
+            self._connections.put_nowait(connection)
+            await reading
+        finally:
+            reading.cancel()
