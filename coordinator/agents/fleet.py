@@ -279,16 +279,20 @@ class Fleet:
             return
         yield from self._agents.values()
         for agent in self._remote.agents():
-            if agent.public_key not in self._agents:
+            if not self._serves_here(agent):
                 yield agent
+
+    def _serves_here(self, remote: RoutableAgent) -> bool:
+        """Whether a remote agent is connected here too; one that drains has a successor there."""
+        local = self._agents.get(remote.public_key)
+        return local is not None and not local.draining
 
     def _offering(self, model_id: str) -> list[RoutableAgent]:
         """Return the agents of `_routable` that offer a model."""
         remote = self._remote.offering(model_id)
         if self._handing_over:
             return list(remote)
-        connected = self._agents
-        others = (agent for agent in remote if agent.public_key not in connected)
+        others = (agent for agent in remote if not self._serves_here(agent))
         return [*self._index.offering(model_id), *others]
 
     def set_remote_agents(self, remote: RemoteAgents) -> None:

@@ -125,6 +125,13 @@ def test_agent_that_is_connected_here_is_not_used_through_another_coordinator() 
     assert members.two.pick() is local
 
 
+def test_agent_that_drains_here_is_used_through_the_coordinator_of_its_successor() -> None:
+    members = Members()
+    local = members.two.join()
+    local.draining = True
+    assert isinstance(members.two.pick(), RemoteAgent)
+
+
 def test_new_coordinator_receives_a_snapshot_soon() -> None:
     members = Members()
     due = members.two.snapshots_due
