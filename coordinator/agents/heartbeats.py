@@ -43,6 +43,15 @@ class LatestHeartbeat:
         """Seconds since the heartbeat arrived; None before the first."""
         return None if self.frame is None else self._clock() - self._received_at
 
+    @property
+    def current(self) -> Heartbeat | None:
+        """The latest heartbeat; None before the first, and if it is too old for `report`."""
+        return None if self._is_old else self.frame
+
+    @property
+    def _is_old(self) -> bool:
+        return self._clock() - self._received_at > self._interval_s * MAX_INTERVALS
+
     def receive(self, frame: Heartbeat) -> None:
         """Replace the heartbeat.
 
@@ -58,7 +67,7 @@ class LatestHeartbeat:
 
         It is `NO_REPORT` if the heartbeat is too old or does not mention the model.
         """
-        if self._clock() - self._received_at > self._interval_s * MAX_INTERVALS:
+        if self._is_old:
             return NO_REPORT
         report = self._reports.get(model_id)
         if report is None:

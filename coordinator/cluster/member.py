@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterator
 from provider_agent.coordinator.agents.fleet import Fleet
 from provider_agent.coordinator.agents.snapshots import ClusterSnapshot, PeerSnapshot
 from provider_agent.coordinator.cluster.edge import EdgeJobs
+from provider_agent.coordinator.cluster.entry_caches import EncodedEntries
 from provider_agent.coordinator.cluster.holder import HolderJobs
 from provider_agent.coordinator.cluster.ids import tag_of
 from provider_agent.coordinator.cluster.messages import (
@@ -24,7 +25,7 @@ from provider_agent.coordinator.cluster.messages import (
     encode_snapshot,
 )
 from provider_agent.coordinator.cluster.relayed_job import RelayedJob
-from provider_agent.coordinator.cluster.remote_agent import RemoteAgent, entry_of
+from provider_agent.coordinator.cluster.remote_agent import RemoteAgent
 from provider_agent.coordinator.cluster.takeover import (
     TakenJob,
     Takeover,
@@ -100,6 +101,7 @@ class ClusterMember:
         self._resume_s = settings.resume_ms / 1000
         self._disconnected_at = clock()
         self.revision = 0
+        self._entries = EncodedEntries()
         self._waiting: dict[bytes, None] = {}
         """The coordinators for which frames may be queued."""
         self.view = ClusterView(own_id, self._new_agent, interval_s, clock)
@@ -301,7 +303,7 @@ class ClusterMember:
         Raises:
             MalformedPeerMessage: the message is invalid.
         """
-        snapshot = decode_snapshot(message)
+        snapshot = decode_snapshot(message, self.view.entry_decoder)
         sender = snapshot.sender
         was_known, was_reachable = sender in self.view, self.view.is_reachable(sender)
         change = self.view.receive(snapshot)
@@ -362,11 +364,7 @@ class ClusterMember:
         """Return the messages that tell the other coordinators about the agents here."""
         self.revision += 1
         agents = [] if leaving else self._fleet.accepting()
-        entries = (
-            entry_of(agent, agent.offers, receipts=agent.sends_receipts)
-            for agent in agents
-            if agent.offers is not None
-        )
+        entries = self._entries.encode(agents)
         return encode_snapshot(self.own_id, self.revision, entries, leaving=leaving)
 
     # --- time and connection ----------------------------------------------------------------------

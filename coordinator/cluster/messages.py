@@ -9,11 +9,11 @@ Peers are validated as agents are: every field has a limit, and a message that b
 dropped as a whole.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Final, TypeVar
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Raw, Struct
 
 from provider_agent.protocol.frames import (
     Ack,
@@ -204,7 +204,7 @@ class AgentEntry(Struct, array_like=True, frozen=True):
     receipts: bool = False
 
 
-class Snapshot(Struct, array_like=True, frozen=True):
+class Snapshot(Struct, frozen=True):
     """All agents of one coordinator, or a part of them.
 
     Attributes:
@@ -216,17 +216,29 @@ class Snapshot(Struct, array_like=True, frozen=True):
         agents: the agents of this part.
     """
 
+    sender: bytes
+    revision: int
+    part: int
+    parts: int
+    leaving: bool
+    agents: list[AgentEntry]
+
+
+class _EncodedSnapshot(Struct, array_like=True, frozen=True):
+    """A `Snapshot` whose agents are encoded, or not yet decoded."""
+
     sender: CoordinatorId
     revision: Count
     part: Annotated[int, Meta(ge=0, lt=MAX_PARTS)]
     parts: Annotated[int, Meta(ge=1, le=MAX_PARTS)]
     leaving: bool
-    agents: Annotated[list[AgentEntry], Meta(max_length=MAX_FRAMES_PER_MESSAGE)]
+    agents: Annotated[list[Raw], Meta(max_length=MAX_FRAMES_PER_MESSAGE)]
 
 
 _ENCODER = msgspec.msgpack.Encoder()
 _BATCH = msgspec.msgpack.Decoder(Batch)
-_SNAPSHOT = msgspec.msgpack.Decoder(Snapshot)
+_SNAPSHOT = msgspec.msgpack.Decoder(_EncodedSnapshot)
+_ENTRY = msgspec.msgpack.Decoder(AgentEntry)
 
 
 def encode_batch(sender: bytes, frames: Sequence[PeerFrame]) -> bytes:
@@ -241,36 +253,35 @@ def frame_size(frame: PeerFrame) -> int:
     return len(_ENCODER.encode(frame))
 
 
-def encode_snapshot(
-    sender: bytes, revision: int, agents: Iterable[AgentEntry], *, leaving: bool = False
-) -> list[bytes]:
-    """Encode a snapshot as one message or more.
+def encode_entry(agent: AgentEntry) -> bytes:
+    """Encode an agent; models that do not fit into a part of a snapshot are left out."""
+    while len(encoded := _ENCODER.encode(agent)) > SNAPSHOT_PART_BYTES:
+        kept = agent.models[: len(agent.models) // 2]
+        agent = msgspec.structs.replace(agent, models=kept)
+    return encoded
 
-    If an agent does not fit into a part of a snapshot, its last models are left out. Agents beyond
-    the last part are left out too.
+
+def encode_snapshot(
+    sender: bytes, revision: int, entries: Iterable[bytes], *, leaving: bool = False
+) -> list[bytes]:
+    """Encode a snapshot of encoded entries as one message or more.
+
+    Agents beyond the last part are left out.
     """
-    parts: list[list[AgentEntry]] = [[]]
+    parts: list[list[Raw]] = [[]]
     size = 0
-    for agent in map(_fit, agents):
-        agent_bytes = len(_ENCODER.encode(agent))
-        if size and size + agent_bytes > SNAPSHOT_PART_BYTES:
+    for entry in entries:
+        if size and size + len(entry) > SNAPSHOT_PART_BYTES:
             if len(parts) == MAX_PARTS:
                 break
             parts.append([])
             size = 0
-        parts[-1].append(agent)
-        size += agent_bytes
+        parts[-1].append(Raw(entry))
+        size += len(entry)
     return [
-        _ENCODER.encode(Snapshot(sender, revision, number, len(parts), leaving, part))
+        _ENCODER.encode(_EncodedSnapshot(sender, revision, number, len(parts), leaving, part))
         for number, part in enumerate(parts)
     ]
-
-
-def _fit(agent: AgentEntry) -> AgentEntry:
-    while len(_ENCODER.encode(agent)) > SNAPSHOT_PART_BYTES:
-        kept = agent.models[: len(agent.models) // 2]
-        agent = msgspec.structs.replace(agent, models=kept)
-    return agent
 
 
 def decode_batch(message: bytes) -> Batch:
@@ -282,12 +293,27 @@ def decode_batch(message: bytes) -> Batch:
     return decode_as(_BATCH, message)
 
 
-def decode_snapshot(message: bytes) -> Snapshot:
-    """Decode a part of a snapshot; raises as `decode_batch` does."""
-    snapshot = decode_as(_SNAPSHOT, message)
-    if snapshot.part >= snapshot.parts:
+def decode_snapshot(
+    message: bytes, decode: Callable[[bytes, int], Callable[[bytes], AgentEntry]] | None = None
+) -> Snapshot:
+    """Decode a part of a snapshot; raises as `decode_batch` does.
+
+    Args:
+        message: the message.
+        decode: called with the sender and the number of the part; returns what decodes its
+            entries. By default, `decode_entry`.
+    """
+    found = decode_as(_SNAPSHOT, message)
+    if found.part >= found.parts:
         raise MalformedPeerMessage("a part beyond the last one")
-    return snapshot
+    entry = decode_entry if decode is None else decode(found.sender, found.part)
+    agents = [entry(bytes(raw)) for raw in found.agents]
+    return Snapshot(found.sender, found.revision, found.part, found.parts, found.leaving, agents)
+
+
+def decode_entry(encoded: bytes) -> AgentEntry:
+    """Decode an agent; raises as `decode_batch` does."""
+    return decode_as(_ENTRY, encoded)
 
 
 def decode_as(decoder: msgspec.msgpack.Decoder[MessageT], message: bytes) -> MessageT:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from provider_agent.coordinator.agents.model_report import NO_REPORT, ModelReport
 from provider_agent.coordinator.agents.routing import Candidate
 from provider_agent.coordinator.cluster.messages import AgentEntry, ModelEntry
-from provider_agent.coordinator.sessions.offers import OfferTable
+from provider_agent.coordinator.sessions.offers import OfferTable, operation_names
 from provider_agent.coordinator.sessions.running_job import RunningJob
 from provider_agent.protocol.frames import AgentLimits, Capabilities, ModelOffer
 from provider_agent.protocol.job import Job
@@ -140,7 +140,7 @@ def entry_of(agent: Candidate, offers: OfferTable, *, receipts: bool) -> AgentEn
         models.append(
             ModelEntry(
                 model_id=model_id,
-                operations=sorted(operation.value for operation in operations),
+                operations=list(operation_names(operations)),
                 slots=offers.slots[model_id],
                 in_flight=agent.in_flight_of(model_id),
                 other_requests=min(report.other_requests, MAX_INTEGER),

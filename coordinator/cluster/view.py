@@ -8,11 +8,13 @@ next interval brings another one.
 from collections.abc import Callable, Collection, Container, Iterator
 from typing import Final
 
+import msgspec
 from msgspec import Struct
 
 from provider_agent.coordinator.agents.offer_index import OfferIndex
+from provider_agent.coordinator.cluster.entry_caches import DecodedEntries
 from provider_agent.coordinator.cluster.ids import tag_of
-from provider_agent.coordinator.cluster.messages import AgentEntry, Snapshot
+from provider_agent.coordinator.cluster.messages import AgentEntry, Snapshot, decode_entry
 from provider_agent.coordinator.cluster.remote_agent import RemoteAgent
 
 SILENT_INTERVALS: Final = 3
@@ -36,6 +38,7 @@ class _Coordinator(Struct):
     parts_revision: int = 0
     next_part: int = 0
     parts: list[AgentEntry] = []
+    entries: DecodedEntries = msgspec.field(default_factory=DecodedEntries)
 
 
 class ViewChange(Struct, frozen=True):
@@ -120,6 +123,15 @@ class ClusterView:
         """Return the models of the agents that were removed since the last call."""
         left, self._left_models = self._left_models, set()
         return left
+
+    def entry_decoder(self, sender: bytes, part: int) -> Callable[[bytes], AgentEntry]:
+        """Return what decodes the entries in a part of a snapshot."""
+        coordinator = self._coordinators.get(sender)
+        if coordinator is None:
+            return decode_entry
+        if part == 0:
+            coordinator.entries.start()
+        return coordinator.entries.decode
 
     def receive(self, snapshot: Snapshot) -> ViewChange | None:
         """Process a part of a snapshot; return what it changed, or None if nothing is new yet."""
@@ -245,5 +257,6 @@ def _complete(coordinator: _Coordinator, snapshot: Snapshot) -> list[AgentEntry]
     if coordinator.next_part < snapshot.parts:
         return None
     agents, coordinator.parts = coordinator.parts, []
+    coordinator.entries.complete()
     coordinator.revision = snapshot.revision
     return agents

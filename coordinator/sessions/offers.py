@@ -1,5 +1,6 @@
 """The models, operations and capacity that an agent offers."""
 
+import functools
 from collections.abc import Mapping
 from typing import Final
 
@@ -65,6 +66,12 @@ class OfferTable:
             for model_id, operations in self.models.items()
             if any(operation.wire_format is wire_format for operation in operations)
         }
+
+
+@functools.cache  # there are few operations, and so few sets of them
+def operation_names(operations: frozenset[Operation]) -> tuple[str, ...]:
+    """Return the sorted names of operations."""
+    return tuple(sorted(operation.value for operation in operations))
 
 
 def known_operations(offer: ModelOffer) -> set[Operation]:

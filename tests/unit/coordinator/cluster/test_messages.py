@@ -15,6 +15,7 @@ from provider_agent.coordinator.cluster.messages import (
     decode_batch,
     decode_snapshot,
     encode_batch,
+    encode_entry,
     encode_snapshot,
 )
 from provider_agent.protocol.frames import (
@@ -88,7 +89,7 @@ def test_window_of_an_offer_has_limits() -> None:
 
 def test_snapshot_arrives_unchanged() -> None:
     entry = agent_entry(model_entry("one"), model_entry("two"))
-    (message,) = encode_snapshot(EDGE, 7, [entry])
+    (message,) = encode_snapshot(EDGE, 7, [encode_entry(entry)])
     snapshot = decode_snapshot(message)
     assert (snapshot.sender, snapshot.revision, snapshot.leaving) == (EDGE, 7, False)
     assert (snapshot.part, snapshot.parts) == (0, 1)
@@ -103,7 +104,7 @@ def test_snapshot_without_agents_is_one_message() -> None:
 def test_large_snapshot_is_split() -> None:
     models = [model_entry(f"model {number:0400}") for number in range(100)]
     entries = [agent_entry(*models, key=bytes([number]) * 32) for number in range(20)]
-    parts = encode_snapshot(EDGE, 1, entries)
+    parts = encode_snapshot(EDGE, 1, map(encode_entry, entries))
     assert len(parts) > 2
     assert max(map(len, parts)) <= SNAPSHOT_PART_BYTES + 1000
     decoded = [decode_snapshot(part) for part in parts]
@@ -115,7 +116,7 @@ def test_large_snapshot_is_split() -> None:
 
 def test_models_that_do_not_fit_into_a_message_are_left_out() -> None:
     models = [model_entry(f"model {number:0500}") for number in range(4096)]
-    (message,) = encode_snapshot(EDGE, 1, [agent_entry(*models)])
+    (message,) = encode_snapshot(EDGE, 1, [encode_entry(agent_entry(*models))])
     assert len(message) <= SNAPSHOT_PART_BYTES + 1000
     (agent,) = decode_snapshot(message).agents
     assert agent.models == models[: len(agent.models)] != []
@@ -125,7 +126,13 @@ def test_agents_beyond_the_last_part_are_left_out(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(messages, "SNAPSHOT_PART_BYTES", 100)
     monkeypatch.setattr(messages, "MAX_PARTS", 2)
     entries = [agent_entry(key=bytes([number]) * 32) for number in range(5)]
-    assert len(encode_snapshot(EDGE, 1, entries)) == 2
+    assert len(encode_snapshot(EDGE, 1, map(encode_entry, entries))) == 2
+
+
+@pytest.mark.parametrize("entry", [[], [AGENT_KEY, -1, 0, False, False, False, []], 7])
+def test_snapshot_with_an_invalid_entry_is_rejected(entry: object) -> None:
+    with pytest.raises(MalformedPeerMessage):
+        decode_snapshot(_encoded(EDGE, 1, 0, 1, False, [entry]))
 
 
 @pytest.mark.parametrize(("part", "parts"), [(1, 1), (2, 1), (256, 256), (0, 0)])
