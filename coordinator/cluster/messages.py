@@ -157,7 +157,7 @@ class Batch(Struct, array_like=True, frozen=True):
     frames: Annotated[list[PeerFrame], Meta(min_length=1, max_length=MAX_FRAMES_PER_MESSAGE)]
 
 
-class ModelEntry(Struct, array_like=True, frozen=True):
+class ModelEntry(Struct, array_like=True, frozen=True, gc=False):
     """One model of an agent: its offer, and what the agent reports about it.
 
     The last fields are those of `agents.model_report.ModelReport`.
@@ -180,7 +180,7 @@ class ModelEntry(Struct, array_like=True, frozen=True):
     job_s: Annotated[float, Meta(ge=0)] | None = None
 
 
-class AgentEntry(Struct, array_like=True, frozen=True):
+class AgentEntry(Struct, array_like=True, frozen=True, gc=False):
     """One agent in a snapshot.
 
     Attributes:
