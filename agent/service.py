@@ -186,6 +186,7 @@ class Service:
         return Uplink(
             self._config.coordinator,
             identity,
+            self._config.identity.key_path,
             self.jobs,
             self.outbox,
             on_welcome=self._welcomed,

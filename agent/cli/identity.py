@@ -3,8 +3,10 @@
 import click
 
 from provider_agent.agent.cli.settings import SetupError, with_local_config
+from provider_agent.agent.cli.terminal import visible
 from provider_agent.agent.config import LoadedConfig
 from provider_agent.agent.identity.key import IdentityError, load_or_create
+from provider_agent.agent.identity.provider_id import read_provider_id
 
 
 @click.command(short_help="Print the public key; create the key if it does not exist.")
@@ -22,3 +24,5 @@ def identity(loaded: LoadedConfig) -> None:
     click.echo(f"public key   {key.public_key_text}")
     click.echo(f"fingerprint  {key.fingerprint}")
     click.echo(f"key file     {path}")
+    if provider_id := read_provider_id(path):
+        click.echo(f"provider id  {visible(provider_id)}")

@@ -1,4 +1,4 @@
-"""The agent's Ed25519 key: created once, readable only by its owner, never overwritten.
+"""The agent's Ed25519 key: created once, readable only by its owner, never replaced by another.
 
 An unusable key is an error; it is never replaced, because the coordinator identifies the operator
 by this key and would not know a new one.
@@ -27,8 +27,8 @@ MAX_FILE_BYTES: Final = 16 * 1024
 """A key file has about 120 bytes; a larger file is not a key."""
 
 _PEM_FORM: Final = b"-----BEGIN PRIVATE KEY-----\n%b\n-----END PRIVATE KEY-----\n"
-_PEM: Final = re.compile(_PEM_FORM % rb"([A-Za-z0-9+/]{64})")
-"""The form in which this module and OpenSSL write a key of 32 bytes."""
+_PEM: Final = re.compile(_PEM_FORM % rb"([A-Za-z0-9+/]{64})" + rb"(?:provider_id: [^\n]*\n)?")
+"""The form in which this module and OpenSSL write a key of 32 bytes; `provider_id` adds a line."""
 
 _PKCS8_PREFIX: Final = bytes.fromhex("302e020100300506032b657004220420")
 """The DER encoding that precedes the 32 bytes of a private key (RFC 8410, section 7)."""

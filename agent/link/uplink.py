@@ -16,6 +16,7 @@ import asyncio
 import math
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 from provider_agent.agent.config import CoordinatorConfig
@@ -76,6 +77,7 @@ class Uplink:
     Args:
         config: the coordinator's addresses and credentials.
         identity: the agent's key.
+        key_path: its file.
         jobs: executes the received jobs.
         outbox: the frames to send.
         on_welcome: called with each `Welcome`.
@@ -101,6 +103,7 @@ class Uplink:
         self,
         config: CoordinatorConfig,
         identity: Identity,
+        key_path: Path,
         jobs: Jobs,
         outbox: Outbox,
         *,
@@ -129,7 +132,9 @@ class Uplink:
         self._clock = clock
         self._uniform = uniform
         self._replace = replace
-        self._usepod = UsepodLinks(identity)
+        self._usepod = UsepodLinks(identity, key_path)
+        self._is_usepod = False
+        """Whether the current link, or the last one, speaks the dialect `usepod`."""
         self._instance_id = os.urandom(8).hex()
         self._welcomed_urls: set[str] = set()
         self._unanswered_at = -math.inf
@@ -172,15 +177,14 @@ class Uplink:
             self.url = coordinators.current
             disconnect = await self._run_link(config)
             worked = self._has_worked()
-            # A coordinator that restarts drops its sessions without a word.
-            expected_at_once = dialect_of(config, self.url) == USEPOD
             welcomed_s = self._link_ended(disconnect)
             decision = next_attempt(
                 disconnect,
                 waited_s,
                 welcomed_s,
                 self._uniform,
-                worked=worked or expected_at_once,
+                # Such a coordinator drops its sessions at every update, and expects them at once.
+                worked=worked or self._is_usepod,
                 welcomed_before=self.url in self._welcomed_urls,
                 hello_unanswered=self._clock() - self._unanswered_at < LATE_HELLO_S,
             )
@@ -216,7 +220,7 @@ class Uplink:
 
     async def _run_link(self, config: CoordinatorConfig) -> Disconnect:
         try:
-            is_usepod = dialect_of(config, self.url) == USEPOD
+            is_usepod = self._is_usepod = dialect_of(config, self.url) == USEPOD
             link = Link(
                 DialSettings.of(config, self.url),
                 self._new_usepod_session if is_usepod else self._new_protocol,
@@ -252,11 +256,7 @@ class Uplink:
         )
 
     def _new_usepod_session(self, _authority: str) -> AgentSession:
-        # The provider id is known: the coordinator does not need the code again.
-        is_known = self.url in self._welcomed_urls
-        return self._usepod.new_session(
-            "" if is_known else to_line(self.config.enrollment_code or "")
-        )
+        return self._usepod.new_session(to_line(self.config.enrollment_code or ""))
 
     def _link_ended(self, disconnect: Disconnect) -> float | None:
         """Detach the session; return the seconds since `Welcome`, None if the link had none."""
@@ -341,6 +341,8 @@ class Uplink:
         abandoned = self._resumption.welcomed(welcome)
         self.welcomed_at = self._clock()
         self._welcomed_urls.add(self.url)
+        if self._is_usepod:
+            self._usepod.welcomed(welcome.provider_id)
         self._completed_before = self._jobs.completed
         self._acked_before = {stream.job_id: stream.acked for stream in self._outbox.streams}
         self.state = LinkState.CONNECTED

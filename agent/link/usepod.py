@@ -1,8 +1,10 @@
 """What the links to a coordinator of the Use Pod dialect share, and what they log."""
 
+from pathlib import Path
 from typing import Final
 
 from provider_agent.agent.identity.key import Identity
+from provider_agent.agent.identity.provider_id import read_provider_id, store_provider_id
 from provider_agent.agent.version import agent_version
 from provider_agent.event_log import EventLogger
 from provider_agent.protocol.usepod.dialect import UsepodDialect
@@ -21,10 +23,14 @@ class UsepodLinks:
 
     Args:
         identity: the agent's key.
+        key_path: the key file, which also holds the provider id.
     """
 
-    def __init__(self, identity: Identity) -> None:
+    def __init__(self, identity: Identity, key_path: Path) -> None:
         self._identity = identity
+        self._key_path = key_path
+        self._provider_id: str | None = None
+        """"": none is known; None: the file was not read yet."""
         self._job_ids = JobIds()
         self._withheld: list[str] = []
         self._skipped: set[str] = set()
@@ -37,14 +43,32 @@ class UsepodLinks:
         """Return the session of a new link.
 
         Args:
-            enrollment_code: the code to send; "" for none.
+            enrollment_code: the code to send if no provider id is known; "" for none.
         """
+        if self._provider_id is None:
+            self._provider_id = read_provider_id(self._key_path)
         return UsepodSession(
             public_key=self._identity.public_key,
             sign=self._identity.sign,
             agent_version=agent_version(),
-            enrollment_code=enrollment_code,
+            enrollment_code="" if self._provider_id else enrollment_code,
         )
+
+    def welcomed(self, provider_id: str) -> None:
+        """Keep the provider id of a welcome; "" if the coordinator named none."""
+        if not provider_id or provider_id == self._provider_id:
+            return
+        self._provider_id = provider_id
+        try:
+            store_provider_id(self._key_path, provider_id)
+        except (OSError, ValueError) as error:
+            log.warning(
+                "provider id not stored",
+                path=str(self._key_path),
+                reason=getattr(error, "strerror", None) or str(error),
+                what_to_do="give the agent write access to the key file and its directory; "
+                "otherwise it sends the enrollment code again after a restart",
+            )
 
     def _log_withheld(self, model_ids: list[str]) -> None:
         """Log the models that the coordinator does not see, whenever these change."""

@@ -87,7 +87,7 @@ def _session(
 ) -> tuple[AgentSession, AgentDialect]:
     enrollment_code = to_line(config.coordinator.enrollment_code or "")
     if is_usepod:
-        links = UsepodLinks(identity)
+        links = UsepodLinks(identity, config.identity.key_path)
         return links.new_session(enrollment_code), links.new_dialect()
     session = AgentProtocol(
         authority=settings.authority,

@@ -2,6 +2,7 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
+from provider_agent.agent.identity.provider_id import store_provider_id
 from tests.unit.agent.cli.calls import SECRET, invoke
 
 
@@ -24,3 +25,13 @@ def test_damaged_key_prints_one_line_without_the_content_of_the_file(runner: Cli
     assert result.exit_code == 2
     assert result.output.startswith("Error: bad.key: damaged: ")
     assert result.output.count("\n") == 1
+
+
+def test_the_provider_id_is_printed_once_it_is_known(runner: CliRunner) -> None:
+    path = "agent.key"
+    first = invoke(runner, "identity", PROVIDER_AGENT_IDENTITY_KEY_PATH=path)
+    store_provider_id(Path(path), "prov_1")
+    second = invoke(runner, "identity", PROVIDER_AGENT_IDENTITY_KEY_PATH=path)
+
+    assert "provider id" not in first.stdout
+    assert second.stdout == first.stdout + "provider id  prov_1\n"

@@ -1,18 +1,64 @@
+from pathlib import Path
+
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from provider_agent.agent.identity.key import Identity
+from provider_agent.agent.identity.key import Identity, load_or_create
 from provider_agent.agent.link.advice import explain_disconnect
 from provider_agent.agent.link.backoff import Disconnect, DisconnectCause, Retry, next_attempt
 from provider_agent.agent.link.close_reason import explain_rejection
 from provider_agent.agent.link.usepod import UsepodLinks
-from provider_agent.protocol.frames import AgentLimits, Capabilities, ModelOffer, Rejected
+from provider_agent.protocol.frames import (
+    AgentLimits,
+    Capabilities,
+    Challenge,
+    Hello,
+    ModelOffer,
+    Rejected,
+)
 from provider_agent.protocol.limits import MIB
 
 
 @pytest.fixture
-def links() -> UsepodLinks:
-    return UsepodLinks(Identity(Ed25519PrivateKey.generate()))
+def links(tmp_path: Path) -> UsepodLinks:
+    return new_links(tmp_path / "identity.key")
+
+
+def new_links(path: Path) -> UsepodLinks:
+    return UsepodLinks(Identity(Ed25519PrivateKey.generate()), path)
+
+
+def sent_code(links: UsepodLinks) -> str:
+    """Return the enrollment code that a new link sends."""
+    session = links.new_session("POD-1")
+    session.receive(Challenge(b"n" * 32, ""))
+    (hello,) = session.to_send
+    assert isinstance(hello, Hello)
+    return hello.enrollment_code
+
+
+def test_the_code_is_sent_until_the_provider_id_is_known_also_after_a_restart(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "identity.key"
+    load_or_create(path)
+    links = new_links(path)
+
+    assert sent_code(links) == "POD-1"
+    links.welcomed("")
+    assert sent_code(links) == "POD-1"
+    links.welcomed("prov_1")
+    assert sent_code(links) == ""
+    assert sent_code(new_links(path)) == ""
+
+
+def test_a_key_file_that_cannot_be_written_is_reported_and_the_id_is_used(
+    links: UsepodLinks, caplog: pytest.LogCaptureFixture
+) -> None:
+    links.welcomed("prov_1")
+
+    assert sent_code(links) == ""
+    assert [one.message for one in caplog.records] == ["provider id not stored"]
 
 
 def offer(*model_ids: str) -> Capabilities:
