@@ -99,6 +99,7 @@ async def test_the_handshake_and_the_offers(
         "max_tokens_per_minute": 200_000,
     }
     assert agent.service.uplink.connected.is_set()
+    assert agent.service.status().dialect == "usepod"
 
 
 async def test_a_model_without_a_price_is_withheld_and_logged_once(
