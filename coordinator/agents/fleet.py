@@ -184,9 +184,14 @@ class Fleet:
         else:
             self._detached.add(session)
 
-    def end_session(self, public_key: bytes) -> None:
-        """End the detached session of an agent that has a session at another coordinator."""
-        self._detached.end_current(public_key)
+    def end_older_session(self, public_key: bytes, is_older: Callable[[str], bool]) -> None:
+        """End the detached session of an agent that was started again at another coordinator.
+
+        Args:
+            public_key: the agent.
+            is_older: whether the `instance_id` of a session is that of an older process.
+        """
+        self._detached.end_current(public_key, is_older)
 
     def join(self, agent: ConnectedAgent) -> None:
         """Add an admitted agent; close or retire older connections of its key."""
@@ -194,6 +199,7 @@ class Fleet:
         self._had_agents = True
         if not agent.resumed:
             self._detached.end_replaced(key, agent.instance_id)
+            self._remote.session_started(key, agent.instance_id)
             self._close_same_process(agent)
         if agent.retired and key in self._agents:
             self._retire(agent)

@@ -28,6 +28,10 @@ class RemoteAgents(Protocol):
         """Whether jobs of an agent belong to other coordinators, and none can be reached now."""
         ...
 
+    def session_started(self, public_key: bytes, instance_id: str) -> None:
+        """Note that a process of an agent has a new session here: older processes have ended."""
+        ...
+
     def take_over(
         self, hello: Hello, session_id: bytes, done: Callable[[DetachedSession | None], None]
     ) -> bool:
@@ -59,6 +63,9 @@ class NoRemoteAgents:
     def must_wait(self, _hello: Hello) -> bool:
         """Return False."""
         return False
+
+    def session_started(self, _public_key: bytes, _instance_id: str) -> None:
+        """Do nothing."""
 
     def take_over(
         self, _hello: Hello, _session_id: bytes, _done: Callable[[DetachedSession | None], None]

@@ -11,11 +11,13 @@ queue.
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Final
 
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
+from nats.errors import NoRespondersError
 
 from provider_agent.coordinator.agents.fleet import Fleet
 from provider_agent.coordinator.cluster.member import ClusterMember
@@ -67,7 +69,16 @@ NO_RESPONDERS: Final = "no_responders"
 """To the subject `no_responders.ID.PEER`, NATS reports that nobody receives the messages from ID to
 PEER: that coordinator has crashed, or is not connected."""
 
-_STATUS_NO_RESPONDERS: Final = "503"
+_STATUS: Final = "503"
+
+RECONNECT_S: Final = 2.5
+"""For so long after a connection to NATS was made, others may still reconnect: that nobody receives
+a message does not mean then that they have crashed."""
+
+ASK_AGAIN_S: Final = 0.25
+
+SERVER_ANSWER_S: Final = 1.0
+"""How long the NATS server may take to answer when all other coordinators are silent."""
 
 CANCEL_AGAIN_S: Final = 0.1
 """The pause before a task that has ignored its cancellation is cancelled again."""
@@ -109,6 +120,8 @@ class ClusterBus:
         self._idle = asyncio.Event()
         self._log = LimitedLog(log, clock)
         self._client = NatsClient(cluster)
+        self._server_hangs = False
+        self._connected_at = -math.inf
         self._may_be_isolated = True
         self._intervals_alone = 0
         self._tasks: list[asyncio.Task[None]] = []
@@ -259,7 +272,8 @@ class ClusterBus:
 
     async def _on_no_responders(self, message: Msg) -> None:
         """Note that NATS had nobody to deliver a message to, as its subject names."""
-        if message.headers is not None and message.headers.get("Status") == _STATUS_NO_RESPONDERS:
+        is_report = message.headers is not None and message.headers.get("Status") == _STATUS
+        if is_report and not self._others_may_reconnect:
             with contextlib.suppress(ValueError):  # anyone with the credentials can send this
                 self.member.set_unreachable(bytes.fromhex(message.subject.rpartition(".")[2]))
 
@@ -272,8 +286,8 @@ class ClusterBus:
             subject = f"{self._base}.takeover.{coordinator.hex()}"
             answer = None
             try:
-                reply = await self._client.request(subject, message, timeout=ANSWER_TIMEOUT_S)
-                answer = reply.data
+                async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                    answer = await self._request(subject, message)
             except (NatsError, OSError) as error:
                 self._log.log(
                     logging.WARNING,
@@ -288,6 +302,21 @@ class ClusterBus:
         task.add_done_callback(self._asking.discard)
         task.add_done_callback(_log_failure)
 
+    async def _request(self, subject: str, message: bytes) -> bytes:
+        while True:
+            try:
+                reply = await self._client.request(subject, message, timeout=ANSWER_TIMEOUT_S)
+            except NoRespondersError:
+                if not self._others_may_reconnect:
+                    raise
+                await asyncio.sleep(ASK_AGAIN_S)
+            else:
+                return bytes(reply.data)
+
+    @property
+    def _others_may_reconnect(self) -> bool:
+        return asyncio.get_running_loop().time() - self._connected_at < RECONNECT_S
+
     async def _on_connected(self) -> None:
         log.info(
             "cluster connected",
@@ -295,6 +324,8 @@ class ClusterBus:
             prefix=self._cluster.prefix,
             server=self.server,
         )
+        self._server_hangs = False
+        self._connected_at = asyncio.get_running_loop().time()
         # The others ignore jobs of a coordinator of which they have no snapshot.
         await self._publish_snapshot()
         self.member.set_connected(True)
@@ -363,6 +394,31 @@ class ClusterBus:
             cluster = self._cluster
             log.info("no other coordinator found", prefix=cluster.prefix, servers=cluster.servers)
 
+    async def _check_server(self) -> None:
+        """Count a server that has stopped without closing the connection as disconnected.
+
+        Otherwise all coordinators would seem to have crashed. The client's own pings take longer.
+        """
+        if self._server_hangs:
+            if await self._server_answers():
+                self._server_hangs = False
+                await self._on_connected()
+        elif self.member.is_connected and self.member.view.all_silent:
+            self._server_hangs = not await self._server_answers()
+            if self._server_hangs:
+                await self._on_disconnected()
+
+    async def _server_answers(self) -> bool:
+        # Not with a ping: the client fails on an answer that comes after the timeout.
+        subject = f"{self._base}.nobody"
+        try:
+            await self._client.request(subject, b"", timeout=SERVER_ANSWER_S)
+        except NoRespondersError:
+            return True
+        except (OSError, NatsError):
+            return False
+        return True
+
     async def _publish_snapshots(self) -> None:
         """Publish a snapshot at each interval and soon after a change."""
         loop = asyncio.get_running_loop()
@@ -370,6 +426,7 @@ class ClusterBus:
         while True:
             self._snapshot_due.clear()
             if loop.time() >= tick_at:
+                await self._check_server()
                 self.member.tick()
                 self._report_isolation()
                 tick_at = loop.time() + self._cluster.interval_s

@@ -28,7 +28,7 @@ from provider_agent.coordinator.cluster.messages import (
     frame_size,
 )
 from provider_agent.coordinator.cluster.remote_agent import RemoteAgent
-from provider_agent.coordinator.cluster.takeover_messages import TakenJob, TakeoverRequest, fitting
+from provider_agent.coordinator.cluster.takeover import TakenJob, TakeoverRequest, fitting
 from provider_agent.coordinator.connections.limited_log import LimitedLog
 from provider_agent.coordinator.reason import Reason
 from provider_agent.coordinator.sessions.detached_session import LostJob, not_received
@@ -66,6 +66,8 @@ class _EdgeJob(Struct, eq=False):
 
     running: RunningJob
     holder: bytes
+    process: int
+    """The process of the agent; see `ids.process_of`."""
     stream: ReceiveStream
     sent_at: float
     renewed_at: int = -1
@@ -136,7 +138,7 @@ class EdgeJobs:
         running = RunningJob(job, self, now + job.deadline_ms / 1000, agent.public_key)
         stream = ReceiveStream(self._window_bytes)
         running.expect_receipt(agent.receipts)
-        self._jobs[job.job_id] = _EdgeJob(running, agent.holder, stream, now)
+        self._jobs[job.job_id] = _EdgeJob(running, agent.holder, agent.process, stream, now)
         self._send(agent.holder, Offer(agent.public_key, job.header, self._window_bytes))
         self._outboxes[agent.holder].requests.add(job.job_id, job.request)
         return running
@@ -235,12 +237,14 @@ class EdgeJobs:
 
     # --- takeover ---------------------------------------------------------------------------------
 
-    def add(self, running: RunningJob, stream: ReceiveStream, holder: bytes) -> None:
+    def adopt(
+        self, running: RunningJob, stream: ReceiveStream, holder: bytes, process: int
+    ) -> None:
         """Own a job of a client here whose agent has reconnected to another coordinator."""
         running.owner = self
-        self._jobs[running.job_id] = _EdgeJob(running, holder, stream, self._clock())
+        self._jobs[running.job_id] = _EdgeJob(running, holder, process, stream, self._clock())
 
-    def move(self, request: TakeoverRequest) -> list[TakenJob]:
+    def hand_over(self, request: TakeoverRequest) -> list[TakenJob]:
         """Return the jobs that continue at the sender of `request`, and expect their frames there.
 
         The other jobs that the agent lists end, if they are jobs of this agent.
@@ -253,7 +257,7 @@ class EdgeJobs:
             self._lose(mine, Reason.PROVIDER_LOST)
         return taken
 
-    def remove(self, request: TakeoverRequest) -> list[tuple[RunningJob, ReceiveStream]]:
+    def take_back(self, request: TakeoverRequest) -> list[tuple[RunningJob, ReceiveStream]]:
         """Remove and return the jobs that continue here, because their agent is connected here."""
         returned = []
         for mine in self._continued(request):
@@ -332,11 +336,11 @@ class EdgeJobs:
                 mine.running.set_lost(True)
         self._outboxes.pop(holder, None)
 
-    def lose_agent(self, public_key: bytes, holder: bytes) -> None:
-        """End the jobs of lost coordinators that an agent, now connected to `holder`, has not."""
+    def end_older_process(self, public_key: bytes, process: int) -> None:
+        """End the jobs of lost coordinators whose agent has been started again since."""
         for mine in list(self._jobs.values()):
-            is_lost = mine.lost_at is not None and mine.holder != holder
-            if is_lost and mine.running.public_key == public_key:
+            is_older = mine.running.public_key == public_key and mine.process != process
+            if is_older and mine.lost_at is not None:
                 self._lose(mine, Reason.PROVIDER_LOST)
 
     def set_lost(self, holder: bytes, *, lost: bool) -> None:

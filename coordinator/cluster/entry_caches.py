@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from provider_agent.coordinator.agents.connected_agent import ConnectedAgent
+from provider_agent.coordinator.cluster.ids import process_of
 from provider_agent.coordinator.cluster.messages import AgentEntry, decode_entry, encode_entry
 from provider_agent.coordinator.cluster.remote_agent import entry_of
 from provider_agent.coordinator.sessions.offers import OfferTable
@@ -31,7 +32,8 @@ class EncodedEntries:
             state = _state(agent, offers)
             known = older.get(agent.public_key)
             if known is None or known[0] != state:
-                entry = entry_of(agent, offers, receipts=agent.sends_receipts)
+                process = process_of(agent.instance_id)
+                entry = entry_of(agent, offers, receipts=agent.sends_receipts, process=process)
                 known = state, encode_entry(entry)
             self._latest[agent.public_key] = known
             yield known[1]
@@ -49,6 +51,7 @@ def _state(agent: ConnectedAgent, offers: OfferTable) -> object:
         agent.overdue,
         agent.send_queue_full,
         agent.sends_receipts,
+        agent.instance_id,
     )
 
 

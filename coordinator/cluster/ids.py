@@ -4,6 +4,7 @@ The first bytes of each such id are those of the coordinator's own id. So an age
 to another coordinator tells it, with the ids in its `Hello`, which coordinators to ask.
 """
 
+import zlib
 from collections.abc import Callable
 from typing import Final
 
@@ -15,6 +16,11 @@ coordinator keep 74 random bits: those of a UUID without version, variant and ta
 def tag_of(any_id: bytes) -> bytes:
     """Return the tag of a coordinator, or of the one that created a job or session."""
     return any_id[:TAG_BYTES]
+
+
+def process_of(instance_id: str) -> int:
+    """Return a short hash of the id of an agent's process; 0 if the agent has sent none."""
+    return zlib.crc32(instance_id.encode())
 
 
 def tagged(coordinator: bytes, random_bytes: Callable[[int], bytes]) -> Callable[[int], bytes]:

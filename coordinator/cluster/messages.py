@@ -192,6 +192,7 @@ class AgentEntry(Struct, array_like=True, frozen=True, gc=False):
         send_queue_full: whether too many bytes of requests are queued for it.
         models: the models that receive jobs.
         receipts: whether the ends of its jobs have receipts.
+        process: which process of the agent is connected; see `ids.process_of`.
     """
 
     public_key: PublicKey
@@ -202,6 +203,7 @@ class AgentEntry(Struct, array_like=True, frozen=True, gc=False):
     send_queue_full: bool
     models: Annotated[list[ModelEntry], Meta(max_length=MAX_MODELS)]
     receipts: bool = False
+    process: Annotated[int, Meta(ge=0, lt=2**32)] = 0
 
 
 class Snapshot(Struct, frozen=True):

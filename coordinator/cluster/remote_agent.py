@@ -57,6 +57,11 @@ class RemoteAgent:
         return self
 
     @property
+    def process(self) -> int:
+        """Which process of the agent is connected; see `ids.process_of`."""
+        return self._entry.process
+
+    @property
     def receipts(self) -> bool:
         """Whether the ends of its jobs have receipts."""
         return self._entry.receipts
@@ -132,7 +137,7 @@ def _offer_table(entry: AgentEntry, revision: int) -> OfferTable:
     return OfferTable(Capabilities(revision, models, AgentLimits(entry.capacity)))
 
 
-def entry_of(agent: Candidate, offers: OfferTable, *, receipts: bool) -> AgentEntry:
+def entry_of(agent: Candidate, offers: OfferTable, *, receipts: bool, process: int) -> AgentEntry:
     """Return the entry of an agent that is connected here."""
     models = []
     for model_id, operations in offers.models.items():
@@ -159,4 +164,5 @@ def entry_of(agent: Candidate, offers: OfferTable, *, receipts: bool) -> AgentEn
         send_queue_full=agent.send_queue_full,
         models=models,
         receipts=receipts,
+        process=process,
     )

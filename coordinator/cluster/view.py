@@ -47,12 +47,12 @@ class ViewChange(Struct, frozen=True):
     Attributes:
         offers: public key → the models whose offers are new.
         left: whether the coordinator has left the cluster.
-        joined: the public keys of the agents that were not connected to it before.
+        joined: public key → process of the agents that were not connected to it before.
     """
 
     offers: dict[bytes, list[str]]
     left: bool = False
-    joined: frozenset[bytes] = frozenset()
+    joined: dict[bytes, int] = {}
 
 
 class ClusterView:
@@ -180,7 +180,7 @@ class ClusterView:
         self, sender: bytes, coordinator: _Coordinator, entries: list[AgentEntry]
     ) -> ViewChange:
         older, coordinator.agents = coordinator.agents, {}
-        known = frozenset(older)
+        joined: dict[bytes, int] = {}
         changed: dict[bytes, list[str]] = {}
         for entry in entries[:MAX_AGENTS]:
             key = entry.public_key
@@ -189,6 +189,7 @@ class ClusterView:
                 agent = self._by_key[key] = self._new_agent(sender, entry)
                 self._index.update(key, agent)
                 changed[key] = list(agent.offers.models)
+                joined[key] = entry.process
             else:
                 offers = agent.offers
                 if models := agent.update(entry):
@@ -198,7 +199,7 @@ class ClusterView:
             coordinator.agents[key] = agent
         for agent in older.values():
             self._forget(agent)
-        return ViewChange(changed, joined=frozenset(coordinator.agents) - known)
+        return ViewChange(changed, joined=joined)
 
     def _forget(self, agent: RemoteAgent) -> None:
         """Remove an agent; another coordinator that has it too replaces it."""
@@ -219,6 +220,15 @@ class ClusterView:
         for agent in coordinator.agents.values():
             self._forget(agent)
         return True
+
+    @property
+    def all_silent(self) -> bool:
+        """Whether there are other coordinators, and all of them are silent but not unreachable."""
+        now = self._clock()
+        return bool(self._coordinators) and all(
+            coordinator.is_reachable and now - coordinator.heard_at > self._silent_s
+            for coordinator in self._coordinators.values()
+        )
 
     def expire(self) -> list[bytes]:
         """Remove the silent coordinators, and return them."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Final
 
 from msgspec import Struct
@@ -103,14 +103,16 @@ class DetachedSessions:
 
         A retired session of another process is kept, because that process may still resume it.
         """
-        self.end_current(public_key)
+        self._end((public_key, False))
         retired = self._entries.get((public_key, True))
         if retired is not None and retired.session.instance_id == instance_id:
             self._end((public_key, True))
 
-    def end_current(self, public_key: bytes) -> None:
-        """End the session of a key that is not retired."""
-        self._end((public_key, False))
+    def end_current(self, public_key: bytes, is_older: Callable[[str], bool]) -> None:
+        """End the session of a key that is not retired, if its process is an older one."""
+        entry = self._entries.get((public_key, False))
+        if entry is not None and is_older(entry.session.instance_id):
+            self._end((public_key, False))
 
     def end_all(self) -> None:
         """End every stored session, because the coordinator stops."""

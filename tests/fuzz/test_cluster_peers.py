@@ -22,6 +22,11 @@ from provider_agent.coordinator.cluster.messages import (
     decode_snapshot,
     encode_batch,
 )
+from provider_agent.coordinator.cluster.takeover import (
+    TakeoverRequest,
+    decode_answer,
+    decode_request,
+)
 from provider_agent.coordinator.cluster.usage import (
     KeyUsage,
     UsageExchange,
@@ -38,6 +43,7 @@ from provider_agent.protocol.frames import (
     JobHeader,
     JobResult,
     JobStarted,
+    LiveJob,
     RequestChunk,
     Usage,
 )
@@ -99,8 +105,35 @@ def test_any_frames_raise_nothing_and_leave_nothing(
     for sender in (EDGE, HOLDER, b"X" * 16):
         pair.edge.lose_holder(sender)
         pair.holder.drop_edge(sender)
-    pair.edge.expire(0)  # a lost holder's jobs are kept for a while
+    pair.edge.expire(0)
     assert (len(pair.edge), len(pair.holder)) == (0, 0)
+
+
+LIVE_JOBS = st.lists(
+    st.builds(LiveJob, JOB_IDS, OFFSETS, OFFSETS, OFFSETS, st.booleans()), max_size=6
+)
+
+
+@depth()
+@given(st.lists(st.tuples(st.sampled_from([AGENT_KEY, b"x" * 32]), LIVE_JOBS), max_size=6))
+def test_any_takeovers_raise_nothing_and_leave_nothing(
+    requests: list[tuple[bytes, list[LiveJob]]],
+) -> None:
+    pair = ClusterPair()
+    for number in range(2):
+        pair.agent.submit(chat_job(number))
+    pair.exchange()
+    for public_key, live_jobs in requests:
+        for taken in pair.edge.hand_over(
+            TakeoverRequest(b"X" * 16, public_key, b"s" * 16, live_jobs)
+        ):
+            assert public_key == AGENT_KEY
+            assert taken.consumed <= taken.received
+    pair.edge.take_back(TakeoverRequest(EDGE, AGENT_KEY, b"s" * 16, []))
+    for sender in (HOLDER, b"X" * 16):
+        pair.edge.lose_holder(sender)
+    pair.edge.expire(0)
+    assert len(pair.edge) == 0
 
 
 @depth()
@@ -123,7 +156,13 @@ def test_a_third_coordinator_cannot_affect_a_job(frames: list[PeerFrame]) -> Non
 @depth()
 @given(st.binary(max_size=200))
 def test_any_bytes_are_decoded_or_rejected(message: bytes) -> None:
-    decoders: tuple[Any, ...] = (decode_batch, decode_snapshot, decode_report)
+    decoders: tuple[Any, ...] = (
+        decode_batch,
+        decode_snapshot,
+        decode_report,
+        decode_request,
+        decode_answer,
+    )
     for decode in decoders:
         with contextlib.suppress(MalformedPeerMessage):
             decode(message)

@@ -137,6 +137,18 @@ async def test_running_job_continues_after_a_restart_of_nats() -> None:
         assert await response.read() == b"two,three"
 
 
+async def test_running_job_continues_after_nats_has_stopped_without_closing_connections() -> None:
+    async with remote_job_harness() as remote:
+        job, response = await remote.start_response(b"one,")
+        remote.cluster.nats.suspend()
+        await wait_until(lambda: not member_of(remote.edge).is_connected)
+        await wait_until(lambda: not member_of(remote.holder).is_connected)
+        await job.send(b"two,")
+        remote.cluster.nats.resume()
+        await job.answer_rest(b"three")
+        assert await response.read() == b"two,three"
+
+
 async def test_remote_job_is_refused_while_nats_is_down() -> None:
     async with remote_job_harness(replace(NO_HEARTBEATS, queue_s=0)) as remote:
         await remote.cluster.nats.stop()

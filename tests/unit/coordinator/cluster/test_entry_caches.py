@@ -72,7 +72,7 @@ def test_encoded_entry_is_that_of_the_agent_after_any_change(
     change(harness, agent)
     (after,) = entries.encode([agent])
     assert agent.offers is not None
-    assert decode_entry(after) == entry_of(agent, agent.offers, receipts=False)
+    assert decode_entry(after) == entry_of(agent, agent.offers, receipts=False, process=0)
     assert (after is before) is (change is _nothing)
 
 

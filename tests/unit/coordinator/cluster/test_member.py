@@ -66,7 +66,7 @@ class Member:
     def _snapshot_changed(self) -> None:
         self.snapshots_due += 1
 
-    def join(self, key: bytes = AGENT_KEY) -> ConnectedAgent:
+    def join(self, key: bytes = AGENT_KEY, instance_id: str = "") -> ConnectedAgent:
         agent = ConnectedAgent(
             protocol=CoordinatorProtocol(nonce=bytes(32), name="", authorities=[]),
             session_id=bytes(16),
@@ -78,7 +78,7 @@ class Member:
             check_alive=lambda report: report(True),
             remote="192.0.2.7",
         )
-        agent.public_key = key
+        agent.public_key, agent.instance_id = key, instance_id
         agent.offers = OfferTable(Capabilities(1, [offer("tiny")], AgentLimits(4)))
         self.fleet.join(agent)
         return agent
@@ -196,6 +196,14 @@ def test_jobs_of_a_coordinator_that_leaves_wait_for_their_agents() -> None:
     job = members.remote().submit(chat_job())
     members.send_snapshot(leaving=True)
     assert (job.lost, job.end) == (True, None)
+
+
+def test_job_of_an_agent_that_was_restarted_and_dials_its_edge_ends_at_once() -> None:
+    members = Members()
+    job = members.remote().submit(chat_job())
+    members.send_snapshot(leaving=True)
+    members.two.join(instance_id="started again")
+    assert isinstance(job.end, LostJob)
 
 
 def test_unreachable_coordinator_receives_no_jobs_until_its_next_snapshot() -> None:
@@ -371,7 +379,7 @@ async def test_session_ends_when_its_agent_starts_another_one_elsewhere() -> Non
     fleet, restarted = members.two.fleet, b"r" * 32
     fleet.keep(new_session(restarted, b"s" * 16, "first process"))
     fleet.keep(new_session(AGENT_KEY, b"t" * 16, "known at the other coordinator"))
-    members.one.join(restarted)
+    members.one.join(restarted, "second process")
     members.send_snapshot()
     assert [session.session_id for session in fleet.detached_sessions()] == [(b"t" * 16).hex()]
     fleet.close()
@@ -383,7 +391,7 @@ def test_job_of_a_lost_coordinator_ends_when_its_agent_starts_another_session() 
     members.send_snapshot(leaving=True)
     assert running.end is None
     third = Member(b"3" * 16, lambda: members.now)
-    third.join()
+    third.join(instance_id="started again")
     for message in third.member.snapshot():
         members.two.member.receive_snapshot(message)
     assert isinstance(running.end, LostJob)

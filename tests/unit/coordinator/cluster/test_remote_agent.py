@@ -16,7 +16,7 @@ def test_entry_of_a_remote_agent_is_its_entry() -> None:
     entry = AgentEntry(AGENT_KEY, 4, 1, True, True, False, [REPORTED])
     agent = ClusterPair().agent
     agent.update(entry)
-    assert entry_of(agent, agent.offers, receipts=False) == entry
+    assert entry_of(agent, agent.offers, receipts=False, process=0) == entry
 
 
 def test_jobs_sent_since_the_snapshot_count() -> None:

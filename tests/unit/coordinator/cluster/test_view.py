@@ -105,7 +105,7 @@ def test_parts_count_when_the_last_one_has_arrived() -> None:
     assert harness.receive(ONE, agent_entry(key=A), part=0, parts=2) is None
     assert harness.found() == []
     change = harness.receive(ONE, agent_entry(key=B), part=1, parts=2)
-    assert change == ViewChange({A: ["tiny"], B: ["tiny"]}, joined=frozenset({A, B}))
+    assert change == ViewChange({A: ["tiny"], B: ["tiny"]}, joined={A: 0, B: 0})
     assert harness.found() == [(A, ONE), (B, ONE)]
 
 
@@ -128,9 +128,7 @@ def test_older_revision_is_ignored() -> None:
 
 def test_change_names_the_models_with_new_offers() -> None:
     harness = ViewHarness()
-    assert harness.receive(ONE, agent_entry(key=A)) == ViewChange(
-        {A: ["tiny"]}, joined=frozenset({A})
-    )
+    assert harness.receive(ONE, agent_entry(key=A)) == ViewChange({A: ["tiny"]}, joined={A: 0})
     assert harness.receive(ONE, agent_entry(key=A, in_flight=3)) == ViewChange({})
     two_models = agent_entry(model_entry("tiny"), model_entry("large"), key=A)
     assert harness.receive(ONE, two_models) == ViewChange({A: ["large"]})
