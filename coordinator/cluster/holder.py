@@ -243,8 +243,15 @@ class HolderJobs:
         session.add(job, stream, now)
 
     def expect(self, job_ids: Iterable[bytes]) -> None:
-        """Do not report jobs as unknown for the time of a lease, because they are moving."""
-        for job_id in job_ids:
+        """Do not report jobs as unknown for the time of a lease, because they are moving.
+
+        Older reports that were not sent yet are dropped: the edge would apply them to a job that
+        has returned here.
+        """
+        moving = set(job_ids)
+        for outbox in self._outboxes.values():
+            outbox.frames = deque(frame for frame in outbox.frames if frame.job_id not in moving)
+        for job_id in moving:
             self._moving.pop(job_id, None)
             self._moving[job_id] = self._clock()
             if len(self._moving) > MAX_JOBS:

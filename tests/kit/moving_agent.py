@@ -219,6 +219,12 @@ class MemoryCluster:
         ]
 
     def deliver(self, route: Route) -> None:
+        """Deliver a message; a request or an answer does not overtake frames, as in NATS."""
+        sender, receiver, kind = route
+        if kind in (Kind.REQUEST, Kind.ANSWER):
+            frames = self.messages[sender, receiver, Kind.BATCH]
+            while frames:
+                frames.popleft().deliver()
         self.messages[route].popleft().deliver()
         self.collect()
 
@@ -231,7 +237,8 @@ class MemoryCluster:
         self.collect()
         while routes := self.routes(*kinds):
             for route in routes:
-                self.deliver(route)
+                if self.messages[route]:
+                    self.deliver(route)
 
     def settle(self) -> None:
         """Let an interval pass in which nothing is lost."""

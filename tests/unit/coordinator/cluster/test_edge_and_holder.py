@@ -336,3 +336,14 @@ def test_responses_are_complete_over_messages_that_are_lost(seed: int) -> None:
     assert read == written
     assert all(isinstance(job.end, JobResult) for job in running.values())
     assert len(pair.edge) == 0
+
+
+def test_report_that_was_not_sent_is_dropped_when_its_job_returns() -> None:
+    # Otherwise the edge would end the job, which continues.
+    pair = ClusterPair()
+    job = chat_job()
+    pair.agent.submit(job)
+    pair.exchange()
+    pair.played.jobs[job.job_id].on_end(LostJob(job.job_id, 0, "provider_lost", ""))
+    pair.holder.expect([job.job_id])
+    assert pair.holder.next_frames(EDGE, 10**9) == []
