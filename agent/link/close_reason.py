@@ -31,12 +31,15 @@ _FATAL: Final = frozenset({DisconnectCause.INCOMPATIBLE, DisconnectCause.REPLACE
 """Causes that apply even if a `Drain` asked for a wait before the close."""
 
 
-def explain_close(closed: ConnectionClosed, drain: Drain | None) -> Disconnect:
+def explain_close(
+    closed: ConnectionClosed, drain: Drain | None, *, restart_is_short: bool = False
+) -> Disconnect:
     """Return what a close handshake, or its absence, means for the next dial.
 
     Args:
         closed: the library's exception.
         drain: the last `Drain` of the coordinator, if any.
+        restart_is_short: whether a coordinator that closes with 1012 expects its agents at once.
     """
     retry_after_s = None if drain is None else drain.reconnect_after_ms / 1000 or None
     if closed.sent is not None and not closed.rcvd_then_sent:  # the agent closed first
@@ -51,6 +54,8 @@ def explain_close(closed: ConnectionClosed, drain: Drain | None) -> Disconnect:
     reason = sanitize(frame.reason)
     detail = f"the coordinator closed the connection: {frame.code} {reason}".rstrip()
     cause = _CAUSES.get(frame.code, DisconnectCause.LOST)
+    if restart_is_short and frame.code == CloseCode.SERVICE_RESTART:
+        cause = DisconnectCause.LOST
     if cause in _FATAL:
         return Disconnect(cause, detail)
     if retry_after_s is not None:

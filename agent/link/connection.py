@@ -138,7 +138,9 @@ class Link:
             await _close(connection, error.close_code, str(error)[:_MAX_REASON_CHARS])
             return violation(str(error))
         except ConnectionClosed as closed:
-            disconnect = explain_close(closed, self._drain)
+            # Without resumption, another instance already expects the agent.
+            restart_is_short = self._dialect.take_acks is not None
+            disconnect = explain_close(closed, self._drain, restart_is_short=restart_is_short)
             if disconnect.cause is DisconnectCause.BROKEN_PEER and closed.sent is not None:
                 _log_violation(closed.sent.reason, closed.sent.code)
             return disconnect

@@ -26,6 +26,7 @@ from tests.kit.fakes.vllm import MODEL, FakeVllm
 from tests.kit.running_agent import RunningAgent
 from tests.kit.scripted_backend import ScriptedBackend, model
 from tests.kit.usepod_coordinator import UsepodConnection, UsepodCoordinator
+from tests.kit.virtual_time import in_virtual_time, now
 
 PRICING = PricingConfig(default_input_per_1m=500_000, default_output_per_1m=750_000)
 
@@ -98,6 +99,7 @@ async def test_the_handshake_and_the_offers(
         "max_tokens_per_minute": 200_000,
     }
     assert agent.service.uplink.connected.is_set()
+    assert agent.service.status().dialect == "usepod"
 
 
 async def test_a_model_without_a_price_is_withheld_and_logged_once(
@@ -297,6 +299,42 @@ async def test_a_lost_link_ends_its_jobs_at_once(
     await again.send_job(job_id, MODEL)
     assert (await again.end(job_id))["type"] == "job_done"
     assert again.data(job_id) == server.jobs[1].sent
+
+
+@pytest.mark.parametrize("close_code", [None, 1001, 1012])
+@in_virtual_time
+async def test_a_dropped_agent_is_back_within_a_second_each_time(close_code: int | None) -> None:
+    async with UsepodCoordinator() as coordinator:
+        config = usepod_config(coordinator)
+        async with RunningAgent(None, ScriptedBackend(), config=config, jitter=0.999):
+            dropped_at = now()
+            for _ in range(5):
+                connection = await coordinator.next_connection()
+                await connection.next("capabilities")
+                dropped_at = now()
+                if close_code is None:
+                    connection.cut()
+                else:
+                    await connection.socket.close(close_code)
+                await connection.closed.wait()
+            await coordinator.next_connection()
+            assert now() - dropped_at <= 1.0
+
+
+@in_virtual_time
+async def test_a_refused_agent_comes_back_after_a_minute_and_is_then_admitted() -> None:
+    async with UsepodCoordinator() as coordinator:
+        coordinator.refusal = "unknown key"
+        async with RunningAgent(None, ScriptedBackend(), config=usepod_config(coordinator)):
+            connection = await coordinator.next_connection()
+            await connection.closed.wait()
+            refused_at = now()
+            coordinator.refusal = None
+            again = await coordinator.next_connection()
+
+            assert now() - refused_at >= 60.0
+            assert again.messages[0]["enrollment_code"] == "POD-1"
+            await again.next("capabilities")
 
 
 async def test_a_stalled_coordinator_pauses_the_backend(coordinator: UsepodCoordinator) -> None:
