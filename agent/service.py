@@ -219,6 +219,7 @@ class Service:
         """Return the current state of the whole agent."""
         return self._reports.status(
             url=self.uplink.url,
+            dialect=self.uplink.dialect,
             link=self.uplink.state,
             welcomed_at=self.uplink.welcomed_at,
             last_disconnect=self.uplink.last_disconnect,

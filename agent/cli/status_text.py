@@ -18,6 +18,7 @@ from provider_agent.agent.telemetry.status import (
     StatusSnapshot,
     readiness,
 )
+from provider_agent.protocol.limits import SUBPROTOCOL
 
 _LISTED: Final = 8
 """The most names in one row, and the most models with their earnings."""
@@ -55,6 +56,8 @@ def _facts(state: StatusSnapshot) -> Table:
     facts.add_row("version", state.version)
     facts.add_row("up", duration(state.uptime_s))
     facts.add_row("coordinator", visible(state.coordinator_url))
+    if state.dialect != SUBPROTOCOL:
+        facts.add_row("dialect", visible(state.dialect))
     facts.add_row("link", state.link)
     if serves := _serving(state.availability):
         facts.add_row("serves", serves)

@@ -92,6 +92,7 @@ class Uplink:
     Attributes:
         config: applies from the next connection on.
         url: the address that was dialed last.
+        dialect: the dialect of the coordinator there.
         connected: set from `Welcome` until the link ends.
         welcomed_at: time of the last `Welcome`; None: there was none.
         last_activity_at: time of the last received message or pong.
@@ -133,8 +134,7 @@ class Uplink:
         self._uniform = uniform
         self._replace = replace
         self._usepod = UsepodLinks(identity, key_path)
-        self._is_usepod = False
-        """Whether the current link, or the last one, speaks the dialect `usepod`."""
+        self.dialect = dialect_of(config, config.url)
         self._instance_id = os.urandom(8).hex()
         self._welcomed_urls: set[str] = set()
         self._unanswered_at = -math.inf
@@ -184,7 +184,7 @@ class Uplink:
                 welcomed_s,
                 self._uniform,
                 # Such a coordinator drops its sessions at every update, and expects them at once.
-                worked=worked or self._is_usepod,
+                worked=worked or self.dialect == USEPOD,
                 welcomed_before=self.url in self._welcomed_urls,
                 hello_unanswered=self._clock() - self._unanswered_at < LATE_HELLO_S,
             )
@@ -220,7 +220,8 @@ class Uplink:
 
     async def _run_link(self, config: CoordinatorConfig) -> Disconnect:
         try:
-            is_usepod = self._is_usepod = dialect_of(config, self.url) == USEPOD
+            self.dialect = dialect_of(config, self.url)
+            is_usepod = self.dialect == USEPOD
             link = Link(
                 DialSettings.of(config, self.url),
                 self._new_usepod_session if is_usepod else self._new_protocol,
@@ -341,7 +342,7 @@ class Uplink:
         abandoned = self._resumption.welcomed(welcome)
         self.welcomed_at = self._clock()
         self._welcomed_urls.add(self.url)
-        if self._is_usepod:
+        if self.dialect == USEPOD:
             self._usepod.welcomed(welcome.provider_id)
         self._completed_before = self._jobs.completed
         self._acked_before = {stream.job_id: stream.acked for stream in self._outbox.streams}

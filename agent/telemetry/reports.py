@@ -33,6 +33,7 @@ from provider_agent.agent.version import agent_version
 from provider_agent.protocol.errors import known_code
 from provider_agent.protocol.field_values import clamp_count, valid_measure, valid_share
 from provider_agent.protocol.frames import Heartbeat, JobError
+from provider_agent.protocol.limits import SUBPROTOCOL
 
 
 class Reports:
@@ -102,6 +103,7 @@ class Reports:
         last_disconnect: str | None,
         messages: CoordinatorMessages,
         draining: bool,
+        dialect: str = SUBPROTOCOL,
         ledger: LedgerStatus = NO_LEDGER,
     ) -> StatusSnapshot:
         """Return the status for the operator; the arguments describe what `Reports` cannot see."""
@@ -112,6 +114,7 @@ class Reports:
             uptime_s=now - self._started_at,
             link=link,
             coordinator_url=shown_url(url),
+            dialect=dialect,
             last_welcome_age_s=None if welcomed_at is None else now - welcomed_at,
             last_disconnect=last_disconnect,
             routing=messages.routing,

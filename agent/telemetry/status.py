@@ -10,6 +10,7 @@ from provider_agent.agent.link.coordinator_messages import ReceivedNotice, Routi
 from provider_agent.agent.link.state import LinkState
 from provider_agent.agent.telemetry.job_status import EndedJobStatus, MinuteStatus, RunningJobStatus
 from provider_agent.agent.telemetry.rolling_stats import StatsSnapshot
+from provider_agent.protocol.limits import SUBPROTOCOL
 
 MAX_OFFERED: Final = 200
 """The most model ids in the status: a passthrough may offer thousands."""
@@ -105,6 +106,7 @@ class StatusSnapshot(Struct, frozen=True, kw_only=True):
         uptime_s: time since the process started.
         link: state of the link; `LinkState.CONNECTED` when the coordinator has welcomed the agent.
         coordinator_url: the URL that was dialed last; its query is masked.
+        dialect: the protocol of that coordinator, as in `[coordinator] dialect`.
         last_welcome_age_s: time since the last `Welcome`.
         last_disconnect: why the last connection ended or could not be opened; None while connected.
         routing: which offered models receive no jobs; None before the coordinator has answered.
@@ -133,6 +135,7 @@ class StatusSnapshot(Struct, frozen=True, kw_only=True):
     uptime_s: float
     link: str
     coordinator_url: str
+    dialect: str = SUBPROTOCOL
     last_welcome_age_s: float | None = None
     last_disconnect: str | None = None
     routing: Routing | None = None

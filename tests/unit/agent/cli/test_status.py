@@ -54,6 +54,16 @@ async def test_status_of_a_ready_agent_prints_its_state_and_exits_with_0(runner:
     assert words[-1] == "ready"
 
 
+async def test_status_names_another_dialect_than_version_1(runner: CliRunner) -> None:
+    outputs = []
+    for state in (READY, replace(READY, dialect="usepod")):
+        async with status_server(state) as address:
+            outputs.append((await invoke_with_status_server(runner, address, "status")).output)
+
+    assert "dialect" not in outputs[0]
+    assert " ".join(outputs[1].split()).count("dialect usepod") == 1
+
+
 async def test_status_prints_markup_literally_and_replaces_control_characters(
     runner: CliRunner,
 ) -> None:
