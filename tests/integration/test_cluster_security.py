@@ -1,10 +1,11 @@
 """How coordinators authenticate at a real NATS server, and what the server refuses."""
 
 import asyncio
+import contextlib
 import logging
 import re
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 
 import aiohttp
@@ -140,35 +141,37 @@ def _documented_configuration(first_word: str) -> str:
     return found[1]
 
 
-async def test_documented_permissions_suffice_and_keep_other_users_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+@contextlib.asynccontextmanager
+async def _documented_cluster(
+    first_word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[NatsServer, Coordinator]]:
+    """Start NATS with a documented configuration, and two coordinators that serve one request."""
     config = tmp_path / "nats.conf"
-    config.write_text(_documented_configuration("authorization"))
+    config.write_text(_documented_configuration(first_word))
     monkeypatch.setenv("COORDINATORS_PASSWORD", "first-secret")
     monkeypatch.setenv("OTHER_PASSWORD", "other-secret")
     async with nats_server("--config", str(config)) as server:
         url = server.url.replace("//", "//coordinators:first-secret@")
         async with _coordinator(url) as edge, _coordinator(url) as holder:
             await _answer_a_remote_request(edge, holder)
-            for subject in ("provider-agent.1.agents", f"provider-agent.1.to.{'0' * 32}"):
-                await _is_refused(server, subject)
-            await _receives_no_snapshot(server, member_of(edge))
-        assert not _cluster_errors(caplog)
+            yield server, edge
+
+
+async def test_documented_permissions_suffice_and_keep_other_users_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with _documented_cluster("authorization", tmp_path, monkeypatch) as (server, edge):
+        for subject in ("provider-agent.1.agents", f"provider-agent.1.to.{'0' * 32}"):
+            await _is_refused(server, subject)
+        await _receives_no_snapshot(server, member_of(edge))
+    assert not _cluster_errors(caplog)
 
 
 async def test_documented_accounts_separate_coordinators_and_applications(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = tmp_path / "nats.conf"
-    config.write_text(_documented_configuration("accounts"))
-    monkeypatch.setenv("COORDINATORS_PASSWORD", "first-secret")
-    monkeypatch.setenv("OTHER_PASSWORD", "other-secret")
-    async with nats_server("--config", str(config)) as server:
-        url = server.url.replace("//", "//coordinators:first-secret@")
-        async with _coordinator(url) as edge, _coordinator(url) as holder:
-            await _answer_a_remote_request(edge, holder)
-            await _receives_no_snapshot(server, member_of(edge))
+    async with _documented_cluster("accounts", tmp_path, monkeypatch) as (server, edge):
+        await _receives_no_snapshot(server, member_of(edge))
 
 
 async def _other_user(
