@@ -73,7 +73,7 @@ def test_repeated_snapshot_keeps_a_coordinator() -> None:
     assert harness.view.expire() == []
 
 
-def test_restart_forgives_the_silence_of_an_interruption() -> None:
+def test_silence_counts_from_the_end_of_an_interruption() -> None:
     harness = ViewHarness()
     harness.receive(ONE, agent_entry(key=A))
     harness.now += 100 * INTERVAL_S
