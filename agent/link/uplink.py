@@ -353,6 +353,7 @@ class Uplink:
         self._on_welcome(welcome)
         log.info(
             "connected",
+            coordinator=shown_url(self.url),
             provider_id=welcome.provider_id,
             session=welcome.session_id.hex(),
             resumed=sum(not job.ended for job in welcome.resumed),

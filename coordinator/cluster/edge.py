@@ -28,7 +28,7 @@ from provider_agent.coordinator.cluster.messages import (
     frame_size,
 )
 from provider_agent.coordinator.cluster.remote_agent import RemoteAgent
-from provider_agent.coordinator.cluster.takeover import TakenJob, TakeoverRequest, fitting
+from provider_agent.coordinator.cluster.takeover_messages import TakenJob, TakeoverRequest, fitting
 from provider_agent.coordinator.connections.limited_log import LimitedLog
 from provider_agent.coordinator.reason import Reason
 from provider_agent.coordinator.sessions.detached_session import LostJob, not_received
@@ -237,14 +237,12 @@ class EdgeJobs:
 
     # --- takeover ---------------------------------------------------------------------------------
 
-    def adopt(
-        self, running: RunningJob, stream: ReceiveStream, holder: bytes, process: int
-    ) -> None:
+    def add(self, running: RunningJob, stream: ReceiveStream, holder: bytes, process: int) -> None:
         """Own a job of a client here whose agent has reconnected to another coordinator."""
         running.owner = self
         self._jobs[running.job_id] = _EdgeJob(running, holder, process, stream, self._clock())
 
-    def hand_over(self, request: TakeoverRequest) -> list[TakenJob]:
+    def move(self, request: TakeoverRequest) -> list[TakenJob]:
         """Return the jobs that continue at the sender of `request`, and expect their frames there.
 
         The other jobs that the agent lists end, if they are jobs of this agent.
@@ -257,7 +255,7 @@ class EdgeJobs:
             self._lose(mine, Reason.PROVIDER_LOST)
         return taken
 
-    def take_back(self, request: TakeoverRequest) -> list[tuple[RunningJob, ReceiveStream]]:
+    def remove(self, request: TakeoverRequest) -> list[tuple[RunningJob, ReceiveStream]]:
         """Remove and return the jobs that continue here, because their agent is connected here."""
         returned = []
         for mine in self._continued(request):

@@ -27,7 +27,7 @@ from provider_agent.coordinator.cluster.messages import (
     frame_size,
 )
 from provider_agent.coordinator.cluster.relayed_job import RelayedJob
-from provider_agent.coordinator.cluster.takeover import TakenJob
+from provider_agent.coordinator.cluster.takeover_messages import TakenJob
 from provider_agent.coordinator.connections.limited_log import LimitedLog
 from provider_agent.coordinator.reason import Reason
 from provider_agent.coordinator.sessions.detached_session import MAX_SENDS, DetachedSession
@@ -257,16 +257,16 @@ class HolderJobs:
             if len(self._moving) > MAX_JOBS:
                 del self._moving[next(iter(self._moving))]
 
-    def let_go(self, job: RelayedJob) -> None:
+    def release(self, job: RelayedJob) -> None:
         """Forget a job without a message to its edge: another coordinator continues it."""
         if self._jobs.get(job.job_id) is job:
             self._forget(job)
             self.expect([job.job_id])
 
-    def let_go_all(self) -> None:
+    def release_all(self) -> None:
         """Forget all jobs, because this coordinator stops and their agents move to others."""
         for job in list(self._jobs.values()):
-            self.let_go(job)
+            self.release(job)
         self._incoming.clear()
 
     def output_changed(self, job: RelayedJob) -> None:
@@ -304,7 +304,7 @@ class HolderJobs:
             try:
                 job.stream.rewind(renewed.received)
             except ProtocolViolation:
-                self._give_up(job)
+                self._on_violation(job)
             else:
                 self.output_changed(job)
 
@@ -313,7 +313,7 @@ class HolderJobs:
         try:
             released = job.acknowledge(offset, final=final)
         except ProtocolViolation:
-            self._give_up(job)
+            self._on_violation(job)
             return False
         job.owner.consume(job, released)
         if job.stream.done:
@@ -323,7 +323,7 @@ class HolderJobs:
             self.output_changed(job)
         return True
 
-    def _give_up(self, job: RelayedJob) -> None:
+    def _on_violation(self, job: RelayedJob) -> None:
         self._log.log(logging.WARNING, "coordinator broke the protocol", coordinator=job.edge.hex())
         self._drop(job.edge, job.job_id)
         self._send(job.edge, Gone(job.job_id, Reason.PROVIDER_LOST.value))

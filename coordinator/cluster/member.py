@@ -17,44 +17,27 @@ from provider_agent.coordinator.cluster.ids import process_of, tag_of
 from provider_agent.coordinator.cluster.messages import (
     AgentEntry,
     EdgeFrame,
-    MalformedPeerMessage,
     PeerFrame,
     decode_batch,
     decode_snapshot,
     encode_batch,
     encode_snapshot,
 )
-from provider_agent.coordinator.cluster.relayed_job import RelayedJob
 from provider_agent.coordinator.cluster.remote_agent import RemoteAgent
-from provider_agent.coordinator.cluster.takeover import (
-    TakenJob,
-    Takeover,
-    TakeoverAnswer,
-    TakeoverRequest,
-    decode_answer,
-    decode_request,
-    encode_takeover,
-)
+from provider_agent.coordinator.cluster.takeover import AskCoordinator, Takeovers
 from provider_agent.coordinator.cluster.view import (
     MAX_COORDINATORS,
     SILENT_INTERVALS,
     ClusterView,
 )
 from provider_agent.coordinator.connections.limited_log import LimitedLog
-from provider_agent.coordinator.sessions.detached_session import (
-    DetachedSession,
-    new_session,
-    not_received,
-)
+from provider_agent.coordinator.sessions.detached_session import DetachedSession
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.event_log import EventLogger
 from provider_agent.protocol.frames import Hello
 from provider_agent.protocol.limits import BATCH_BYTES
 
 log = EventLogger(__name__)
-
-AskCoordinator = Callable[[bytes, bytes, Callable[[bytes | None], None]], None]
-"""Sends a request to a coordinator; later calls a function with the answer, or with None."""
 
 
 class ClusterMember:
@@ -105,9 +88,6 @@ class ClusterMember:
         self._waiting: dict[bytes, None] = {}
         """The coordinators for which frames may be queued."""
         self.view = ClusterView(own_id, self._new_agent, interval_s, clock)
-        self._ask = ask
-        self._takeovers: dict[bytes, list[Takeover]] = {}
-        """The incomplete takeovers by public key."""
         self.edge = EdgeJobs(
             window_bytes=settings.window_bytes,
             clock=clock,
@@ -119,6 +99,16 @@ class ClusterMember:
             lease_s=interval_s * SILENT_INTERVALS,
             clock=clock,
             wake=self._queue,
+        )
+        self._takeovers = Takeovers(
+            own_id,
+            self.view,
+            self.edge,
+            self.holder,
+            is_connected=lambda: self.is_connected,
+            release=fleet.release,
+            ask=ask,
+            clock=clock,
         )
         fleet.set_remote_agents(self)
         fleet.set_local_change_callback(snapshot_changed)
@@ -191,98 +181,15 @@ class ClusterMember:
         self, hello: Hello, session_id: bytes, done: Callable[[DetachedSession | None], None]
     ) -> bool:
         """Ask for the jobs of a session that an agent resumes here; see `RemoteAgents`."""
-        resumed_id = hello.session_id
-        if resumed_id is None:
-            return False
-        tags = {tag_of(resumed_id), *(tag_of(job.job_id) for job in hello.live_jobs)}
-        asked = set(self.view.find(tags)) if self.is_connected else set()
-        if (holder := self.view.holder_of(hello.public_key)) is not None:
-            asked.add(holder)
-        if not asked and tag_of(self.own_id) not in tags:
-            return False
-        request = TakeoverRequest(self.own_id, hello.public_key, resumed_id, hello.live_jobs)
-        session = new_session(hello.public_key, session_id, hello.instance_id)
-        self._release(request)
-        for job, stream in self.edge.take_back(request):
-            session.add(job, stream, self._clock())
-        self.holder.expect(live.job_id for live in hello.live_jobs)
-        takeover = Takeover(request, session, asked, done)
-        if takeover.complete():
-            return True
-        self._takeovers.setdefault(hello.public_key, []).append(takeover)
-
-        def answered(coordinator: bytes, message: bytes | None) -> None:
-            for taken in takeover.accept(coordinator, self._decode_answer(message)):
-                self.holder.take_over(coordinator, taken, session)
-            if takeover in self._takeovers.get(hello.public_key, ()) and takeover.complete():
-                self._forget(takeover)
-
-        message = encode_takeover(request)
-        for coordinator in asked:
-            self._ask(coordinator, message, functools.partial(answered, coordinator))
-        return True
-
-    def _decode_answer(self, message: bytes | None) -> TakeoverAnswer | None:
-        if message is None:
-            return None
-        try:
-            return decode_answer(message)
-        except MalformedPeerMessage as error:
-            self._log.log(logging.WARNING, "malformed cluster message", error=str(error))
-            return None
+        return self._takeovers.start(hello, session_id, done)
 
     def answer_takeover(self, message: bytes) -> bytes:
-        """Hand over what this coordinator knows of a session; return the answer.
+        """Release what this coordinator has of a session; return the answer.
 
         Raises:
             MalformedPeerMessage: the message is invalid.
         """
-        request = decode_request(message)
-        if request.sender == self.own_id:
-            raise MalformedPeerMessage("a request of this coordinator")
-        jobs: list[TakenJob] = []
-        if self.view.hear(request.sender):  # its first snapshot may still be on its way
-            self._release(request)
-            jobs = self.edge.hand_over(request)
-        return encode_takeover(TakeoverAnswer(self.own_id, jobs))
-
-    def _release(self, request: TakeoverRequest) -> None:
-        """Give up a session that is stored here, or whose older connection has not ended yet.
-
-        Or its agent has connected here, and then again, before all answers had arrived.
-        """
-        listed = [job.job_id for job in request.live_jobs]
-        session = self._fleet.release(request.public_key, request.session_id, listed)
-        if session is not None:
-            self._give_up(session, listed, request.sender)
-        for takeover in list(self._takeovers.get(request.public_key, ())):
-            if takeover.overlaps(request):
-                self._forget(takeover)
-                self._give_up(takeover.cancel(), listed, request.sender)
-
-    def _forget(self, takeover: Takeover) -> None:
-        public_key = takeover.session.public_key
-        self._takeovers[public_key].remove(takeover)
-        if not self._takeovers[public_key]:
-            del self._takeovers[public_key]
-
-    def _give_up(self, session: DetachedSession, listed: list[bytes], holder: bytes) -> None:
-        """Let the listed jobs of a session continue at another holder; the others end.
-
-        The agent does not run a job that it does not list. If it has not started, it is sent again.
-        """
-        for job_id in listed:
-            if (removed := session.remove(job_id)) is None:
-                continue
-            job, stream = removed
-            if isinstance(job, RelayedJob):
-                self.holder.let_go(job)  # its edge is asked too
-            else:
-                self.edge.adopt(job, stream, holder, process_of(session.instance_id))
-        for job in session.jobs.values():
-            if job.started is None:
-                job.on_end(not_received(job.job_id))
-        session.end()
+        return self._takeovers.answer(message)
 
     # --- received messages ------------------------------------------------------------------------
 

@@ -6,105 +6,40 @@ then on expects their frames from the new holder. Nothing is stored: if the olde
 crashed, the edges suffice. A job that no edge answers for is cancelled by the agent.
 """
 
+import functools
+import logging
 from collections.abc import Callable, Iterable
-from typing import Annotated, Final
 
-import msgspec
-from msgspec import Meta, Struct
-
-from provider_agent.coordinator.cluster.messages import (
-    MAX_MESSAGE_BYTES,
-    CoordinatorId,
-    PublicKey,
-    WindowBytes,
-    decode_as,
+from provider_agent.coordinator.cluster.edge import EdgeJobs
+from provider_agent.coordinator.cluster.holder import HolderJobs
+from provider_agent.coordinator.cluster.ids import process_of, tag_of
+from provider_agent.coordinator.cluster.messages import MalformedPeerMessage
+from provider_agent.coordinator.cluster.relayed_job import RelayedJob
+from provider_agent.coordinator.cluster.takeover_messages import (
+    TakenJob,
+    TakeoverAnswer,
+    TakeoverRequest,
+    decode_answer,
+    decode_request,
+    encode_takeover,
 )
-from provider_agent.coordinator.sessions.detached_session import DetachedSession
-from provider_agent.protocol.frames import JobHeader, LiveJob
-from provider_agent.protocol.frames.fields import Offset, SessionId
-from provider_agent.protocol.limits import MAX_LIVE_JOBS
+from provider_agent.coordinator.cluster.view import ClusterView
+from provider_agent.coordinator.connections.limited_log import LimitedLog
+from provider_agent.coordinator.sessions.detached_session import (
+    DetachedSession,
+    new_session,
+    not_received,
+)
+from provider_agent.event_log import EventLogger
+from provider_agent.protocol.frames import Hello
 
+log = EventLogger(__name__)
 
-class TakeoverRequest(Struct, array_like=True, frozen=True):
-    """From the new holder: an agent wants to continue a session.
+AskCoordinator = Callable[[bytes, bytes, Callable[[bytes | None], None]], None]
+"""Sends a request to a coordinator; later calls a function with the answer, or with None."""
 
-    Attributes:
-        sender: the new holder.
-        public_key: the agent's proven identity.
-        session_id: the session that its `Hello` names.
-        live_jobs: the jobs that its `Hello` lists.
-    """
-
-    sender: CoordinatorId
-    public_key: PublicKey
-    session_id: SessionId
-    live_jobs: Annotated[list[LiveJob], Meta(max_length=MAX_LIVE_JOBS)]
-
-
-class TakenJob(Struct, array_like=True, frozen=True):
-    """A job that continues at the new holder.
-
-    Attributes:
-        header: the job, with the time that remains as its deadline. Its agent has the request.
-        received: every byte of the response before this offset has arrived at the edge.
-        consumed: every byte before this offset was passed on to the client.
-        window_bytes: how many bytes of the response may be unacknowledged.
-    """
-
-    header: JobHeader
-    received: Offset
-    consumed: Offset
-    window_bytes: WindowBytes
-
-
-class TakeoverAnswer(Struct, array_like=True, frozen=True):
-    """From an edge: its jobs that continue.
-
-    Attributes:
-        sender: the edge.
-        jobs: the jobs; those that would make the message too big are left out, and end.
-    """
-
-    sender: CoordinatorId
-    jobs: Annotated[list[TakenJob], Meta(max_length=MAX_LIVE_JOBS)]
-
-
-MAX_ANSWER_BYTES: Final = MAX_MESSAGE_BYTES // 2
-
-_ENCODER = msgspec.msgpack.Encoder()
-_REQUEST = msgspec.msgpack.Decoder(TakeoverRequest)
-_ANSWER = msgspec.msgpack.Decoder(TakeoverAnswer)
-
-
-def encode_takeover(message: TakeoverRequest | TakeoverAnswer) -> bytes:
-    """Encode one message."""
-    return _ENCODER.encode(message)
-
-
-def fitting(jobs: Iterable[TakenJob]) -> list[TakenJob]:
-    """Return the first jobs, as many as fit into one answer."""
-    kept: list[TakenJob] = []
-    size = 0
-    for job in jobs:
-        size += len(_ENCODER.encode(job))
-        if size > MAX_ANSWER_BYTES:
-            break
-        kept.append(job)
-    return kept
-
-
-def decode_request(message: bytes) -> TakeoverRequest:
-    """Decode a request.
-
-    Raises:
-        MalformedPeerMessage: it is invalid or too big.
-    """
-    return decode_as(_REQUEST, message)
-
-
-def decode_answer(message: bytes) -> TakeoverAnswer:
-    """Decode an answer; raises as `decode_request` does."""
-    return decode_as(_ANSWER, message)
+ReleaseSession = Callable[[bytes, bytes, list[bytes]], DetachedSession | None]
+"""`Fleet.release`."""
 
 
 class Takeover:
@@ -165,3 +100,145 @@ class Takeover:
         self._missing.clear()
         self._on_complete(None)
         return self.session
+
+
+class Takeovers:
+    """The takeovers of this coordinator, as the new holder, the older holder and an edge.
+
+    Args:
+        own_id: this coordinator.
+        view: the other coordinators.
+        edge: the jobs that were sent to other coordinators.
+        holder: the jobs of other coordinators.
+        is_connected: returns whether messages can be sent now.
+        release: removes the session of an agent that resumes it at another coordinator.
+        ask: sends a request to a coordinator.
+        clock: monotonic, in seconds.
+    """
+
+    def __init__(
+        self,
+        own_id: bytes,
+        view: ClusterView,
+        edge: EdgeJobs,
+        holder: HolderJobs,
+        *,
+        is_connected: Callable[[], bool],
+        release: ReleaseSession,
+        ask: AskCoordinator,
+        clock: Callable[[], float],
+    ) -> None:
+        self._own_id = own_id
+        self._view = view
+        self._edge = edge
+        self._holder = holder
+        self._is_connected = is_connected
+        self._release_session = release
+        self._ask = ask
+        self._clock = clock
+        self._log = LimitedLog(log, clock)
+        self._incomplete: dict[bytes, list[Takeover]] = {}
+        """The takeovers whose answers have not all arrived, by public key."""
+
+    def __repr__(self) -> str:
+        return f"<Takeovers incomplete={sum(map(len, self._incomplete.values()))}>"
+
+    def start(
+        self, hello: Hello, session_id: bytes, done: Callable[[DetachedSession | None], None]
+    ) -> bool:
+        """Ask for the jobs of a session that an agent resumes here.
+
+        Arguments and result are those of `RemoteAgents.take_over`.
+        """
+        resumed_id = hello.session_id
+        if resumed_id is None:
+            return False
+        tags = {tag_of(resumed_id), *(tag_of(job.job_id) for job in hello.live_jobs)}
+        asked = set(self._view.find(tags)) if self._is_connected() else set()
+        if (holder := self._view.holder_of(hello.public_key)) is not None:
+            asked.add(holder)
+        if not asked and tag_of(self._own_id) not in tags:
+            return False
+        request = TakeoverRequest(self._own_id, hello.public_key, resumed_id, hello.live_jobs)
+        session = new_session(hello.public_key, session_id, hello.instance_id)
+        self._release(request)
+        for job, stream in self._edge.remove(request):
+            session.add(job, stream, self._clock())
+        self._holder.expect(live.job_id for live in hello.live_jobs)
+        takeover = Takeover(request, session, asked, done)
+        if takeover.complete():
+            return True
+        self._incomplete.setdefault(hello.public_key, []).append(takeover)
+
+        def answered(coordinator: bytes, message: bytes | None) -> None:
+            for taken in takeover.accept(coordinator, self._decode_answer(message)):
+                self._holder.take_over(coordinator, taken, session)
+            if takeover in self._incomplete.get(hello.public_key, ()) and takeover.complete():
+                self._forget(takeover)
+
+        message = encode_takeover(request)
+        for coordinator in asked:
+            self._ask(coordinator, message, functools.partial(answered, coordinator))
+        return True
+
+    def _decode_answer(self, message: bytes | None) -> TakeoverAnswer | None:
+        if message is None:
+            return None
+        try:
+            return decode_answer(message)
+        except MalformedPeerMessage as error:
+            self._log.log(logging.WARNING, "malformed cluster message", error=str(error))
+            return None
+
+    def answer(self, message: bytes) -> bytes:
+        """Release what this coordinator has of a session; return the answer.
+
+        Raises:
+            MalformedPeerMessage: the message is invalid.
+        """
+        request = decode_request(message)
+        if request.sender == self._own_id:
+            raise MalformedPeerMessage("a request of this coordinator")
+        jobs: list[TakenJob] = []
+        if self._view.hear(request.sender):  # its first snapshot may still be on its way
+            self._release(request)
+            jobs = self._edge.move(request)
+        return encode_takeover(TakeoverAnswer(self._own_id, jobs))
+
+    def _release(self, request: TakeoverRequest) -> None:
+        """Release a session that is stored here, or whose older connection has not ended yet.
+
+        Or its agent has connected here, and then again, before all answers had arrived.
+        """
+        listed = [job.job_id for job in request.live_jobs]
+        session = self._release_session(request.public_key, request.session_id, listed)
+        if session is not None:
+            self._release_jobs(session, listed, request.sender)
+        for takeover in list(self._incomplete.get(request.public_key, ())):
+            if takeover.overlaps(request):
+                self._forget(takeover)
+                self._release_jobs(takeover.cancel(), listed, request.sender)
+
+    def _forget(self, takeover: Takeover) -> None:
+        public_key = takeover.session.public_key
+        self._incomplete[public_key].remove(takeover)
+        if not self._incomplete[public_key]:
+            del self._incomplete[public_key]
+
+    def _release_jobs(self, session: DetachedSession, listed: list[bytes], holder: bytes) -> None:
+        """Let the listed jobs of a session continue at another holder; the others end.
+
+        The agent does not run a job that it does not list. If it has not started, it is sent again.
+        """
+        for job_id in listed:
+            if (removed := session.remove(job_id)) is None:
+                continue
+            job, stream = removed
+            if isinstance(job, RelayedJob):
+                self._holder.release(job)  # its edge is asked too
+            else:
+                self._edge.add(job, stream, holder, process_of(session.instance_id))
+        for job in session.jobs.values():
+            if job.started is None:
+                job.on_end(not_received(job.job_id))
+        session.end()

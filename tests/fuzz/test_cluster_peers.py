@@ -22,7 +22,7 @@ from provider_agent.coordinator.cluster.messages import (
     decode_snapshot,
     encode_batch,
 )
-from provider_agent.coordinator.cluster.takeover import (
+from provider_agent.coordinator.cluster.takeover_messages import (
     TakeoverRequest,
     decode_answer,
     decode_request,
@@ -105,7 +105,7 @@ def test_any_frames_raise_nothing_and_leave_nothing(
     for sender in (EDGE, HOLDER, b"X" * 16):
         pair.edge.lose_holder(sender)
         pair.holder.drop_edge(sender)
-    pair.edge.expire(0)
+    pair.edge.expire(0)  # a lost holder's jobs are kept for a while
     assert (len(pair.edge), len(pair.holder)) == (0, 0)
 
 
@@ -124,12 +124,10 @@ def test_any_takeovers_raise_nothing_and_leave_nothing(
         pair.agent.submit(chat_job(number))
     pair.exchange()
     for public_key, live_jobs in requests:
-        for taken in pair.edge.hand_over(
-            TakeoverRequest(b"X" * 16, public_key, b"s" * 16, live_jobs)
-        ):
+        for taken in pair.edge.move(TakeoverRequest(b"X" * 16, public_key, b"s" * 16, live_jobs)):
             assert public_key == AGENT_KEY
             assert taken.consumed <= taken.received
-    pair.edge.take_back(TakeoverRequest(EDGE, AGENT_KEY, b"s" * 16, []))
+    pair.edge.remove(TakeoverRequest(EDGE, AGENT_KEY, b"s" * 16, []))
     for sender in (HOLDER, b"X" * 16):
         pair.edge.lose_holder(sender)
     pair.edge.expire(0)

@@ -18,7 +18,7 @@ from provider_agent.coordinator.agents.connected_agent import ConnectedAgent
 from provider_agent.coordinator.agents.fleet import Fleet
 from provider_agent.coordinator.cluster.ids import tag_of
 from provider_agent.coordinator.cluster.member import ClusterMember
-from provider_agent.coordinator.cluster.takeover import TakeoverAnswer, encode_takeover
+from provider_agent.coordinator.cluster.takeover_messages import TakeoverAnswer, encode_takeover
 from provider_agent.coordinator.sessions.running_job import RunningJob
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.protocol.agent_protocol import AgentProtocol

@@ -250,6 +250,9 @@ async def test_fallback_address_is_used_after_the_first_address_drops_two_sessio
             assert len(first.connections) == 2
     logged = [vars(one).get("fields", {}) for one in caplog.records]
     assert f"{second.url}?[set]" in [fields.get("next") for fields in logged]
+    connected = [vars(one)["fields"] for one in caplog.records if one.message == "connected"]
+    shown = [f"{one.url}?[set]" for one in (first, first, second)]
+    assert [fields["coordinator"] for fields in connected] == shown
     assert "a-secret" not in repr((logged, agent.service))
 
 

@@ -4,9 +4,9 @@ import pytest
 from msgspec.structs import replace
 
 from provider_agent.coordinator.cluster.messages import MAX_MESSAGE_BYTES, MalformedPeerMessage
-from provider_agent.coordinator.cluster.takeover import (
+from provider_agent.coordinator.cluster.takeover import Takeover
+from provider_agent.coordinator.cluster.takeover_messages import (
     TakenJob,
-    Takeover,
     TakeoverAnswer,
     TakeoverRequest,
     decode_answer,
@@ -138,11 +138,11 @@ async def test_late_messages_of_the_older_holder_do_not_end_a_job_that_returns_t
     scene.assert_continues()
 
 
-async def test_renewal_of_a_job_that_its_holder_has_let_go_does_not_end_it() -> None:
+async def test_renewal_of_a_job_that_its_holder_has_released_does_not_end_it() -> None:
     # The holder answered that it does not have the job, before the request of the new holder
     # arrived at the edge.
     scene = Scene()
-    scene.holder.member.holder.let_go_all()
+    scene.holder.member.holder.release_all()
     scene.edge.member.tick()
     scene.cluster.exchange()
     scene.agent.connect(scene.third)
@@ -169,8 +169,8 @@ async def test_job_that_an_agent_lists_twice_continues_once() -> None:
     live = scene.agent.jobs[scene.job_id].live_job()
     edge = scene.edge.member.edge
     request = TakeoverRequest(scene.third.own_id, PUBLIC_KEY, bytes(16), [live, live])
-    assert len(edge.hand_over(request)) == 1
-    assert len(edge.take_back(request)) == 1
+    assert len(edge.move(request)) == 1
+    assert len(edge.remove(request)) == 1
     assert len(edge) == 0
 
 
