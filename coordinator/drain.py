@@ -58,8 +58,10 @@ class Drain:
 
     def end(self) -> None:
         """End what still runs here, except the jobs that other coordinators can continue."""
-        if self._hands_over and self._cluster is not None:
-            self._cluster.member.holder.release_all()
+        if self._cluster is not None:
+            self._cluster.member.edge.end_all()
+            if self._hands_over:
+                self._cluster.member.holder.release_all()
         self._fleet.close()
 
     async def _wait(self, timeout_s: float) -> None:

@@ -80,11 +80,13 @@ class Disconnect(Struct, frozen=True):
         cause: decides what follows.
         detail: human-readable; text of the coordinator in it is sanitized.
         retry_after_s: the wait that the coordinator asked for; if None, it did not ask.
+        moved: whether the coordinator stops, and another one continues the session.
     """
 
     cause: DisconnectCause
     detail: str
     retry_after_s: float | None = None
+    moved: bool = False
 
 
 class Retry(Struct, frozen=True):

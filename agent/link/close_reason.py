@@ -8,7 +8,7 @@ from websockets.frames import CloseCode
 from provider_agent.agent.link.backoff import Disconnect, DisconnectCause
 from provider_agent.agent.link.sanitize import sanitize
 from provider_agent.protocol.frames import Drain, Rejected
-from provider_agent.protocol.limits import REPLACED
+from provider_agent.protocol.limits import MOVED, REPLACED
 
 _CAUSES: Final = {
     CloseCode.PROTOCOL_ERROR: DisconnectCause.INCOMPATIBLE,
@@ -60,7 +60,7 @@ def explain_close(
         return Disconnect(cause, detail)
     if retry_after_s is not None:
         return _retry(detail, retry_after_s)
-    return Disconnect(cause, detail)
+    return Disconnect(cause, detail, moved=frame.code == MOVED)
 
 
 def explain_rejection(rejected: Rejected) -> Disconnect:

@@ -191,7 +191,7 @@ class Uplink:
             wait_s = coordinators.choose_next(
                 decision,
                 self._clock(),
-                welcomed=welcomed_s is not None,
+                welcomed=welcomed_s is not None and not disconnect.moved,
                 healthy=is_healthy(welcomed_s, worked=worked),
             )
             self._log_decision(disconnect, decision, coordinators.current, wait_s)

@@ -197,9 +197,9 @@ class Fleet:
         """Add an admitted agent; close or retire older connections of its key."""
         key = agent.public_key
         self._had_agents = True
+        self._remote.agent_joined(key, agent.instance_id)
         if not agent.resumed:
             self._detached.end_replaced(key, agent.instance_id)
-            self._remote.session_started(key, agent.instance_id)
             self._close_same_process(agent)
         if agent.retired and key in self._agents:
             self._retire(agent)
@@ -289,9 +289,12 @@ class Fleet:
                 yield agent
 
     def _serves_here(self, remote: RoutableAgent) -> bool:
-        """Whether a remote agent is connected here too; one that drains has a successor there."""
+        """Whether a remote agent is connected here too, has sent its offers and does not drain.
+
+        One that drains may have a successor there.
+        """
         local = self._agents.get(remote.public_key)
-        return local is not None and not local.draining
+        return local is not None and local.offers is not None and not local.draining
 
     def _offering(self, model_id: str) -> list[RoutableAgent]:
         """Return the agents of `_routable` that offer a model."""

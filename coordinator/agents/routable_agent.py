@@ -28,8 +28,8 @@ class RemoteAgents(Protocol):
         """Whether jobs of an agent belong to other coordinators, and none can be reached now."""
         ...
 
-    def session_started(self, public_key: bytes, instance_id: str) -> None:
-        """Note that a process of an agent has a new session here: older processes have ended."""
+    def agent_joined(self, public_key: bytes, instance_id: str) -> None:
+        """Note that a process of an agent is connected here, with the jobs that it still has."""
         ...
 
     def take_over(
@@ -64,7 +64,7 @@ class NoRemoteAgents:
         """Return False."""
         return False
 
-    def session_started(self, _public_key: bytes, _instance_id: str) -> None:
+    def agent_joined(self, _public_key: bytes, _instance_id: str) -> None:
         """Do nothing."""
 
     def take_over(

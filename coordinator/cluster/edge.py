@@ -334,12 +334,37 @@ class EdgeJobs:
                 mine.running.set_lost(True)
         self._outboxes.pop(holder, None)
 
-    def end_older_process(self, public_key: bytes, process: int) -> None:
-        """End the jobs of lost coordinators whose agent has been started again since."""
+    def agent_joined(self, public_key: bytes, process: int, holder: bytes | None) -> None:
+        """End the jobs that an agent cannot have any more, because it has connected again.
+
+        Jobs of an older process end if their holder is lost. Of the same process, all that were not
+        taken back end if it has connected here. If it has connected elsewhere, as a snapshot says
+        that may be late, those end that have not started and may be lost.
+
+        Args:
+            public_key: the agent.
+            process: which process of it has connected.
+            holder: the coordinator to which it has connected; None for this one.
+        """
         for mine in list(self._jobs.values()):
-            is_older = mine.running.public_key == public_key and mine.process != process
-            if is_older and mine.lost_at is not None:
+            running = mine.running
+            if running.public_key != public_key or mine.holder == holder:
+                continue
+            has_started = running.started is not None
+            if mine.process != process:
+                is_missing = mine.lost_at is not None
+            else:
+                is_missing = holder is None or (running.lost and not has_started)
+            if is_missing and has_started:
                 self._lose(mine, Reason.PROVIDER_LOST)
+            elif is_missing:
+                self._end(mine, not_received(mine.job_id))
+
+    def end_all(self) -> None:
+        """End all jobs, because this coordinator stops."""
+        for mine in list(self._jobs.values()):
+            self._send_to_holder(mine, Cancel(mine.job_id, CANCEL_REASON))
+            self._lose(mine, Reason.COORDINATOR_STOPPING)
 
     def set_lost(self, holder: bytes, *, lost: bool) -> None:
         """Report to the requests that their holder may be lost, or that it has been heard again."""

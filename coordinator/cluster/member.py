@@ -173,9 +173,9 @@ class ClusterMember:
         own = tag_of(self.own_id)
         return not self.is_connected and any(tag_of(job.job_id) != own for job in hello.live_jobs)
 
-    def session_started(self, public_key: bytes, instance_id: str) -> None:
-        """End the jobs of an older process of an agent; see `RemoteAgents`."""
-        self.edge.end_older_process(public_key, process_of(instance_id))
+    def agent_joined(self, public_key: bytes, instance_id: str) -> None:
+        """End the jobs that an agent cannot have any more; see `RemoteAgents`."""
+        self.edge.agent_joined(public_key, process_of(instance_id), None)
 
     def take_over(
         self, hello: Hello, session_id: bytes, done: Callable[[DetachedSession | None], None]
@@ -237,7 +237,7 @@ class ClusterMember:
             self._lose(sender)
         for public_key, process in change.joined.items():
             self._fleet.end_older_session(public_key, functools.partial(_is_older, process))
-            self.edge.end_older_process(public_key, process)
+            self.edge.agent_joined(public_key, process, sender)
         for public_key, models in change.offers.items():
             self._fleet.remote_offers_changed(public_key, models)
         self._fleet.remote_agents_changed(self.view.take_left_models())

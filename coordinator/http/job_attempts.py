@@ -136,6 +136,8 @@ class JobAttempts:
         may_have_room_in_time = had_no_room and self._clock() < self._wait_until
         if not may_have_room_in_time or self._refusals[job.public_key] >= MAX_REFUSALS:
             self._tried |= {job.public_key}
+        else:
+            self._tried -= {job.public_key}  # it seemed lost, and has returned without the job
         return error
 
     async def _with_output(self, job: RunningJob) -> RunningJob:

@@ -11,6 +11,7 @@ from provider_agent.protocol.frames import (
     Hello,
     JobError,
 )
+from provider_agent.protocol.limits import MOVED
 from tests.kit.link_harness import RunningLink, connect
 from tests.kit.scripted_coordinator import (
     ScriptedCoordinator,
@@ -38,6 +39,7 @@ async def coordinator() -> AsyncIterator[ScriptedCoordinator]:
         (1013, DisconnectCause.TOLD_TO_WAIT),
         (4000, DisconnectCause.LOST),
         (4001, DisconnectCause.REPLACED),
+        (MOVED, DisconnectCause.LOST),
     ],
 )
 @pytest.mark.parametrize("when", ["before the welcome", "later"])
@@ -52,7 +54,7 @@ async def test_close_codes_map_to_causes(
         peer = await coordinator.next_connection()
     await peer.close(code, "the reason")
     detail = f"the coordinator closed the connection: {code} the reason"
-    assert await link.disconnect() == Disconnect(cause, detail)
+    assert await link.disconnect() == Disconnect(cause, detail, moved=code == MOVED)
 
 
 async def test_after_a_drain_the_link_closes_when_every_end_is_acknowledged(

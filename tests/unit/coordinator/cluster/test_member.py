@@ -198,12 +198,22 @@ def test_jobs_of_a_coordinator_that_leaves_wait_for_their_agents() -> None:
     assert (job.lost, job.end) == (True, None)
 
 
-def test_job_of_an_agent_that_was_restarted_and_dials_its_edge_ends_at_once() -> None:
+@pytest.mark.parametrize("instance_id", ["", "started again"])
+def test_job_that_its_agent_does_not_have_when_it_dials_the_edge_is_sent_again(
+    instance_id: str,
+) -> None:
     members = Members()
     job = members.remote().submit(chat_job())
     members.send_snapshot(leaving=True)
-    members.two.join(instance_id="started again")
-    assert isinstance(job.end, LostJob)
+    members.two.join(instance_id=instance_id)
+    assert isinstance(job.end, JobError)
+    assert job.end.code == "out_of_capacity"
+
+
+def test_agent_that_has_joined_without_offers_does_not_hide_its_remote_entry() -> None:
+    members = Members()
+    members.two.join().offers = None
+    assert isinstance(members.two.pick(), RemoteAgent)
 
 
 def test_unreachable_coordinator_receives_no_jobs_until_its_next_snapshot() -> None:
@@ -394,4 +404,4 @@ def test_job_of_a_lost_coordinator_ends_when_its_agent_starts_another_session() 
     third.join(instance_id="started again")
     for message in third.member.snapshot():
         members.two.member.receive_snapshot(message)
-    assert isinstance(running.end, LostJob)
+    assert isinstance(running.end, JobError)
