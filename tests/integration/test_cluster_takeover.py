@@ -233,6 +233,14 @@ async def test_jobs_of_others_survive_the_end_of_the_drain() -> None:
         await assert_continues(remote, job, response)
 
 
+async def test_stream_that_a_stopping_edge_cuts_off_ends_with_an_error_event() -> None:
+    async with remote_job_harness(replace(NO_HEARTBEATS, drain_s=0)) as remote:
+        job, response = await remote.start_response(b"data: {}\n\n")
+        await remote.edge.stop()
+        assert b"The coordinator is stopping." in await response.read()
+        await job.cancelled.wait()
+
+
 async def test_request_of_a_foreign_agent_takes_over_no_job() -> None:
     async with remote_job_harness() as remote:
         job, response = await remote.start_response(b"one,")
