@@ -119,7 +119,7 @@ async def test_agent_and_client_connect_through_the_documented_proxy(
         start_command("run", home=tmp_path) as agent,
     ):
         await coordinator.wait_for_log("agents may dial")
-        await agent.wait_for_log("connected provider_id")
+        await agent.wait_for_log("connected coordinator=")
         await check_client(f"https://localhost:{port}", authority)
 
 
