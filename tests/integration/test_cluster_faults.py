@@ -108,6 +108,11 @@ class Fleet:
             await asyncio.sleep(pause_s)
         with _lost_link():
             await (job.fail("cancelled") if data else job.finish())
+        # What was written while the link was lost may be more than a window.
+        while not (job.done.is_set() or job.dropped):
+            with _lost_link():
+                await job.send_ready()
+            await asyncio.sleep(0.02)
 
     async def run_client(self, number: int) -> None:
         count = 0
