@@ -58,7 +58,7 @@ class AgentEndpoint:
         self._session_id_bytes = session_id_bytes
         self._links: set[AgentLink] = set()
         self._limited_log = LimitedLog(EventLogger(__name__), clock)
-        self._closing = False
+        self._close_reason: CloseReason | None = None
         self._all_closed = asyncio.Event()
         self._all_closed.set()
 
@@ -125,6 +125,8 @@ class AgentEndpoint:
     async def _run(self, link: AgentLink) -> None:
         self._links.add(link)
         self._all_closed.clear()
+        if self._close_reason is not None:  # `close` was called during the upgrade
+            link.close(self._close_reason)
         try:
             await link.run()
         finally:
@@ -149,7 +151,7 @@ class AgentEndpoint:
             return web.Response(
                 status=HTTPStatus.FORBIDDEN, text="Web pages may not connect here.\n"
             )
-        if self._closing:
+        if self._close_reason is not None:
             return web.Response(
                 status=HTTPStatus.SERVICE_UNAVAILABLE,
                 headers={hdrs.RETRY_AFTER: str(RECONNECT_AFTER_MS // 1000)},
@@ -165,7 +167,7 @@ class AgentEndpoint:
         Each connection takes at most `CLOSE_S`. Call `close` before the `AppRunner` shuts down:
         from then on aiohttp ignores incoming data, including the agents' close frames.
         """
-        self._closing = True
+        self._close_reason = close_reason
         for link in list(self._links):
             link.close(close_reason)
         await self._all_closed.wait()
