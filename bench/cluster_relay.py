@@ -24,6 +24,7 @@ from bench.results import (
     Measured,
     Result,
     event_rate,
+    labelled_rows,
     markdown_table,
     median,
     p50,
@@ -130,22 +131,20 @@ COLUMNS: Final = (
 
 def rows(result: Result) -> Iterable[list[str]]:
     """The rows of the table for one load, one per path."""
-    for index, (name, rounds) in enumerate(result.rounds.items()):
-        label = [result.load.name if index == 0 else "", name]
-        if len(rounds) < result.expected:
-            yield [*label, *["failed"] * (len(COLUMNS) - len(label))]
-            continue
-        yield [
-            *label,
-            spread(_to_local(result, name, lambda one: one.cpu_us)),
-            *(_part(result, name, part) for part in PARTS),
-            f"{median(rounds, lambda one: one.cpu_us):.0f}",
-            event_rate(result, name),
-            f"{median(rounds, p50):.2f}",
-            f"{median(rounds, p99):.2f}",
-            spread(_to_local(result, name, p50)),
-            f"{sum(one.figures.errors for one in rounds)}",
-        ]
+    return labelled_rows(result, COLUMNS, _cells)
+
+
+def _cells(result: Result, name: str, rounds: list[Measured]) -> list[str]:
+    return [
+        spread(_to_local(result, name, lambda one: one.cpu_us)),
+        *(_part(result, name, part) for part in PARTS),
+        f"{median(rounds, lambda one: one.cpu_us):.0f}",
+        event_rate(result, name),
+        f"{median(rounds, p50):.2f}",
+        f"{median(rounds, p99):.2f}",
+        spread(_to_local(result, name, p50)),
+        f"{sum(one.figures.errors for one in rounds)}",
+    ]
 
 
 def _to_local(result: Result, name: str, value: Callable[[Measured], float]) -> list[float]:

@@ -61,24 +61,42 @@ COLUMNS = (
 )
 
 
-def rows(result: Result) -> Iterable[list[str]]:
-    """The rows of the table for one load, one per relay."""
+def labelled_rows(
+    result: Result,
+    columns: Sequence[str],
+    cells: Callable[[Result, str, list[Measured]], list[str]],
+) -> Iterable[list[str]]:
+    """The rows of a table for one load, one per relay.
+
+    Args:
+        result: the rounds of the load.
+        columns: the names of the columns; the first two are the load and the relay.
+        cells: returns the other cells of a relay, unless it has failed.
+    """
     for index, (name, rounds) in enumerate(result.rounds.items()):
         label = [result.load.name if index == 0 else "", name]
         if len(rounds) < result.expected:
-            yield [*label, *["failed"] * (len(COLUMNS) - len(label))]
-            continue
-        yield [
-            *label,
-            spread(cpu_ratios(result, name, "obvious")),
-            spread(cpu_ratios(result, name, "nginx")),
-            event_rate(result, name),
-            *_latencies(result.load, rounds),
-            f"{median(rounds, lambda one: one.figures.first_byte_ms.p50):.2f}",
-            f"{median(rounds, lambda one: one.idle_bytes) / MIB:.0f}",
-            f"{_kib_per_stream(result.load, rounds):.0f}",
-            f"{sum(one.figures.errors for one in rounds)}",
-        ]
+            yield [*label, *["failed"] * (len(columns) - len(label))]
+        else:
+            yield [*label, *cells(result, name, rounds)]
+
+
+def rows(result: Result) -> Iterable[list[str]]:
+    """The rows of the table for one load, one per relay."""
+    return labelled_rows(result, COLUMNS, _cells)
+
+
+def _cells(result: Result, name: str, rounds: list[Measured]) -> list[str]:
+    return [
+        spread(cpu_ratios(result, name, "obvious")),
+        spread(cpu_ratios(result, name, "nginx")),
+        event_rate(result, name),
+        *_latencies(result.load, rounds),
+        f"{median(rounds, lambda one: one.figures.first_byte_ms.p50):.2f}",
+        f"{median(rounds, lambda one: one.idle_bytes) / MIB:.0f}",
+        f"{_kib_per_stream(result.load, rounds):.0f}",
+        f"{sum(one.figures.errors for one in rounds)}",
+    ]
 
 
 def failures(result: Result) -> bool:

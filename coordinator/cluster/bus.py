@@ -58,6 +58,9 @@ ANSWER_TIMEOUT_S: Final = 3.0
 the agent waits for `Welcome`, so this must be well below the handshake timeout. If the coordinator
 has crashed, NATS reports at once that nothing receives the request."""
 
+MAX_ASKING: Final = 4096
+"""The most takeover requests that wait for an answer; further ones count as not answered."""
+
 SNAPSHOT_PAUSE_S: Final = 0.25
 """The shortest time between two snapshots: a busy fleet changes with every job."""
 
@@ -281,6 +284,9 @@ class ClusterBus:
         self, coordinator: bytes, message: bytes, answered: Callable[[bytes | None], None]
     ) -> None:
         """Send a takeover request; call `answered` with the answer, or None if there is none."""
+        if len(self._asking) >= MAX_ASKING:
+            answered(None)
+            return
 
         async def ask() -> None:
             subject = f"{self._base}.takeover.{coordinator.hex()}"

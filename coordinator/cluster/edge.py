@@ -9,7 +9,7 @@ each renewal repeats what was acknowledged.
 
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from typing import Final
 
 from msgspec import Struct
@@ -31,7 +31,7 @@ from provider_agent.coordinator.cluster.remote_agent import RemoteAgent
 from provider_agent.coordinator.cluster.takeover_messages import TakenJob, TakeoverRequest, fitting
 from provider_agent.coordinator.connections.limited_log import LimitedLog
 from provider_agent.coordinator.reason import Reason
-from provider_agent.coordinator.sessions.detached_session import LostJob, not_received
+from provider_agent.coordinator.sessions.detached_session import LostJob, MovedJob, not_received
 from provider_agent.coordinator.sessions.receipt_check import check_receipt
 from provider_agent.coordinator.sessions.running_job import RunningJob
 from provider_agent.event_log import EventLogger
@@ -123,7 +123,7 @@ class EdgeJobs:
 
     def by_holder(self) -> Counter[bytes]:
         """Count the jobs of each holder."""
-        return Counter(mine.holder for mine in self._jobs.values())
+        return Counter(sent.holder for sent in self._jobs.values())
 
     def is_full(self, holder: bytes) -> bool:
         """Whether too many bytes of requests are queued for a holder."""
@@ -146,27 +146,27 @@ class EdgeJobs:
     def consume(self, job: RunningJob, count: int) -> None:
         """Count `count` more bytes as passed on to the client, which may queue an `Ack`."""
         job.unconsumed -= count
-        mine = self._jobs.get(job.job_id)
-        if mine is not None and (offset := mine.stream.consume(count)) is not None:
-            self._send_to_holder(mine, Ack(job.job_id, offset))
+        sent = self._jobs.get(job.job_id)
+        if sent is not None and (offset := sent.stream.consume(count)) is not None:
+            self._send_to_holder(sent, Ack(job.job_id, offset))
 
     def abandon(self, job: RunningJob) -> None:
         """Drop the job, and cancel it if it still runs."""
-        mine = self._remove(job.job_id)
-        if mine is not None:
-            self._send_to_holder(mine, Cancel(job.job_id, CANCEL_REASON))
+        sent = self._remove(job.job_id)
+        if sent is not None:
+            self._send_to_holder(sent, Cancel(job.job_id, CANCEL_REASON))
 
     # --- called with received frames --------------------------------------------------------------
 
     def receive(self, holder: bytes, frame: HolderFrame) -> None:
         """Process a frame; ignore one that does not come from the holder of its job."""
-        mine = self._jobs.get(frame.job_id)
-        if mine is None:
+        sent = self._jobs.get(frame.job_id)
+        if sent is None:
             if isinstance(frame, JobResult | JobError):  # otherwise the holder would keep it
                 self._send(holder, Ack(frame.job_id, frame.total_bytes, final=True))
-        elif mine.holder == holder:
+        elif sent.holder == holder:
             try:
-                self._on_frame(mine, frame)
+                self._on_frame(sent, frame)
             except ProtocolViolation as error:
                 self._log.log(
                     logging.WARNING,
@@ -175,72 +175,73 @@ class EdgeJobs:
                     error=str(error),
                 )
                 self._send(holder, Cancel(frame.job_id, CANCEL_REASON))
-                self._lose(mine, Reason.PROVIDER_LOST)
+                self._lose(sent, Reason.PROVIDER_LOST)
 
-    def _on_frame(self, mine: _EdgeJob, frame: HolderFrame) -> None:
-        stream = mine.stream
+    def _on_frame(self, sent: _EdgeJob, frame: HolderFrame) -> None:
+        stream = sent.stream
         match frame:
             case Chunk():
                 if not stream.started or frame.offset > stream.received:
-                    self._request_missing(mine)
+                    self._request_missing(sent)
                 elif fresh := stream.receive(frame):
-                    mine.resend_requested = False
-                    mine.running.on_data(fresh)
+                    sent.resend_requested = False
+                    sent.running.on_data(fresh)
             case JobStarted() if not stream.started:
                 stream.started = True
-                mine.running.on_started(frame)
+                sent.running.on_started(frame)
             case JobResult() | JobError():
                 if frame.total_bytes > stream.received:
-                    self._request_missing(mine)
+                    self._request_missing(sent)
                 else:
-                    self._end(mine, frame)
+                    self._end(sent, frame)
             case Gone(reason=messages.UNKNOWN_JOB) if not stream.started:
-                self._end(mine, not_received(frame.job_id))
+                self._end(sent, not_received(frame.job_id))
             case Gone():
                 known = frame.reason in _REASONS
-                self._lose(mine, Reason(frame.reason) if known else Reason.PROVIDER_LOST)
+                self._lose(sent, Reason(frame.reason) if known else Reason.PROVIDER_LOST)
             case AgentLost():
-                mine.running.set_lost(frame.lost)
+                sent.running.set_lost(frame.lost)
 
-    def _request_missing(self, mine: _EdgeJob) -> None:
+    def _request_missing(self, sent: _EdgeJob) -> None:
         """Request the missing bytes, once for all later frames that follow the same gap."""
-        if not mine.resend_requested:
-            mine.resend_requested = True
-            self._send_to_holder(mine, Renewal([_renewed(mine, resend=True)]))
+        if not sent.resend_requested:
+            sent.resend_requested = True
+            self._send_to_holder(sent, Renewal([_renewed(sent, resend=True)]))
 
-    def _end(self, mine: _EdgeJob, end: JobEnd) -> None:
-        mine.stream.check_end(end)
-        running = mine.running
+    def _end(self, sent: _EdgeJob, end: JobEnd) -> None:
+        sent.stream.check_end(end)
+        running = sent.running
         self._remove(running.job_id)
-        self._send_to_holder(mine, Ack(running.job_id, end.total_bytes, final=True))
+        self._send_to_holder(sent, Ack(running.job_id, end.total_bytes, final=True))
         if isinstance(end, JobResult) or end.receipt is not None:  # a holder's refusal has none
             end = check_receipt(running, end, running.public_key)
-        duration_s = self._clock() - mine.sent_at
+        duration_s = self._clock() - sent.sent_at
         self._job_ended(running.public_key, running.job.model_id, end, duration_s)
         running.on_end(end)
 
-    def _lose(self, mine: _EdgeJob, reason: Reason) -> None:
-        job_id = mine.running.job_id
+    def _lose(self, sent: _EdgeJob, reason: Reason) -> None:
+        job_id = sent.running.job_id
         self._remove(job_id)
-        mine.running.on_end(LostJob(job_id, 0, reason.value, _LOST, retryable=True))
+        sent.running.on_end(LostJob(job_id, 0, reason.value, _LOST, retryable=True))
 
     def _remove(self, job_id: bytes) -> _EdgeJob | None:
-        mine = self._jobs.pop(job_id, None)
-        if mine is not None:
-            self._drop_request(mine)
-        return mine
+        sent = self._jobs.pop(job_id, None)
+        if sent is not None:
+            self._drop_request(sent)
+        return sent
 
-    def _drop_request(self, mine: _EdgeJob) -> None:
-        outbox = self._outboxes.get(mine.holder)
+    def _drop_request(self, sent: _EdgeJob) -> None:
+        outbox = self._outboxes.get(sent.holder)
         if outbox is not None:
-            outbox.requests.drop(mine.job_id)
+            outbox.requests.drop(sent.job_id)
 
     # --- takeover ---------------------------------------------------------------------------------
 
-    def add(self, running: RunningJob, stream: ReceiveStream, holder: bytes, process: int) -> None:
+    def add(self, moved: MovedJob, holder: bytes, process: int) -> None:
         """Own a job of a client here whose agent has reconnected to another coordinator."""
+        running = moved.job
         running.owner = self
-        self._jobs[running.job_id] = _EdgeJob(running, holder, process, stream, self._clock())
+        self._jobs[running.job_id] = _EdgeJob(running, holder, process, moved.stream, moved.sent_at)
 
     def move(self, request: TakeoverRequest) -> list[TakenJob]:
         """Return the jobs that continue at the sender of `request`, and expect their frames there.
@@ -248,53 +249,53 @@ class EdgeJobs:
         The other jobs that the agent lists end, if they are jobs of this agent.
         """
         continued = self._continued(request)
-        taken = fitting(self._taken(mine) for mine in continued)
-        for mine in continued[: len(taken)]:
-            self._move(mine, request.sender)
-        for mine in continued[len(taken) :]:
-            self._lose(mine, Reason.PROVIDER_LOST)
+        taken = fitting(self._taken(sent) for sent in continued)
+        for sent in continued[: len(taken)]:
+            self._move(sent, request.sender)
+        for sent in continued[len(taken) :]:
+            self._lose(sent, Reason.PROVIDER_LOST)
         return taken
 
-    def remove(self, request: TakeoverRequest) -> list[tuple[RunningJob, ReceiveStream]]:
+    def remove(self, request: TakeoverRequest) -> list[MovedJob]:
         """Remove and return the jobs that continue here, because their agent is connected here."""
         returned = []
-        for mine in self._continued(request):
-            self._move(mine, request.sender)
-            del self._jobs[mine.job_id]
-            returned.append((mine.running, mine.stream))
+        for sent in self._continued(request):
+            self._move(sent, request.sender)
+            del self._jobs[sent.job_id]
+            returned.append(MovedJob(sent.running, sent.stream, sent.sent_at))
         return returned
 
     def _continued(self, request: TakeoverRequest) -> list[_EdgeJob]:
         """Return the listed jobs of the agent that can continue; end those that cannot."""
         continued = []
         for live in {live.job_id: live for live in request.live_jobs}.values():
-            mine = self._jobs.get(live.job_id)
-            if mine is None or mine.running.public_key != request.public_key:
+            sent = self._jobs.get(live.job_id)
+            if sent is None or sent.running.public_key != request.public_key:
                 continue
-            has_request = live.request_offset >= len(mine.running.job.request)
-            if has_request and live.first_offset <= mine.stream.received <= live.next_offset:
-                continued.append(mine)
+            has_request = live.request_offset >= len(sent.running.job.request)
+            if has_request and live.first_offset <= sent.stream.received <= live.next_offset:
+                continued.append(sent)
                 continue
-            self._send_to_holder(mine, Cancel(live.job_id, CANCEL_REASON))
-            if mine.stream.received:
-                self._lose(mine, Reason.PROVIDER_LOST)
+            self._send_to_holder(sent, Cancel(live.job_id, CANCEL_REASON))
+            if sent.stream.received:
+                self._lose(sent, Reason.PROVIDER_LOST)
             else:
-                self._end(mine, not_received(live.job_id))
+                self._end(sent, not_received(live.job_id))
         return continued
 
-    def _move(self, mine: _EdgeJob, holder: bytes) -> None:
+    def _move(self, sent: _EdgeJob, holder: bytes) -> None:
         """Expect the frames of a job from another holder.
 
         The older holder is not sent a `Cancel`, which could arrive after the job has returned to
         it. It gives up the job when the new holder asks it, or when the lease expires.
         """
-        mine.holder, mine.lost_at = holder, None
-        mine.stream.resume(self._window_bytes)
-        mine.renewed_at, mine.resend_requested = -1, False
-        mine.running.set_lost(False)
+        sent.holder, sent.lost_at = holder, None
+        sent.stream.resume(self._window_bytes)
+        sent.renewed_at, sent.resend_requested = -1, False
+        sent.running.set_lost(False)
 
-    def _taken(self, mine: _EdgeJob) -> TakenJob:
-        running, stream = mine.running, mine.stream
+    def _taken(self, sent: _EdgeJob) -> TakenJob:
+        running, stream = sent.running, sent.stream
         remaining_ms = max(0, int((running.ends_at - self._clock()) * 1000))
         header = replace(running.job.header, deadline_ms=remaining_ms)
         return TakenJob(header, stream.received, stream.consumed, self._window_bytes)
@@ -308,17 +309,17 @@ class EdgeJobs:
             known: the coordinators that can be reached; jobs of others are not renewed.
         """
         by_holder: dict[bytes, list[RenewedJob]] = {}
-        for mine in self._jobs.values():
-            if mine.holder not in known:
+        for sent in self._jobs.values():
+            if sent.holder not in known:
                 continue
-            if mine.lost_at is not None:  # after a partition
-                mine.lost_at = None
-                mine.running.set_lost(False)
-            mine.stream.acknowledge()
-            resend = mine.renewed_at == mine.stream.received
-            mine.renewed_at = mine.stream.received
-            mine.resend_requested = False
-            by_holder.setdefault(mine.holder, []).append(_renewed(mine, resend=resend))
+            if sent.lost_at is not None:  # after a partition
+                sent.lost_at = None
+                sent.running.set_lost(False)
+            sent.stream.acknowledge()
+            resend = sent.renewed_at == sent.stream.received
+            sent.renewed_at = sent.stream.received
+            sent.resend_requested = False
+            by_holder.setdefault(sent.holder, []).append(_renewed(sent, resend=resend))
         for holder, jobs in by_holder.items():
             for first in range(0, len(jobs), MAX_LIVE_JOBS):
                 self._send(holder, Renewal(jobs[first : first + MAX_LIVE_JOBS]))
@@ -328,56 +329,56 @@ class EdgeJobs:
 
         Requests without output are sent to other agents meanwhile.
         """
-        for mine in self._jobs.values():
-            if mine.holder == holder and mine.lost_at is None:
-                mine.lost_at = self._clock()
-                mine.running.set_lost(True)
+        for sent in self._jobs.values():
+            if sent.holder == holder and sent.lost_at is None:
+                sent.lost_at = self._clock()
+                sent.running.set_lost(True)
         self._outboxes.pop(holder, None)
 
-    def agent_joined(self, public_key: bytes, process: int, holder: bytes | None) -> None:
-        """End the jobs that an agent cannot have any more, because it has connected again.
+    def agents_joined(self, joined: Mapping[bytes, int], holder: bytes | None) -> None:
+        """End the jobs that agents cannot have any more, because they have connected again.
 
         Jobs of an older process end if their holder is lost. Of the same process, all that were not
         taken back end if it has connected here. If it has connected elsewhere, as a snapshot says
         that may be late, those end that have not started and may be lost.
 
         Args:
-            public_key: the agent.
-            process: which process of it has connected.
-            holder: the coordinator to which it has connected; None for this one.
+            joined: the agents: public key → which process has connected.
+            holder: the coordinator to which they have connected; None for this one.
         """
-        for mine in list(self._jobs.values()):
-            running = mine.running
-            if running.public_key != public_key or mine.holder == holder:
+        for sent in list(self._jobs.values()):
+            running = sent.running
+            process = joined.get(running.public_key)
+            if process is None or sent.holder == holder:
                 continue
             has_started = running.started is not None
-            if mine.process != process:
-                is_missing = mine.lost_at is not None
+            if sent.process != process:
+                is_missing = sent.lost_at is not None
             else:
                 is_missing = holder is None or (running.lost and not has_started)
             if is_missing and has_started:
-                self._lose(mine, Reason.PROVIDER_LOST)
+                self._lose(sent, Reason.PROVIDER_LOST)
             elif is_missing:
-                self._end(mine, not_received(mine.job_id))
+                self._end(sent, not_received(sent.job_id))
 
     def end_all(self) -> None:
         """End all jobs, because this coordinator stops."""
-        for mine in list(self._jobs.values()):
-            self._send_to_holder(mine, Cancel(mine.job_id, CANCEL_REASON))
-            self._lose(mine, Reason.COORDINATOR_STOPPING)
+        for sent in list(self._jobs.values()):
+            self._send_to_holder(sent, Cancel(sent.job_id, CANCEL_REASON))
+            self._lose(sent, Reason.COORDINATOR_STOPPING)
 
     def set_lost(self, holder: bytes, *, lost: bool) -> None:
         """Report to the requests that their holder may be lost, or that it has been heard again."""
-        for mine in self._jobs.values():
-            if mine.holder == holder and mine.lost_at is None:
-                mine.running.set_lost(lost)
+        for sent in self._jobs.values():
+            if sent.holder == holder and sent.lost_at is None:
+                sent.running.set_lost(lost)
 
     def expire(self, keep_s: float) -> None:
         """End the jobs whose holder was lost `keep_s` seconds ago, each with one error."""
         lost_before = self._clock() - keep_s
-        for mine in list(self._jobs.values()):
-            if mine.lost_at is not None and mine.lost_at <= lost_before:
-                self._lose(mine, Reason.PROVIDER_LOST)
+        for sent in list(self._jobs.values()):
+            if sent.lost_at is not None and sent.lost_at <= lost_before:
+                self._lose(sent, Reason.PROVIDER_LOST)
 
     def next_frames(self, holder: bytes, limit_bytes: int) -> list[EdgeFrame]:
         """Remove and return the frames of the next message, of about `limit_bytes` together.
@@ -401,9 +402,9 @@ class EdgeJobs:
             size += frame_size(chunk)
         return frames
 
-    def _send_to_holder(self, mine: _EdgeJob, frame: EdgeFrame) -> None:
-        if mine.lost_at is None:
-            self._send(mine.holder, frame)
+    def _send_to_holder(self, sent: _EdgeJob, frame: EdgeFrame) -> None:
+        if sent.lost_at is None:
+            self._send(sent.holder, frame)
 
     def _send(self, holder: bytes, frame: EdgeFrame) -> None:
         outbox = self._outboxes.get(holder)
@@ -413,6 +414,6 @@ class EdgeJobs:
         self._wake(holder)
 
 
-def _renewed(mine: _EdgeJob, *, resend: bool) -> RenewedJob:
-    stream = mine.stream
-    return RenewedJob(mine.running.job_id, stream.received, stream.acked, resend)
+def _renewed(sent: _EdgeJob, *, resend: bool) -> RenewedJob:
+    stream = sent.stream
+    return RenewedJob(sent.running.job_id, stream.received, stream.acked, resend)

@@ -30,7 +30,11 @@ from provider_agent.coordinator.cluster.relayed_job import RelayedJob
 from provider_agent.coordinator.cluster.takeover_messages import TakenJob
 from provider_agent.coordinator.connections.limited_log import LimitedLog
 from provider_agent.coordinator.reason import Reason
-from provider_agent.coordinator.sessions.detached_session import MAX_SENDS, DetachedSession
+from provider_agent.coordinator.sessions.detached_session import (
+    MAX_SENDS,
+    DetachedSession,
+    MovedJob,
+)
 from provider_agent.event_log import EventLogger
 from provider_agent.protocol.errors import REGISTRY, ErrorCode
 from provider_agent.protocol.exceptions import ProtocolViolation
@@ -240,7 +244,7 @@ class HolderJobs:
         stream.holds_end = True
         stream.continue_from(consumed=taken.consumed, received=received)
         self._jobs[job_id] = job
-        session.add(job, stream, now)
+        session.add(MovedJob(job, stream, now))
 
     def expect(self, job_ids: Iterable[bytes]) -> None:
         """Do not report jobs as unknown for the time of a lease, because they are moving.

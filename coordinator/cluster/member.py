@@ -175,7 +175,7 @@ class ClusterMember:
 
     def agent_joined(self, public_key: bytes, instance_id: str) -> None:
         """End the jobs that an agent cannot have any more; see `RemoteAgents`."""
-        self.edge.agent_joined(public_key, process_of(instance_id), None)
+        self.edge.agents_joined({public_key: process_of(instance_id)}, None)
 
     def take_over(
         self, hello: Hello, session_id: bytes, done: Callable[[DetachedSession | None], None]
@@ -216,7 +216,8 @@ class ClusterMember:
         """
         snapshot = decode_snapshot(message, self.view.entry_decoder)
         sender = snapshot.sender
-        was_known, was_reachable = sender in self.view, self.view.is_reachable(sender)
+        was_known = self.view.has_snapshot(sender)
+        was_reachable = self.view.is_reachable(sender)
         change = self.view.receive(snapshot)
         if not was_known and sender in self.view:
             self._log.log(logging.INFO, "coordinator joined the cluster", coordinator=sender.hex())
@@ -237,7 +238,7 @@ class ClusterMember:
             self._lose(sender)
         for public_key, process in change.joined.items():
             self._fleet.end_older_session(public_key, functools.partial(_is_older, process))
-            self.edge.agent_joined(public_key, process, sender)
+        self.edge.agents_joined(change.joined, sender)
         for public_key, models in change.offers.items():
             self._fleet.remote_offers_changed(public_key, models)
         self._fleet.remote_agents_changed(self.view.take_left_models())

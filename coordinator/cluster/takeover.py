@@ -135,7 +135,6 @@ class Takeovers:
         self._is_connected = is_connected
         self._release_session = release
         self._ask = ask
-        self._clock = clock
         self._log = LimitedLog(log, clock)
         self._incomplete: dict[bytes, list[Takeover]] = {}
         """The takeovers whose answers have not all arrived, by public key."""
@@ -162,8 +161,8 @@ class Takeovers:
         request = TakeoverRequest(self._own_id, hello.public_key, resumed_id, hello.live_jobs)
         session = new_session(hello.public_key, session_id, hello.instance_id)
         self._release(request)
-        for job, stream in self._edge.remove(request):
-            session.add(job, stream, self._clock())
+        for moved in self._edge.remove(request):
+            session.add(moved)
         self._holder.expect(live.job_id for live in hello.live_jobs)
         takeover = Takeover(request, session, asked, done)
         if takeover.complete():
@@ -231,13 +230,12 @@ class Takeovers:
         The agent does not run a job that it does not list. If it has not started, it is sent again.
         """
         for job_id in listed:
-            if (removed := session.remove(job_id)) is None:
+            if (moved := session.remove(job_id)) is None:
                 continue
-            job, stream = removed
-            if isinstance(job, RelayedJob):
-                self._holder.release(job)  # its edge is asked too
+            if isinstance(moved.job, RelayedJob):
+                self._holder.release(moved.job)  # its edge is asked too
             else:
-                self._edge.add(job, stream, holder, process_of(session.instance_id))
+                self._edge.add(moved, holder, process_of(session.instance_id))
         for job in session.jobs.values():
             if job.started is None:
                 job.on_end(not_received(job.job_id))

@@ -156,6 +156,11 @@ class ClusterView:
         coordinator.heard_at, coordinator.is_reachable = self._clock(), True
         return True
 
+    def has_snapshot(self, coordinator: bytes) -> bool:
+        """Whether a snapshot of a coordinator, or a part of one, has arrived."""
+        known = self._coordinators.get(coordinator)
+        return known is not None and known.parts_revision > 0
+
     def is_reachable(self, coordinator: bytes) -> bool:
         """Whether messages to a coordinator arrive, as far as is known."""
         known = self._coordinators.get(coordinator)

@@ -35,6 +35,20 @@ class LostJob(JobError, frozen=True):
     """
 
 
+class MovedJob(Struct, frozen=True):
+    """A job that continues with another owner.
+
+    Attributes:
+        job: the job.
+        stream: its response.
+        sent_at: when it was sent, in seconds of the coordinator's clock.
+    """
+
+    job: RunningJob
+    stream: ReceiveStream
+    sent_at: float
+
+
 class ResumptionPlan(Struct, frozen=True):
     """What happens to the jobs of a detached session when its agent resumes it.
 
@@ -113,20 +127,21 @@ class DetachedSession:
         retired = " retired" if self.retired else ""
         return f"<DetachedSession {self.session_id.hex()}{retired} jobs={len(self.jobs)}>"
 
-    def add(self, job: RunningJob, stream: ReceiveStream, now: float) -> None:
+    def add(self, moved: MovedJob) -> None:
         """Add a job whose response continues here from `stream.received` on."""
+        job = moved.job
         job.owner = self
         self.jobs[job.job_id] = job
-        self._streams[job.job_id] = stream
-        self.counts.add(job.job_id, job.job.model_id, now)
+        self._streams[job.job_id] = moved.stream
+        self.counts.add(job.job_id, job.job.model_id, moved.sent_at)
 
-    def remove(self, job_id: bytes) -> tuple[RunningJob, ReceiveStream] | None:
-        """Remove and return a job that continues elsewhere, and its response."""
-        job = self.jobs.pop(job_id, None)
+    def remove(self, job_id: bytes) -> MovedJob | None:
+        """Remove and return a job that continues elsewhere; None if it is not here."""
+        job, sent = self.jobs.pop(job_id, None), self.counts.remove(job_id)
         if job is None:
             return None
-        self.counts.remove(job_id)
-        return job, self._streams.pop(job_id)
+        sent_at = 0.0 if sent is None else sent.sent_at  # None: its end has arrived, and is held
+        return MovedJob(job, self._streams.pop(job_id), sent_at)
 
     def consume(self, job: RunningJob, count: int) -> None:
         """Count bytes as passed on to the client; the next connection sends the `Ack`."""

@@ -22,6 +22,7 @@ from provider_agent.coordinator.cluster.messages import (
     encode_snapshot,
 )
 from provider_agent.coordinator.cluster.remote_agent import RemoteAgent
+from provider_agent.coordinator.cluster.takeover_messages import TakeoverRequest, encode_takeover
 from provider_agent.coordinator.connections.limited_log import MAX_LINES
 from provider_agent.coordinator.reason import Reason
 from provider_agent.coordinator.sessions.detached_session import LostJob, new_session
@@ -138,6 +139,17 @@ def test_new_coordinator_receives_a_snapshot_soon() -> None:
     assert due > 0
     members.send_snapshot()
     assert members.two.snapshots_due == due
+
+
+def test_new_coordinator_that_asks_first_receives_a_snapshot_soon() -> None:
+    members = Members()
+    third = Member(b"3" * 16, lambda: members.now)
+    request = TakeoverRequest(third.member.own_id, AGENT_KEY, bytes(16), [])
+    members.two.member.answer_takeover(encode_takeover(request))
+    due = members.two.snapshots_due
+    for message in third.member.snapshot():
+        members.two.member.receive_snapshot(message)
+    assert members.two.snapshots_due == due + 1
 
 
 def test_draining_coordinator_offers_no_agents_and_refuses_jobs() -> None:
