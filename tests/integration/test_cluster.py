@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 from msgspec.structs import replace
 
-from provider_agent.coordinator.cluster.bus import SEND_BUFFER_BYTES
+from provider_agent.coordinator.cluster.connection import SEND_BUFFER_BYTES
 from provider_agent.coordinator.cluster.settings import ClusterSettings
 from provider_agent.coordinator.server import Coordinator
 from provider_agent.protocol.limits import CONNECT_PATH
@@ -289,7 +289,7 @@ async def test_stop_ends_while_nats_does_not_read() -> None:
         nats.suspend()
         bus.member.next_message = lambda: (b"x" * 16, bytes(900_000))  # type: ignore[method-assign]
         bus._queued.set()
-        await wait_until(lambda: bus._client.pending_data_size > SEND_BUFFER_BYTES)
+        await wait_until(lambda: bus._connection.pending_bytes > SEND_BUFFER_BYTES)
         await coordinator.stop()
 
 
@@ -312,7 +312,7 @@ async def test_stop_with_unsent_messages_of_a_lost_connection() -> None:
         bus = coordinator._cluster
         assert bus is not None
         await bus._publish_snapshot()
-        assert bus._client.pending_data_size > 0
+        assert bus._connection.pending_bytes > 0
         await coordinator.stop()
 
 

@@ -184,7 +184,7 @@ def _is_idle(member: ClusterMember) -> bool:
 
 async def _disconnect(coordinator: Coordinator) -> None:
     assert coordinator._cluster is not None
-    await coordinator._cluster._client.close()
+    await coordinator._cluster._connection.close()
 
 
 @pytest.mark.timeout(120)

@@ -26,7 +26,7 @@ async def crash(coordinator: Coordinator) -> None:
     assert bus is not None
     for task in bus._tasks:
         task.cancel()
-    await bus._client.close()
+    await bus._connection.close()
 
 
 async def wait_until(condition: Callable[[], bool]) -> None:
