@@ -121,7 +121,7 @@ class StatusPage:
         if (denied := self._http_api.deny_in_openai_format(request)) is not None:
             return denied
         body = msgspec.json.encode(await self.status())
-        return json_response(msgspec.json.format(body, indent=2))
+        return json_response(msgspec.json.format(body, indent=2) + b"\n")  # for terminals
 
     async def status(self) -> Status:
         """Return the current state."""
