@@ -46,7 +46,8 @@ config_option = click.option(
     # Loading reports a file that cannot be read, with what to do.
     type=click.Path(path_type=Path, readable=False),
     help="The agent.toml to read. [default: $PROVIDER_AGENT_CONFIG, ./agent.toml, "
-    "~/.config/provider-agent/agent.toml, /etc/provider-agent/agent.toml]",
+    "~/.config/provider-agent/agent.toml, ~/.config/usepod-agent/agent.toml, "
+    "/etc/provider-agent/agent.toml]",
 )
 """The option that names the configuration file; its parameter is `config_path`."""
 

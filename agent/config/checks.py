@@ -232,9 +232,6 @@ def _check_passthrough_settings(
     if backend.overflow and adapter.native:
         reason = f"{kind} is not a passthrough"
         raise bad_value(origin, f"{key}.overflow", reason, "set it at the passthrough")
-    if backend.markup and (adapter.native or kind == "openai_passthrough"):
-        advice = "remove it, and set the prices in [pricing.models]"
-        raise bad_value(origin, f"{key}.markup", f"{kind} reports no prices", advice)
     if backend.venice_system_prompt and kind != "venice":
         reason = f"{kind} does not accept it"
         raise bad_value(origin, f"{key}.venice_system_prompt", reason, "remove it")

@@ -9,7 +9,8 @@ from provider_agent.protocol.limits import CONNECT_PATH, SUBPROTOCOL
 USEPOD: Final = "usepod"
 """The JSON dialect of the Use Pod marketplace."""
 
-_USEPOD_HOST: Final = "api.usepod.ai"
+USEPOD_HOST: Final = "api.usepod.ai"
+"""The host of the marketplace's coordinator."""
 
 
 def dialect_of(config: CoordinatorConfig, url: str) -> str:
@@ -19,6 +20,14 @@ def dialect_of(config: CoordinatorConfig, url: str) -> str:
     """
     if config.dialect is not None:
         return config.dialect
-    parts = urlsplit(url)
-    host = (parts.hostname or "").rstrip(".")
-    return USEPOD if (host, parts.path) == (_USEPOD_HOST, CONNECT_PATH) else SUBPROTOCOL
+    return USEPOD if is_usepod_address(url) else SUBPROTOCOL
+
+
+def is_usepod_address(url: str) -> bool:
+    """Whether an address is that of the marketplace. Any text is accepted."""
+    try:
+        parts = urlsplit(url)
+        host = (parts.hostname or "").rstrip(".")
+    except ValueError:
+        return False
+    return (host, parts.path) == (USEPOD_HOST, CONNECT_PATH)

@@ -25,6 +25,19 @@ def config_home(environ: Mapping[str, str]) -> Path:
     return root / "provider-agent"
 
 
+def default_key_path(environ: Mapping[str, str], *, is_usepod: bool) -> Path:
+    """Return the key file of an agent whose operator has configured none.
+
+    Args:
+        environ: the environment.
+        is_usepod: whether the coordinator speaks the dialect `usepod`. Then the key of the Rust
+            agent is used, unless this agent has one already: a new key would be a new provider.
+    """
+    own = config_home(environ) / "identity.key"
+    rust_agent = home(environ) / ".usepod-agent" / "identity.key"
+    return rust_agent if is_usepod and not _exists(own) and _exists(rust_agent) else own
+
+
 def home(environ: Mapping[str, str]) -> Path:
     """Return the home directory of the user that runs the agent."""
     text = environ.get("HOME", "")
@@ -46,10 +59,14 @@ def expand(path: str, environ: Mapping[str, str]) -> Path:
 
 
 def search_path(environ: Mapping[str, str]) -> tuple[Path, ...]:
-    """Return the default places of the file; the first that exists is used."""
+    """Return the default places of the file; the first that exists is used.
+
+    The third is that of the Rust agent for the Use Pod marketplace.
+    """
     return (
         Path("agent.toml"),
         config_home(environ) / "agent.toml",
+        config_home(environ).with_name("usepod-agent") / "agent.toml",
         Path("/etc/provider-agent/agent.toml"),
     )
 

@@ -19,13 +19,14 @@ from provider_agent.agent.config.convert import (
     parse_variable,
     unknown_keys,
 )
+from provider_agent.agent.config.dialect import USEPOD, is_usepod_address
 from provider_agent.agent.config.errors import (
     ConfigError,
     ErrorCollector,
     bad_value,
     did_you_mean,
 )
-from provider_agent.agent.config.files import config_home, find_file, read_file, search_path
+from provider_agent.agent.config.files import default_key_path, find_file, read_file, search_path
 from provider_agent.agent.config.flags import (
     CONFIG_VARIABLE,
     ENVIRONMENT_PREFIX,
@@ -33,6 +34,7 @@ from provider_agent.agent.config.flags import (
     variable_of,
 )
 from provider_agent.agent.config.low_prices import low_prices
+from provider_agent.agent.config.markups import markup_warnings
 from provider_agent.agent.config.prices import to_millionths
 from provider_agent.agent.config.request_fields import request_field_warnings
 from provider_agent.agent.config.schema import (
@@ -151,6 +153,7 @@ def load_config(
         *unknown_variables(environ),
         *low_prices(checked.pricing, sources.in_dollars),
         *request_field_warnings(checked.backends),
+        *markup_warnings(checked.backends),
     )
     return LoadedConfig(checked, sources.origins, found, warnings)
 
@@ -280,6 +283,9 @@ class _Sources:
         """Return the raw value of a key and its origin. An empty variable counts as not set."""
         if (flag := self._overrides.get(key)) is not None:
             return flag, f"flag {FLAGS[key]}"
+        return self._find_without_flag(key)
+
+    def _find_without_flag(self, key: str) -> tuple[object, str]:
         variable = variable_of(key)
         if text := self._environ.get(variable):
             origin = f"environment {variable}"
@@ -290,6 +296,17 @@ class _Sources:
             value = value.get(name) if isinstance(value, dict) else None
         return (None, DEFAULT) if value is None else (value, self._file_name)
 
+    def _is_usepod(self) -> bool:
+        """Whether the coordinator of the file and the environment speaks the dialect `usepod`.
+
+        Flags are left out, so that every command uses the same key: not all commands have them.
+        """
+        dialect, _ = self._find_without_flag("coordinator.dialect")
+        url, _ = self._find_without_flag("coordinator.url")
+        if dialect is not None:
+            return dialect == USEPOD
+        return isinstance(url, str) and is_usepod_address(url.strip())
+
     def _required_default(self, key: str) -> object:
         """Return the value of a key that the section requires and no source sets.
 
@@ -297,7 +314,7 @@ class _Sources:
             ConfigError: the key is not `identity.key_path`, the only one with a default.
         """
         if key == "identity.key_path":
-            return config_home(self._environ) / "identity.key"
+            return default_key_path(self._environ, is_usepod=self._is_usepod())
         if self._has_unknown_names:  # one of them is probably this one
             return _PLACEHOLDERS[key]
         advice = f"set it, or {variable_of(key)}"

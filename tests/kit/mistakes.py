@@ -167,7 +167,6 @@ IN_THE_SETTINGS = (
         backend("kind='vllm'\nmodels='a'"),
         "backends[0].models: expected a list, got a string in quotes",
     ),
-    Mistake("a markup", backend("kind='vllm'\nmarkup=0.1"), "vllm reports no prices", "remove it"),
     # --- prices ---
     Mistake("price 0.5", price("0.5"), f"default_input_per_1m: {PRICE}a number", HALF_A_DOLLAR),
     Mistake("price .5 in text", price('".5"'), f"{PRICE}a string", ".5 dollars per million tok"),

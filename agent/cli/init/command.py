@@ -8,6 +8,7 @@ from typing import Final
 
 import click
 from msgspec import Struct
+from msgspec.structs import replace
 
 from provider_agent.agent.backends.local_servers import WELL_KNOWN_PORTS
 from provider_agent.agent.cli.found_servers import ports_text
@@ -22,7 +23,8 @@ from provider_agent.agent.cli.init.prompts import (
 from provider_agent.agent.cli.init.servers import find_servers
 from provider_agent.agent.cli.settings import SetupError, run_async
 from provider_agent.agent.config.addresses import coordinator_url
-from provider_agent.agent.config.files import config_home, expand, find_file
+from provider_agent.agent.config.dialect import is_usepod_address
+from provider_agent.agent.config.files import config_home, default_key_path, expand, find_file
 from provider_agent.agent.config.flags import CONFIG_VARIABLE, variable_of
 from provider_agent.agent.identity.key import IdentityError, load_or_create
 from provider_agent.agent.private_file import resolved, write_private_file
@@ -124,7 +126,7 @@ def init(
         coordinator_url, allow_insecure, key_path, prices, ports or WELL_KNOWN_PORTS, asks
     )
     try:
-        answers = _answers(options)
+        answers = _with_existing_key(_answers(options))
     except click.Abort:
         click.echo("\nNothing was written.", err=True, nl=False)
         raise KeyboardInterrupt from None
@@ -176,6 +178,15 @@ def _checked_key_path(text: str) -> str:
     if not text or text.startswith("~/"):
         return text
     return str(Path(text).absolute())
+
+
+def _with_existing_key(answers: Answers) -> Answers:
+    """Name the key of the Rust agent in the file if it is the one that `run` would use."""
+    is_usepod = is_usepod_address(answers.coordinator_url)
+    default = default_key_path(os.environ, is_usepod=is_usepod)
+    if answers.key_path or default == config_home(os.environ) / "identity.key":
+        return answers
+    return replace(answers, key_path=str(default))
 
 
 def _checked_code(code: str) -> str:

@@ -49,11 +49,6 @@ def test_backend_url_is_the_default_or_normalized(
         ('kind="venice"\napi_key_file=""', "backends[0].api_key_file: expected the path of a"),
         ('kind="vllm"\napi_key_env="K"\napi_key_file="k"', "api_key_env is set as well"),
         ('kind="vllm"\noverflow=true', "overflow: vllm is not a passthrough; set it at the"),
-        ('kind="vllm"\nmarkup=0.05', "backends[0].markup: vllm reports no prices; remove it"),
-        (
-            'kind="openai_passthrough"\nurl="http://h"\napi_key_env="K"\nmarkup=0.05',
-            "backends[0].markup: openai_passthrough reports no prices; remove it, and set the",
-        ),
         (
             'kind="openrouter"\napi_key_env="K"\nvenice_system_prompt=true',
             "backends[0].venice_system_prompt: openrouter does not accept it; remove it",

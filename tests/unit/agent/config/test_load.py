@@ -15,62 +15,6 @@ from provider_agent.agent.config.flags import variable_of
 from provider_agent.protocol.formats import WireFormat
 from tests.unit.agent.config.loading import MINIMAL, load, load_error
 
-RUST_AGENT_FILE = """
-[operator]
-display_name = "BlueBoxRig-01"
-wallet = "1111111111111111"
-contact_email = "ops@example.com"
-
-[coordinator]
-url = "wss://api.example/provider/connect"
-enrollment_code = "POD-ENROLL-1234"
-
-[identity]
-key_path = "~/.usepod-agent/identity.key"
-
-[[backends]]
-kind = "vllm"
-url = "http://localhost:8000"
-
-[[backends]]
-kind = "openrouter"
-api_key_env = "OPENROUTER_API_KEY"
-markup = 0.05
-models = ["a/b"]
-
-[pricing]
-default_input_per_1m = 500_000
-default_output_per_1m = 750_000
-
-[pricing.models]
-"meta-llama/Llama-3.1-8B" = { input_per_1m = 300_000, output_per_1m = 450_000 }
-
-[limits]
-max_concurrent = 8
-max_tokens_per_minute = 200_000
-
-[observability]
-prometheus_addr = "127.0.0.1:9090"
-log_level = "info"
-"""
-"""A configuration file of an agent written in Rust.
-
-Its operators can switch to this agent and keep the file.
-"""
-
-
-def test_file_of_the_rust_agent_is_valid(tmp_path: Path) -> None:
-    config = load(tmp_path, RUST_AGENT_FILE).config
-    assert config.operator.display_name == "BlueBoxRig-01"
-    assert config.coordinator.enrollment_code == "POD-ENROLL-1234"
-    assert config.identity.key_path == Path("/home/op/.usepod-agent/identity.key")
-    assert [backend.kind for backend in config.backends] == ["vllm", "openrouter"]
-    assert config.backends[0].url == "http://localhost:8000"
-    assert config.backends[1].markup == 0.05
-    assert config.backends[1].models == ("a/b",)
-    assert config.pricing.models == {"meta-llama/Llama-3.1-8B": Price(300_000, 450_000)}
-    assert config.limits.max_tokens_per_minute == 200_000
-
 
 def test_only_the_coordinator_url_is_required(tmp_path: Path) -> None:
     loaded = load(tmp_path)

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from provider_agent.adapters.registry import BUILT_IN_KINDS
 from provider_agent.agent.cli.main import main
 from provider_agent.agent.config import BackendConfig, LoadedConfig, Price, load_config
-from provider_agent.agent.identity.key import load
+from provider_agent.agent.identity.key import load, load_or_create
 from tests.kit.fakes.llamacpp import FakeLlamaCpp
 from tests.kit.fakes.ollama import FakeOllama
 from tests.kit.fakes.server import FakeServer
@@ -141,6 +141,24 @@ async def test_address_and_key_path_come_from_variables(runner: CliRunner, vllm:
     # `run` may start in another directory.
     assert config.identity.key_path == Path.cwd() / "keys" / "agent.key"
     assert len(load(config.identity.key_path).public_key) == 32
+
+
+async def test_the_key_of_the_rust_agent_is_used_with_its_marketplace(
+    runner: CliRunner, vllm: FakeVllm
+) -> None:
+    # `init` made a new key: the marketplace would have seen a new provider.
+    key_path = Path.cwd() / ".usepod-agent/identity.key"
+    key = load_or_create(key_path)
+    usepod = ("--coordinator-url", "wss://api.usepod.ai/provider/connect")
+
+    written = await init(runner, *port_of(vllm), *usepod)
+    other = await init(runner, *port_of(vllm), "-c", "other.toml", "--coordinator-url", URL)
+
+    assert f"public key   {key.public_key_text}\n" in written.stdout
+    assert loaded().config.identity.key_path == key_path
+    assert key.public_key_text not in other.stdout
+    # The file names the key, so that a key that is made later is not used instead.
+    assert f'key_path = "{key_path}"\n' in read("agent.toml")
 
 
 async def test_file_named_by_the_variable_is_written(runner: CliRunner, vllm: FakeVllm) -> None:
