@@ -48,6 +48,7 @@ from provider_agent.agent.telemetry.status import StatusSnapshot
 from provider_agent.agent.telemetry.status_server import StatusServer
 from provider_agent.agent.telemetry.traces.settings import TraceSettings
 from provider_agent.event_log import EventLogger
+from provider_agent.protocol.errors import LastError
 from provider_agent.protocol.frames import Capabilities, ModelOffer, Welcome
 
 log = EventLogger(__name__)
@@ -104,6 +105,7 @@ class Service:
         self.backends = backends
         self.changed = asyncio.Event()
         self._clock = clock
+        self._wall_clock = wall_clock
         self.outbox = Outbox()
         self.metrics = Metrics(clock)
         self._stats = stats = RollingStats(clock)
@@ -180,6 +182,12 @@ class Service:
         self._force_requested = asyncio.Event()
         self._exit_code = EXIT_OK
 
+    def _last_error(self) -> LastError | None:
+        failure = self._stats.last_failure
+        if failure is None:
+            return None
+        return LastError(self._wall_clock() - (self._clock() - failure.at), failure.code)
+
     def _new_uplink(
         self, identity: Identity, uniform: Callable[[], float], *, replace: bool
     ) -> Uplink:
@@ -196,6 +204,7 @@ class Service:
             clock=self._clock,
             uniform=uniform,
             replace=replace,
+            last_error=self._last_error,
         )
 
     def __repr__(self) -> str:

@@ -39,6 +39,18 @@ class ErrorCode(StrEnum):
     INTERNAL = "internal"
 
 
+class LastError(Struct, frozen=True):
+    """The last job that failed through the provider's fault.
+
+    Attributes:
+        at: when, as POSIX time in seconds.
+        code: why.
+    """
+
+    at: float
+    code: ErrorCode
+
+
 class ErrorEntry(Struct, frozen=True):
     """One row of the registry.
 

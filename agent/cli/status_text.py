@@ -68,6 +68,9 @@ def _facts(state: StatusSnapshot) -> Table:
     if (routable := _routable(state)) is not None:
         facts.add_row("can receive jobs", _names(routable))
     facts.add_row("last job", ago(state.last_job_age_s))
+    if state.last_error_code is not None:
+        code = visible(state.last_error_code)
+        facts.add_row("last error", f"{code}, {ago(state.last_error_age_s)}")
     queued = sum(backend.queued for backend in state.backends)
     waiting = f", {queued} waiting for the first byte" if queued else ""
     facts.add_row("jobs", f"{state.in_flight} of {state.capacity}{waiting}")

@@ -49,6 +49,7 @@ from provider_agent.event_log import EventLogger
 from provider_agent.protocol import receipts
 from provider_agent.protocol.agent_protocol import AgentProtocol, AgentSession
 from provider_agent.protocol.codec import VERSION_1
+from provider_agent.protocol.errors import LastError
 from provider_agent.protocol.field_values import to_line
 from provider_agent.protocol.frames import (
     Ack,
@@ -88,6 +89,7 @@ class Uplink:
         uniform: random, in [0, 1).
         replace: whether each `Hello` until the first `Welcome` asks to replace a connected agent
             with the same key.
+        last_error: returns the last error, for the heartbeats of the dialect `usepod`.
 
     Attributes:
         config: applies from the next connection on.
@@ -115,6 +117,7 @@ class Uplink:
         clock: Callable[[], float],
         uniform: Callable[[], float],
         replace: bool = False,
+        last_error: Callable[[], LastError | None] = lambda: None,
     ) -> None:
         self.config = config
         self.url = config.url
@@ -133,7 +136,7 @@ class Uplink:
         self._clock = clock
         self._uniform = uniform
         self._replace = replace
-        self._usepod = UsepodLinks(identity, key_path)
+        self._usepod = UsepodLinks(identity, key_path, last_error)
         self.dialect = dialect_of(config, config.url)
         self._instance_id = os.urandom(8).hex()
         self._welcomed_urls: set[str] = set()

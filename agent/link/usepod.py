@@ -1,5 +1,6 @@
 """What the links to a coordinator of the Use Pod dialect share, and what they log."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -7,6 +8,7 @@ from provider_agent.agent.identity.key import Identity
 from provider_agent.agent.identity.provider_id import read_provider_id, store_provider_id
 from provider_agent.agent.version import agent_version
 from provider_agent.event_log import EventLogger
+from provider_agent.protocol.errors import LastError
 from provider_agent.protocol.usepod.dialect import UsepodDialect
 from provider_agent.protocol.usepod.job_ids import JobIds
 from provider_agent.protocol.usepod.session import UsepodSession
@@ -24,9 +26,16 @@ class UsepodLinks:
     Args:
         identity: the agent's key.
         key_path: the key file, which also holds the provider id.
+        last_error: returns the last error, for heartbeats.
     """
 
-    def __init__(self, identity: Identity, key_path: Path) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        key_path: Path,
+        last_error: Callable[[], LastError | None] = lambda: None,
+    ) -> None:
+        self._last_error = last_error
         self._identity = identity
         self._key_path = key_path
         self._provider_id: str | None = None
@@ -37,7 +46,13 @@ class UsepodLinks:
 
     def new_dialect(self) -> UsepodDialect:
         """Return the dialect of a new link; the jobs of the previous link are forgotten."""
-        return UsepodDialect(self._job_ids, agent_version(), self._log_withheld, self._log_skipped)
+        return UsepodDialect(
+            self._job_ids,
+            agent_version(),
+            self._log_withheld,
+            self._log_skipped,
+            self._last_error,
+        )
 
     def new_session(self, enrollment_code: str) -> UsepodSession:
         """Return the session of a new link.

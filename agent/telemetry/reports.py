@@ -109,6 +109,7 @@ class Reports:
         """Return the status for the operator; the arguments describe what `Reports` cannot see."""
         now = self._clock()
         last_job_at = self._jobs.last_job_at
+        failure = self._stats.last_failure
         return StatusSnapshot(
             version=agent_version(),
             uptime_s=now - self._started_at,
@@ -121,6 +122,8 @@ class Reports:
             coordinator_draining=messages.draining,
             notices=messages.notices(),
             last_job_age_s=None if last_job_at is None else now - last_job_at,
+            last_error_age_s=None if failure is None else now - failure.at,
+            last_error_code=None if failure is None else failure.code,
             draining=draining,
             in_flight=self._jobs.in_flight,
             capacity=self._jobs.max_concurrent,

@@ -36,6 +36,18 @@ class StatsSnapshot(Struct, frozen=True):
     error_rate: float | None = None
 
 
+class Failure(Struct, frozen=True):
+    """A job that failed through the provider's fault.
+
+    Attributes:
+        at: when it ended, by the clock of the statistics.
+        code: why.
+    """
+
+    at: float
+    code: ErrorCode
+
+
 class _EndedJob(Struct, frozen=True, gc=False):
     at: float
     output_tokens: int | None
@@ -48,9 +60,14 @@ class RollingStats:
 
     Args:
         clock: monotonic seconds.
+
+    Attributes:
+        last_failure: the last job that failed through the provider's fault, however long ago; None
+            if there was none.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
+        self.last_failure: Failure | None = None
         self._clock = clock
         self._started_at = clock()
         self._ended: deque[_EndedJob] = deque(maxlen=MAX_ENDED_JOBS)
@@ -69,8 +86,11 @@ class RollingStats:
             code: the error code; None for a success. Only errors that are the provider's fault
                 count as failed.
         """
+        now = self._clock()
         failed = code is not None and entry_for(code).fault is Fault.PROVIDER
-        self._ended.append(_EndedJob(self._clock(), output_tokens, first_byte_s, failed))
+        if code is not None and failed:
+            self.last_failure = Failure(now, code)
+        self._ended.append(_EndedJob(now, output_tokens, first_byte_s, failed))
 
     def snapshot(self) -> StatsSnapshot:
         """Return the current statistics."""

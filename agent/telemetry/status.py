@@ -113,6 +113,8 @@ class StatusSnapshot(Struct, frozen=True, kw_only=True):
         coordinator_draining: whether the connected coordinator is stopping and sends no new jobs.
         notices: the coordinator's latest notices, the latest first.
         last_job_age_s: time since the coordinator last sent a job.
+        last_error_age_s: time since a job last failed through the provider's fault.
+        last_error_code: the error code of that job; None: there was none.
         draining: whether the agent is stopping and accepts no jobs.
         in_flight: number of running jobs.
         capacity: most jobs that run at once.
@@ -142,6 +144,8 @@ class StatusSnapshot(Struct, frozen=True, kw_only=True):
     coordinator_draining: bool = False
     notices: list[ReceivedNotice] = []
     last_job_age_s: float | None = None
+    last_error_age_s: float | None = None
+    last_error_code: str | None = None
     draining: bool = False
     in_flight: int = 0
     capacity: int = 0

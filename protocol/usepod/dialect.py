@@ -5,11 +5,14 @@ ids, a cancelled job has no end, and bytes count as acknowledged when they are w
 """
 
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from provider_agent.protocol.codec import Decoded
+from provider_agent.protocol.errors import LastError
 from provider_agent.protocol.exceptions import MessageTooBig
 from provider_agent.protocol.field_values import to_line, to_text
 from provider_agent.protocol.formats import WireFormat
@@ -21,6 +24,7 @@ from provider_agent.protocol.frames import (
     Challenge,
     Chunk,
     CoordinatorFrame,
+    Draining,
     Heartbeat,
     Hello,
     JobError,
@@ -41,6 +45,7 @@ from provider_agent.protocol.usepod import messages
 from provider_agent.protocol.usepod.error_codes import wire_code
 from provider_agent.protocol.usepod.job_ids import JobIds
 from provider_agent.protocol.usepod.offers import offered_capabilities
+from provider_agent.protocol.usepod.requests import read_request
 
 HEARTBEAT_MS: Final = 15_000
 """The interval that the marketplace expects."""
@@ -58,7 +63,6 @@ _MAX_TYPE_CHARS: Final = 64
 
 _DECODER: Final = msgspec.json.Decoder(messages.CoordinatorMessage)
 _TYPE_DECODER: Final = msgspec.json.Decoder(messages.MessageType)
-_OBJECT_DECODER: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _COUNT_DECODER: Final = msgspec.json.Decoder(int)
 _ENCODER: Final = msgspec.json.Encoder()
 
@@ -76,6 +80,7 @@ class UsepodDialect:
         on_withheld: called with the ids of the models that `Capabilities` offers without two
             prices, which the coordinator does not receive; empty if there are none.
         on_skipped: called with the type of each message that is unknown or malformed.
+        last_error: returns the last error for a heartbeat; None: there was none.
 
     Attributes:
         subprotocol: None: the upgrade names none.
@@ -93,13 +98,17 @@ class UsepodDialect:
         agent_version: str,
         on_withheld: Callable[[list[str]], None],
         on_skipped: Callable[[str], None],
+        last_error: Callable[[], LastError | None] = lambda: None,
     ) -> None:
         job_ids.start_connection()
         self._job_ids = job_ids
         self._agent_version = agent_version
         self._on_withheld = on_withheld
         self._on_skipped = on_skipped
+        self._last_error = last_error
         self._acks: list[Ack] = []
+        self._offers: Capabilities | None = None
+        self._is_draining = False
 
     def __repr__(self) -> str:
         return f"<UsepodDialect {self._job_ids!r}>"
@@ -115,9 +124,12 @@ class UsepodDialect:
             case JobResult() | JobError():
                 return self._end(frame)
             case Heartbeat():
-                return _ENCODER.encode(_heartbeat(frame))
+                return _ENCODER.encode(_heartbeat(frame, self._last_error()))
             case Capabilities():
+                self._offers = frame
                 return self._capabilities(frame)
+            case Draining():
+                return self._draining()
             case Hello():
                 return _ENCODER.encode(_auth_response(frame))
         return b""
@@ -143,9 +155,17 @@ class UsepodDialect:
         return message
 
     def _capabilities(self, frame: Capabilities) -> bytes:
+        if self._is_draining:
+            frame = replace(frame, models=[])
         capabilities, withheld = offered_capabilities(frame, self._agent_version)
-        self._on_withheld(withheld)
+        if not self._is_draining:
+            self._on_withheld(withheld)
         return _ENCODER.encode(capabilities)
+
+    def _draining(self) -> bytes:
+        """Withdraw all offers until the end of the connection: the dialect has no other drain."""
+        self._is_draining = True
+        return b"" if self._offers is None else self._capabilities(self._offers)
 
     # --- from the coordinator ---------------------------------------------------------------------
 
@@ -190,16 +210,19 @@ class UsepodDialect:
         job_id = self._job_ids.add(job.job_id)
         if job_id is None:
             return []
-        request = _streamed(job.request)
         is_anthropic = bytes(job.format) == b'"anthropic"'
+        wire_format = WireFormat.ANTHROPIC if is_anthropic else WireFormat.OPENAI
+        request = read_request(bytes(job.request), wire_format)
         header = JobHeader(
             job_id=job_id,
             model_id=to_line(job.model_id),
-            format=WireFormat.ANTHROPIC if is_anthropic else WireFormat.OPENAI,
-            request_bytes=len(request),
+            format=wire_format,
+            request_bytes=len(request.body),
             deadline_ms=_deadline_ms(job.deadline_ms),
+            operation=request.operation,
+            add_usage=request.add_usage,
         )
-        return [header, RequestChunk(job_id, 0, request)]
+        return [header, RequestChunk(job_id, 0, request.body)]
 
 
 def _skipped_type(message: str) -> str:
@@ -223,21 +246,6 @@ def _welcome(message: messages.AuthOk) -> Welcome:
     )
 
 
-def _streamed(request: msgspec.Raw) -> bytes:
-    """Return the request, changed to ask for an event stream, which the coordinator expects.
-
-    Bytes that already do, and those that are not a JSON object, remain as they are.
-    """
-    text = bytes(request)
-    try:
-        fields = _OBJECT_DECODER.decode(text)
-    except (ValueError, RecursionError):
-        return text  # the job is refused later, with a reason
-    if bytes(fields.get("stream", b"")) == b"true":
-        return text
-    return _ENCODER.encode({**fields, "stream": True})
-
-
 def _deadline_ms(value: msgspec.Raw) -> int:
     try:
         deadline_ms = _COUNT_DECODER.decode(value)
@@ -255,13 +263,15 @@ def _auth_response(hello: Hello) -> messages.AuthResponse:
     )
 
 
-def _heartbeat(beat: Heartbeat) -> messages.AgentHeartbeat:
+def _heartbeat(beat: Heartbeat, error: LastError | None) -> messages.AgentHeartbeat:
     return messages.AgentHeartbeat(
         queue_depth=beat.queued,
         tokens_per_sec_p50=beat.tokens_per_second or 0.0,
         p50_latency_ms=round(beat.first_byte_p50_ms or 0),
         p95_latency_ms=round(beat.first_byte_p95_ms or 0),
         error_rate_60s=beat.error_rate or 0.0,
+        last_error_at=None if error is None else datetime.fromtimestamp(int(error.at), UTC),
+        last_error_code=None if error is None else wire_code(error.code),
     )
 
 

@@ -3,6 +3,7 @@
 Unknown fields are ignored. Bytes are standard base64 in JSON.
 """
 
+from datetime import datetime
 from typing import Annotated
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
@@ -126,8 +127,9 @@ class AgentHeartbeat(Struct, tag="heartbeat", frozen=True):
         p50_latency_ms: median time to the first byte, over the last minute.
         p95_latency_ms: the 95th percentile of that time.
         error_rate_60s: share (0…1) of the ended jobs that failed through the provider's fault.
-        last_error_at: always null: the form that the coordinator expects is not known.
-        last_error_code: always null, as `last_error_at`.
+        last_error_at: when a job last failed through the provider's fault, as RFC 3339 text in UTC;
+            null if none did. No recording shows a value: the Rust agent always sends null.
+        last_error_code: the code of that job, a value of `error_codes.ERROR_CODES`.
     """
 
     queue_depth: int
@@ -135,8 +137,8 @@ class AgentHeartbeat(Struct, tag="heartbeat", frozen=True):
     p50_latency_ms: int
     p95_latency_ms: int
     error_rate_60s: float
-    last_error_at: None = None
-    last_error_code: None = None
+    last_error_at: datetime | None = None
+    last_error_code: str | None = None
 
 
 class JobChunk(Struct, tag="job_chunk", frozen=True, gc=False):

@@ -3,47 +3,23 @@
 import asyncio
 import base64
 import json
-import uuid
 from collections.abc import AsyncIterator
 
 import pytest
 
 from provider_agent.adapters.base import Backend
 from provider_agent.agent.backends.configured import make_backends
-from provider_agent.agent.config import (
-    BackendConfig,
-    Config,
-    CoordinatorConfig,
-    LimitsConfig,
-    PricingConfig,
-)
+from provider_agent.agent.config import BackendConfig, PricingConfig
 from provider_agent.agent.service import EXIT_OK
 from provider_agent.protocol.limits import KIB, MIB
-from tests.kit.agent_config import agent_config
 from tests.kit.fakes.frames import INPUT_TOKENS, OUTPUT_TOKENS
 from tests.kit.fakes.server import FakeResponse, Fault, stream_response
 from tests.kit.fakes.vllm import MODEL, FakeVllm
 from tests.kit.running_agent import RunningAgent
 from tests.kit.scripted_backend import ScriptedBackend, model
+from tests.kit.usepod_agent import new_id, usepod_config
 from tests.kit.usepod_coordinator import UsepodConnection, UsepodCoordinator
 from tests.kit.virtual_time import in_virtual_time, now
-
-PRICING = PricingConfig(default_input_per_1m=500_000, default_output_per_1m=750_000)
-
-
-def new_id() -> str:
-    return str(uuid.uuid4())
-
-
-def usepod_config(coordinator: UsepodCoordinator, pricing: PricingConfig = PRICING) -> Config:
-    return agent_config(
-        "",
-        coordinator=CoordinatorConfig(
-            url=coordinator.url, dialect="usepod", enrollment_code="POD-1"
-        ),
-        pricing=pricing,
-        limits=LimitsConfig(max_concurrent=2, max_tokens_per_minute=200_000),
-    )
 
 
 @pytest.fixture
@@ -64,7 +40,7 @@ def vllm(server: FakeVllm) -> Backend:
 
 @pytest.fixture
 async def agent(coordinator: UsepodCoordinator, server: FakeVllm) -> AsyncIterator[RunningAgent]:
-    async with RunningAgent(None, vllm(server), config=usepod_config(coordinator)) as agent:
+    async with RunningAgent(None, vllm(server), config=usepod_config(coordinator.url)) as agent:
         yield agent
 
 
@@ -106,7 +82,7 @@ async def test_a_model_without_a_price_is_withheld_and_logged_once(
     coordinator: UsepodCoordinator, caplog: pytest.LogCaptureFixture
 ) -> None:
     backend = ScriptedBackend("scripted:http://b", model("free"))
-    config = usepod_config(coordinator, PricingConfig())
+    config = usepod_config(coordinator.url, PricingConfig())
     async with RunningAgent(None, backend, config=config) as agent:
         connection = await coordinator.next_connection()
         assert (await connection.next("capabilities"))["models"] == []
@@ -121,7 +97,7 @@ async def test_a_refused_agent_waits_and_says_why(
     coordinator: UsepodCoordinator, server: FakeVllm, caplog: pytest.LogCaptureFixture
 ) -> None:
     coordinator.refusal = "unknown key"
-    async with RunningAgent(None, vllm(server), config=usepod_config(coordinator)) as agent:
+    async with RunningAgent(None, vllm(server), config=usepod_config(coordinator.url)) as agent:
         connection = await coordinator.next_connection()
         await connection.closed.wait()
         assert agent.service.uplink.last_disconnect is not None
@@ -305,7 +281,7 @@ async def test_a_lost_link_ends_its_jobs_at_once(
 @in_virtual_time
 async def test_a_dropped_agent_is_back_within_a_second_each_time(close_code: int | None) -> None:
     async with UsepodCoordinator() as coordinator:
-        config = usepod_config(coordinator)
+        config = usepod_config(coordinator.url)
         async with RunningAgent(None, ScriptedBackend(), config=config, jitter=0.999):
             dropped_at = now()
             for _ in range(5):
@@ -325,7 +301,7 @@ async def test_a_dropped_agent_is_back_within_a_second_each_time(close_code: int
 async def test_a_refused_agent_comes_back_after_a_minute_and_is_then_admitted() -> None:
     async with UsepodCoordinator() as coordinator:
         coordinator.refusal = "unknown key"
-        async with RunningAgent(None, ScriptedBackend(), config=usepod_config(coordinator)):
+        async with RunningAgent(None, ScriptedBackend(), config=usepod_config(coordinator.url)):
             connection = await coordinator.next_connection()
             await connection.closed.wait()
             refused_at = now()
@@ -339,7 +315,7 @@ async def test_a_refused_agent_comes_back_after_a_minute_and_is_then_admitted() 
 
 async def test_a_stalled_coordinator_pauses_the_backend(coordinator: UsepodCoordinator) -> None:
     backend = ScriptedBackend("scripted:http://b", model("m"))
-    async with RunningAgent(None, backend, config=usepod_config(coordinator)):
+    async with RunningAgent(None, backend, config=usepod_config(coordinator.url)):
         connection = await coordinator.next_connection()
         await connection.next("capabilities")
         job_id = new_id()

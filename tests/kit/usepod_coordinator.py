@@ -105,12 +105,16 @@ class UsepodCoordinator:
         provider_id: what it sends in `auth_ok`.
         refusal: the reason of `auth_failed`; None: it admits every agent.
         upgrades: the headers of every upgrade request.
+        dialed_at: the loop times of these requests.
+        cuts_before_auth: how many of the next connections it cuts before `auth_challenge`.
     """
 
     def __init__(self) -> None:
         self.provider_id = "prov_1"
         self.refusal: str | None = None
         self.upgrades: list[dict[str, str]] = []
+        self.dialed_at: list[float] = []
+        self.cuts_before_auth = 0
         self._connections: asyncio.Queue[UsepodConnection] = asyncio.Queue()
         self._server: Server | None = None
 
@@ -145,6 +149,11 @@ class UsepodCoordinator:
         self.upgrades.append(
             {name.lower(): value for name, value in socket.request.headers.items()}
         )
+        self.dialed_at.append(asyncio.get_running_loop().time())
+        if self.cuts_before_auth:
+            self.cuts_before_auth -= 1
+            socket.transport.abort()
+            return
         connection = UsepodConnection(socket)
         reading = asyncio.create_task(connection.serve())
         try:

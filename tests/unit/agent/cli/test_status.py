@@ -64,6 +64,17 @@ async def test_status_names_another_dialect_than_version_1(runner: CliRunner) ->
     assert " ".join(outputs[1].split()).count("dialect usepod") == 1
 
 
+async def test_status_names_the_last_error_if_there_was_one(runner: CliRunner) -> None:
+    outputs = []
+    failed = replace(READY, last_error_code="backend_timeout", last_error_age_s=125.0)
+    for state in (READY, failed):
+        async with status_server(state) as address:
+            outputs.append((await invoke_with_status_server(runner, address, "status")).output)
+
+    assert "last error" not in outputs[0]
+    assert "last error backend_timeout, 2 min 5 s ago" in " ".join(outputs[1].split())
+
+
 async def test_status_prints_markup_literally_and_replaces_control_characters(
     runner: CliRunner,
 ) -> None:

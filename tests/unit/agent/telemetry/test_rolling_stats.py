@@ -3,6 +3,7 @@ import pytest
 from provider_agent.agent.telemetry.rolling_stats import (
     MAX_ENDED_JOBS,
     WINDOW_S,
+    Failure,
     RollingStats,
     StatsSnapshot,
 )
@@ -107,3 +108,15 @@ def test_rates_stay_correct_when_more_jobs_end_than_are_kept(
         end_job(stats, tokens=1)
     assert repr(stats) == f"<RollingStats ended={MAX_ENDED_JOBS}>"
     assert stats.snapshot().tokens_per_second == pytest.approx(1000, rel=0.01)
+
+
+def test_the_last_failure_is_kept_until_another_one(clock: FakeClock, stats: RollingStats) -> None:
+    seen = [stats.last_failure]
+    for code in (ErrorCode.BACKEND_TIMEOUT, None, ErrorCode.BAD_REQUEST, ErrorCode.INTERNAL):
+        clock.now += 10 * WINDOW_S
+        end_job(stats, code=code)
+        seen.append(stats.last_failure)
+
+    first = Failure(1000.0 + 10 * WINDOW_S, ErrorCode.BACKEND_TIMEOUT)
+    last = Failure(1000.0 + 40 * WINDOW_S, ErrorCode.INTERNAL)
+    assert seen == [None, first, first, first, last]
