@@ -3,6 +3,7 @@
 
 #ifdef WITH_TLS
 #include <errno.h>
+#include <openssl/err.h>
 #include <openssl/ssl.h>
 #include <signal.h>
 
@@ -38,7 +39,8 @@ void tls_free(struct conn *conn)
     conn->tls = NULL;
 }
 
-/* Translate the result of a call to what `recv` and `send` return. */
+/* Translate the result of a call to what `recv` and `send` return. The caller has cleared the queue of
+   errors: an error of another connection in it would count as one of this call. */
 static ssize_t result_of(SSL *tls, int result)
 {
     if (result > 0)
@@ -50,11 +52,13 @@ static ssize_t result_of(SSL *tls, int result)
 
 ssize_t tls_receive(struct conn *conn, char *to, size_t size)
 {
+    ERR_clear_error();
     return result_of(conn->tls, SSL_read(conn->tls, to, (int)size));
 }
 
 ssize_t tls_send(struct conn *conn, const char *data, size_t size)
 {
+    ERR_clear_error();
     return result_of(conn->tls, SSL_write(conn->tls, data, (int)size));
 }
 
