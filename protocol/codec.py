@@ -50,7 +50,7 @@ class AgentDialect(Protocol):
 
     @property
     def is_text(self) -> bool:
-        """Whether messages are text; each frame is then a message of its own."""
+        """Whether messages are text; otherwise they are binary."""
         ...
 
     @property
@@ -60,14 +60,17 @@ class AgentDialect(Protocol):
 
     @property
     def take_acks(self) -> Callable[[], list[Ack]] | None:
-        """Returns the acknowledgements of what was encoded since its last call.
+        """Called after encoded messages were written; returns the acknowledgements due since then.
 
         None: the coordinator sends acknowledgements.
         """
         ...
 
-    def encode(self, frames: Sequence[AgentFrame | CoordinatorFrame]) -> bytes:
-        """Encode frames, in this order, as one message; b"" if the dialect has none for them."""
+    def encode_messages(self, frames: Sequence[AgentFrame]) -> Sequence[bytes]:
+        """Encode frames, in this order, as messages; leave out those that the dialect lacks.
+
+        It may be called again with some of the frames, if a message cannot be sent.
+        """
         ...
 
     def decode_from_coordinator(
@@ -83,6 +86,10 @@ class Dialect(AgentDialect, Protocol):
     @property
     def subprotocol(self) -> str:
         """The WebSocket subprotocol of this dialect."""
+        ...
+
+    def encode(self, frames: Sequence[AgentFrame | CoordinatorFrame]) -> bytes:
+        """Encode frames, in this order, as one message."""
         ...
 
     def decode_from_agent(self, message: bytes | str, max_bytes: int) -> Decoded[AgentFrame]:
@@ -177,6 +184,10 @@ class MessagePackDialect:
     def encode(self, frames: Sequence[AgentFrame | CoordinatorFrame]) -> bytes:
         """Encode frames, in this order, as one message."""
         return self._encoder.encode(frames)
+
+    def encode_messages(self, frames: Sequence[AgentFrame]) -> Sequence[bytes]:
+        """Encode frames, in this order, as one message."""
+        return (self._encoder.encode(frames),)
 
     def decode_from_agent(self, message: bytes | str, max_bytes: int) -> Decoded[AgentFrame]:
         """Decode an agent's message.

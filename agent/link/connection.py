@@ -20,7 +20,7 @@ from provider_agent.agent.link.dial import CLOSE_TIMEOUT_S, DialSettings, dial
 from provider_agent.agent.link.dial_failure import DialFailed
 from provider_agent.agent.link.frame_log import log_received, log_sent
 from provider_agent.agent.link.link_connection import LinkConnection
-from provider_agent.agent.link.message_encoder import MessageEncoder, SingleFrameEncoder
+from provider_agent.agent.link.message_encoder import MessageEncoder
 from provider_agent.agent.link.watchdogs import Watchdogs
 from provider_agent.agent.link.writer import LinkWriter
 from provider_agent.event_log import EventLogger
@@ -156,8 +156,8 @@ class Link:
                     if protocol.to_send:
                         frames = list(protocol.to_send)
                         protocol.to_send.clear()
-                        message = self._dialect.encode(frames)
-                        await connection.send(message, text=self._dialect.is_text)
+                        for message in self._dialect.encode_messages(frames):
+                            await connection.send(message, text=self._dialect.is_text)
                         log_sent(frames)
                 return protocol.welcome
         except TimeoutError:
@@ -168,11 +168,10 @@ class Link:
         """Read and write until one task ends, then cancel the others and wait for their end."""
         watchdogs = Watchdogs(connection, self._on_activity)
         dialect = self._dialect
-        encoder_type = SingleFrameEncoder if dialect.is_text else MessageEncoder
         writer = LinkWriter(
             connection,
             self._outbox,
-            encoder_type(dialect.encode, max_bytes, self._on_unsendable),
+            MessageEncoder(dialect.encode_messages, max_bytes, self._on_unsendable),
             self._coalescing,
             watchdogs.progress,
             is_text=dialect.is_text,

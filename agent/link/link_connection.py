@@ -1,12 +1,14 @@
 """The WebSocket of a link: messages are written without waiting, and memory is bounded."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from websockets.asyncio.client import ClientConnection
 from websockets.protocol import State
 
 from provider_agent.protocol.limits import MIB
+from provider_agent.websocket.client_frames import encode_messages
 
 MAX_UNSENT_BYTES: Final = 16 * MIB
 """Larger than the write buffer plus the agent's largest message. Only a peer that sends pings
@@ -26,22 +28,20 @@ class LinkConnection(ClientConnection):
 
     @property
     def is_open(self) -> bool:
-        """Whether `write_message` may be called."""
+        """Whether `write_messages` may be called."""
         return self.protocol.state is State.OPEN
 
-    def write_message(self, message: bytes) -> None:
-        """Write a binary message without waiting for space in the write buffer.
+    def write_messages(self, messages: Sequence[bytes], *, is_text: bool) -> None:
+        """Write messages, together, without waiting for space in the write buffer.
 
         `send` would cost several times as much: it creates a coroutine and an asynchronous context
-        for each message.
-        """
-        self.protocol.send_binary(message)
-        self.send_data()
+        for each message. The messages are not compressed, as `dial` negotiates no extension.
 
-    def write_text(self, message: bytes) -> None:
-        """Write a text message, given as UTF-8, in the same way."""
-        self.protocol.send_text(message)
-        self.send_data()
+        Args:
+            messages: the payloads; those of text messages are UTF-8.
+            is_text: whether they are text messages; otherwise they are binary.
+        """
+        self.transport.write(encode_messages(messages, is_text=is_text, random_bytes=os.urandom))
 
     def resume_writing(self) -> None:
         """Call `on_writable`: the write buffer has space again."""

@@ -16,14 +16,14 @@ class MessageEncoder:
     """Encodes batches of frames as messages.
 
     Args:
-        encode: encodes frames as one message.
+        encode: encodes frames as messages.
         max_bytes: the largest message that the coordinator accepts.
         on_unsendable: called with a job's first response frame that cannot be sent.
     """
 
     def __init__(
         self,
-        encode: Callable[[Sequence[AgentFrame]], bytes],
+        encode: Callable[[Sequence[AgentFrame]], Sequence[bytes]],
         max_bytes: int,
         on_unsendable: Callable[[ResponseFrame], None],
     ) -> None:
@@ -32,16 +32,18 @@ class MessageEncoder:
         self._on_unsendable = on_unsendable
 
     def encode(self, frames: Sequence[AgentFrame]) -> Sequence[bytes]:
-        """Return the frames as one message, if possible, otherwise as one message for each frame.
+        """Return the messages of the frames, each with as many frames as possible.
 
-        A control frame that cannot be sent is dropped. If a frame of a job cannot be sent, the
-        job's further frames in `frames` are dropped too.
+        If one of them cannot be sent, each frame is encoded alone: a control frame that cannot be
+        sent is dropped, and with a frame of a job, the job's further frames in `frames` too.
         """
         try:
-            message = self._encode(frames)
+            messages = self._encode(frames)
         except Exception:  # noqa: BLE001  the frame that causes it is logged below
             return self._encode_each(frames)
-        return (message,) if len(message) <= self._max_bytes else self._encode_each(frames)
+        if any(len(message) > self._max_bytes for message in messages):
+            return self._encode_each(frames)
+        return messages
 
     def _encode_each(self, frames: Sequence[AgentFrame]) -> Sequence[bytes]:
         messages: list[bytes] = []
@@ -49,32 +51,23 @@ class MessageEncoder:
         for frame in frames:
             if isinstance(frame, ResponseFrame) and frame.job_id in failed_jobs:
                 continue
-            message = self._encode_one(frame)
-            if message:
-                messages.append(message)
-            elif message is not None:
-                continue  # the dialect has no message for this frame
+            encoded = self._encode_one(frame)
+            if encoded is not None:
+                messages += encoded
             elif isinstance(frame, ResponseFrame):
                 failed_jobs.add(frame.job_id)
                 self._on_unsendable(frame)
         return messages
 
-    def _encode_one(self, frame: AgentFrame) -> bytes | None:
+    def _encode_one(self, frame: AgentFrame) -> Sequence[bytes] | None:
         kind = type(frame).__name__
         try:
-            message = self._encode([frame])
+            messages = self._encode([frame])
         except Exception:
             log.exception("frame cannot be sent", type=kind)
             return None
-        if len(message) > self._max_bytes:
-            log.error("frame cannot be sent", type=kind, bytes=len(message))
+        size = sum(map(len, messages))
+        if size > self._max_bytes:
+            log.error("frame cannot be sent", type=kind, bytes=size)
             return None
-        return message
-
-
-class SingleFrameEncoder(MessageEncoder):
-    """Encodes each frame as a message of its own, for a dialect that requires it."""
-
-    def encode(self, frames: Sequence[AgentFrame]) -> Sequence[bytes]:
-        """Return the messages of the frames that the dialect has; see `MessageEncoder.encode`."""
-        return self._encode_each(frames)
+        return messages

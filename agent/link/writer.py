@@ -50,7 +50,7 @@ class LinkWriter:
         on_written: Callable[[], None] | None = None,
     ) -> None:
         self._connection = connection
-        self._write = connection.write_text if is_text else connection.write_message
+        self._is_text = is_text
         self._on_written = on_written
         self._outbox = outbox
         self._encoder = encoder
@@ -103,9 +103,10 @@ class LinkWriter:
             frames = self._outbox.next_batch(self._size.limit_bytes)
             if not frames:
                 break
-            for message in self._encoder.encode(frames):
-                self._write(message)
-                size += len(message)
+            messages = self._encoder.encode(frames)
+            if messages:
+                self._connection.write_messages(messages, is_text=self._is_text)
+                size += sum(map(len, messages))
             log_sent(frames)
             if self._on_written is not None:
                 self._on_written()

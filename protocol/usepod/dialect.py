@@ -2,8 +2,10 @@
 
 One object serves one connection. What the dialect lacks is replaced here: its jobs have texts as
 ids, a cancelled job has no end, and bytes count as acknowledged when they are written to the link.
+Chunks are encoded by hand, as they are nearly all of the messages.
 """
 
+from binascii import b2a_base64
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Final
@@ -59,6 +61,10 @@ AUTH_RETRY_MS: Final = 60_000
 MAX_JOB_MESSAGE_BYTES: Final = MAX_REQUEST_BYTES + 64 * KIB
 """A job is one message: its request and its other fields."""
 
+_ACK_BYTES: Final = 16 * KIB
+"""Bytes count as acknowledged when the response passes a multiple of this: an acknowledgement of
+each chunk would cost more than the chunk. Until then, the bytes remain in memory."""
+
 _MAX_TYPE_CHARS: Final = 64
 
 _DECODER: Final = msgspec.json.Decoder(messages.CoordinatorMessage)
@@ -84,7 +90,7 @@ class UsepodDialect:
 
     Attributes:
         subprotocol: None: the upgrade names none.
-        is_text: True: messages are text, and each frame is a message of its own.
+        is_text: True: messages are text.
         max_to_agent_bytes: the largest message of the coordinator.
     """
 
@@ -109,18 +115,58 @@ class UsepodDialect:
         self._acks: list[Ack] = []
         self._offers: Capabilities | None = None
         self._is_draining = False
+        self._chunk_heads: dict[bytes, bytes] = {}
+        """By job id: what the messages of its chunks begin with."""
 
     def __repr__(self) -> str:
         return f"<UsepodDialect {self._job_ids!r}>"
 
     # --- to the coordinator -----------------------------------------------------------------------
 
-    def encode(self, frames: Sequence[AgentFrame | CoordinatorFrame]) -> bytes:
-        """Encode one frame as one message; b"" for a frame that the dialect does not have."""
-        (frame,) = frames
+    def encode_messages(self, frames: Sequence[AgentFrame]) -> list[bytes]:
+        """Encode each frame as one message; leave out those that the dialect does not have."""
+        encoded: list[bytes] = []
+        for frame in frames:
+            message = self._chunk(frame) if type(frame) is Chunk else self._message(frame)
+            if message:
+                encoded.append(message)
+        return encoded
+
+    def take_acks(self) -> list[Ack]:
+        """Remove and return the acknowledgements of what was written since the last call.
+
+        Nothing more is sent for jobs whose end was written.
+        """
+        acks, self._acks = self._acks, []
+        for ack in acks:
+            if ack.final:
+                self._end_job(ack.job_id)
+        return acks
+
+    def _end_job(self, job_id: bytes) -> None:
+        """Send nothing more for a job."""
+        self._job_ids.end(job_id)
+        self._chunk_heads.pop(job_id, None)
+
+    def _chunk(self, chunk: Chunk) -> bytes:
+        job_id, offset, data = chunk.job_id, chunk.offset, chunk.data
+        end = offset + len(data)
+        if offset // _ACK_BYTES != end // _ACK_BYTES:
+            self._acks.append(Ack(job_id, end))
+        head = self._chunk_heads.get(job_id) or self._new_chunk_head(job_id)
+        return b'%b%b"}' % (head, b2a_base64(data, newline=False)) if head else b""
+
+    def _new_chunk_head(self, job_id: bytes) -> bytes:
+        """Return what the messages of a job's chunks begin with; b"" if none may be sent."""
+        text = self._job_ids.text(job_id)
+        if text is None:
+            return b""
+        head = _ENCODER.encode(messages.JobChunk(text, b"")).removesuffix(b'"}')
+        self._chunk_heads[job_id] = head
+        return head
+
+    def _message(self, frame: AgentFrame) -> bytes:
         match frame:
-            case Chunk():
-                return self._chunk(frame)
             case JobResult() | JobError():
                 return self._end(frame)
             case Heartbeat():
@@ -134,23 +180,12 @@ class UsepodDialect:
                 return _ENCODER.encode(_auth_response(frame))
         return b""
 
-    def take_acks(self) -> list[Ack]:
-        """Remove and return the acknowledgements of what was encoded since the last call."""
-        acks, self._acks = self._acks, []
-        return acks
-
-    def _chunk(self, chunk: Chunk) -> bytes:
-        self._acks.append(Ack(chunk.job_id, chunk.offset + len(chunk.data)))
-        text = self._job_ids.text(chunk.job_id)
-        return b"" if text is None else _ENCODER.encode(messages.JobChunk(text, chunk.data))
-
     def _end(self, end: JobResult | JobError) -> bytes:
         text = self._job_ids.text(end.job_id)
         message = b""
         if text is not None:
             last = _job_done(text, end) if isinstance(end, JobResult) else _job_error(text, end)
             message = _ENCODER.encode(last)
-            self._job_ids.end(end.job_id)
         self._acks.append(Ack(end.job_id, end.total_bytes, final=True))
         return message
 
@@ -197,7 +232,7 @@ class UsepodDialect:
                 job_id = self._job_ids.find(message.job_id)
                 if job_id is None:
                     return []
-                self._job_ids.end(job_id)
+                self._end_job(job_id)
                 return [Cancel(job_id)]
             case messages.AuthChallenge():
                 return [Challenge(message.nonce, "")]

@@ -118,7 +118,8 @@ async def _handshake(
             if isinstance(event, Welcome):
                 welcome = event
         if session.to_send:
-            await socket.send(dialect.encode(session.to_send), text=dialect.is_text)
+            for message in dialect.encode_messages(session.to_send):
+                await socket.send(message, text=dialect.is_text)
             session.to_send.clear()
     round_trip = await (await socket.ping())
     details = f"welcomed as {welcome.provider_id}, round trip {round_trip * 1000:.0f} ms"

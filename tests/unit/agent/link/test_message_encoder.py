@@ -2,14 +2,13 @@ from collections.abc import Sequence
 
 import pytest
 
-from provider_agent.agent.link.message_encoder import MessageEncoder, SingleFrameEncoder
+from provider_agent.agent.link.message_encoder import MessageEncoder
 from provider_agent.protocol.codec import VERSION_1
 from provider_agent.protocol.frames import (
     AgentFrame,
     AgentLimits,
     Capabilities,
     Chunk,
-    CoordinatorFrame,
     Draining,
     JobError,
     JobStarted,
@@ -71,7 +70,7 @@ def test_frames_that_cannot_be_sent_fail_only_their_job(
     frames: list[AgentFrame], sent: list[list[AgentFrame]], failed: list[ResponseFrame]
 ) -> None:
     unsendable: list[ResponseFrame] = []
-    encoder = MessageEncoder(VERSION_1.encode, LIMIT, unsendable.append)
+    encoder = MessageEncoder(VERSION_1.encode_messages, LIMIT, unsendable.append)
 
     messages = encoder.encode(frames)
 
@@ -79,13 +78,12 @@ def test_frames_that_cannot_be_sent_fail_only_their_job(
     assert unsendable == failed
 
 
-def test_a_single_frame_encoder_leaves_out_frames_that_the_dialect_lacks() -> None:
-    def encode(frames: Sequence[AgentFrame | CoordinatorFrame]) -> bytes:
-        (frame,) = frames
-        return b"" if isinstance(frame, JobStarted) else VERSION_1.encode([frame])
+def test_a_dialect_with_a_message_per_frame_may_leave_out_frames() -> None:
+    def encode(frames: Sequence[AgentFrame]) -> list[bytes]:
+        return [VERSION_1.encode([one]) for one in frames if not isinstance(one, JobStarted)]
 
     unsendable: list[ResponseFrame] = []
-    encoder = SingleFrameEncoder(encode, LIMIT, unsendable.append)
+    encoder = MessageEncoder(encode, LIMIT, unsendable.append)
     too_large = JobError(A, 0, "internal", "", body=b"x" * LIMIT)
 
     messages = encoder.encode([STARTED, *OTHER, too_large, Draining(5)])

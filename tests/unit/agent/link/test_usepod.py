@@ -70,7 +70,7 @@ def test_withheld_models_are_logged_when_they_change(
     links: UsepodLinks, caplog: pytest.LogCaptureFixture
 ) -> None:
     for frame in (offer("a"), offer("a"), offer("a", "b"), offer(), offer("a")):
-        links.new_dialect().encode([frame])
+        links.new_dialect().encode_messages([frame])
 
     logged = [one for one in caplog.records if one.message == "models without a price withheld"]
     assert len(logged) == 3

@@ -27,8 +27,9 @@ class FullConnection:
         self.on_writable: Callable[[], None] = lambda: None
         self.messages: list[bytes] = []
 
-    def write_message(self, message: bytes) -> None:
-        self.messages.append(message)
+    def write_messages(self, messages: Sequence[bytes], *, is_text: bool) -> None:
+        assert not is_text
+        self.messages += messages
         self.paused = True
 
     def resume(self) -> None:
@@ -46,8 +47,9 @@ class LostConnection(FullConnection):
     def is_closing(self) -> bool:
         return bool(self.messages)
 
-    def write_message(self, message: bytes) -> None:
-        self.messages.append(message)
+    def write_messages(self, messages: Sequence[bytes], *, is_text: bool) -> None:
+        assert not is_text
+        self.messages += messages
         asyncio.get_running_loop().call_soon(setattr, self, "is_open", False)
 
 
@@ -61,10 +63,10 @@ async def test_frame_that_is_queued_during_the_encoding_waits_for_space() -> Non
     # write buffer was full, and the second wait for space was never recorded as ended.
     connection, outbox, progress = FullConnection(), Outbox(), WriteProgress()
 
-    def encode(frames: Sequence[AgentFrame]) -> bytes:
+    def encode(frames: Sequence[AgentFrame]) -> list[bytes]:
         if HEARTBEAT in frames:
             outbox.put(Draining(1))
-        return type(frames[0]).__name__.encode()
+        return [type(frames[0]).__name__.encode()]
 
     writer = LinkWriter(
         cast("LinkConnection", connection),
@@ -97,7 +99,7 @@ async def test_nothing_is_written_after_the_connection_was_lost() -> None:
     writer = LinkWriter(
         cast("LinkConnection", connection),
         outbox,
-        MessageEncoder(VERSION_1.encode, MIB, ignore),
+        MessageEncoder(VERSION_1.encode_messages, MIB, ignore),
         Coalescing(0.0),
         WriteProgress(),
     )

@@ -34,4 +34,4 @@ class DialectHarness:
 
     def send(self, frame: AgentFrame) -> str:
         """Return the message of a frame; "" if it has none."""
-        return self.dialect.encode([frame]).decode()
+        return b"".join(self.dialect.encode_messages([frame])).decode()

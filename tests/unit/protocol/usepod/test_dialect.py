@@ -26,7 +26,7 @@ from provider_agent.protocol.frames import (
     Usage,
     Welcome,
 )
-from provider_agent.protocol.limits import MAX_DEADLINE_MS, MAX_TEXT_CHARS, MIB
+from provider_agent.protocol.limits import KIB, MAX_DEADLINE_MS, MAX_TEXT_CHARS, MIB
 from tests.unit.protocol.usepod.dialects import DialectHarness
 
 TEXT = "4ee1308c-f210-44b2-9bf2-628bb77a9e7a"
@@ -153,8 +153,31 @@ def test_a_chunk_carries_the_bytes_as_base64(data: bytes) -> None:
         "job_id": TEXT,
         "data": base64.b64encode(data).decode(),
     }
-    assert harness.dialect.take_acks() == [Ack(job_id, 7 + len(data))]
+
+
+def test_bytes_are_acknowledged_once_in_16_kib() -> None:
+    harness, job_id = running()
+
+    for offset in range(0, 40 * KIB, KIB):
+        sent(harness, Chunk(job_id, offset, bytes(KIB)))
+
+    assert harness.dialect.take_acks() == [Ack(job_id, 16 * KIB), Ack(job_id, 32 * KIB)]
     assert harness.dialect.take_acks() == []
+
+
+def test_messages_that_are_encoded_again_are_the_same() -> None:
+    # The link does so if one of them is too large.
+    harness, job_id = running()
+    end = JobResult(job_id, 1, Usage(), "b", 5, 1)
+    frames: list[AgentFrame] = [Chunk(job_id, 0, b"1"), end, Draining(5)]
+
+    first = harness.dialect.encode_messages(frames)
+    again = [one for frame in frames for one in harness.dialect.encode_messages([frame])]
+
+    assert len(first) == 2
+    assert again == first
+    harness.dialect.take_acks()
+    assert harness.send(end) == ""
 
 
 def test_a_result_has_both_spellings_of_the_counts() -> None:
@@ -213,13 +236,14 @@ def test_nothing_is_sent_for_a_cancelled_job_and_its_end_counts_as_acknowledged(
     assert harness.receive(f'{{"type": "job_cancel", "job_id": "{TEXT}"}}') == [Cancel(job_id)]
     assert harness.send(Chunk(job_id, 0, b"late")) == ""
     assert harness.send(JobError(job_id, 4, "cancelled", "")) == ""
-    assert harness.dialect.take_acks() == [Ack(job_id, 4), Ack(job_id, 4, final=True)]
+    assert harness.dialect.take_acks() == [Ack(job_id, 4, final=True)]
 
 
 def test_a_cancel_of_an_unknown_or_ended_job_is_ignored() -> None:
     harness, job_id = running()
     cancel = f'{{"type": "job_cancel", "job_id": "{TEXT}"}}'
     harness.send(JobResult(job_id, 0, Usage(), "b", 0, None))
+    harness.dialect.take_acks()
 
     assert harness.receive(cancel) == []
     assert DialectHarness().receive(cancel) == []
