@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from bench import cluster_relay, fleet_results
+from bench import cluster_relay, dialects, fleet_results
 from bench.fleet_results import FleetResult
 from bench.pictures import Line, Panel, Point, chart
 from bench.results import Measured, Result, cpu_ratios, markdown, p50, p99, rest_markdown
@@ -105,6 +105,12 @@ def write_rest(machine: Machine, results: list[Result], docs: Path = DOCS) -> No
     panel = Panel("CPU time per event, with ÷ without rest", lines, baseline=1)
     _draw(docs / "performance" / "rest.svg", title, [panel])
     write_json(docs / "performance" / "rest.json", machine, results)
+
+
+def write_dialects(machine: Machine, results: list[Result], docs: Path = DOCS) -> None:
+    """Replace the table of the dialects, and its JSON."""
+    _replace_table(docs, "dialect", f"{machine}\n\n{dialects.markdown(results)}")
+    write_json(docs / "performance" / "dialects.json", machine, results)
 
 
 def write_cluster(machine: Machine, results: list[Result], docs: Path = DOCS) -> None:

@@ -115,6 +115,16 @@ QUICK = [
 ]
 """A smoke run: figures of so few events mean little."""
 
+USEPOD = [
+    Load("32 × 50/s, dialects", 32),
+    Load("256 × 50/s, dialects", 256),
+    _jobs(1, 63),
+    _jobs(20, 63),
+]
+"""For the dialects of the agent."""
+
+QUICK_USEPOD = [Load("8 × 50/s, dialects", 8, events=25)]
+
 CLUSTER = [Load(f"{streams} × 50/s, cluster", streams, coordinator=True) for streams in (32, 128)]
 """For one coordinator and a cluster of two."""
 

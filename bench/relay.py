@@ -23,10 +23,26 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench import cluster_relay, process_usage, python_rig, relays
-from bench.document import this_machine, write_cluster, write_json, write_relays, write_rest
+from bench import cluster_relay, dialects, process_usage, python_rig, relays
+from bench.document import (
+    this_machine,
+    write_cluster,
+    write_dialects,
+    write_json,
+    write_relays,
+    write_rest,
+)
 from bench.load_generator import LoadFailed, LoadGenerator, compile_load, compiler, supports_tls
-from bench.loads import CLUSTER, LOADS, QUICK, QUICK_CLUSTER, REST, Load
+from bench.loads import (
+    CLUSTER,
+    LOADS,
+    QUICK,
+    QUICK_CLUSTER,
+    QUICK_USEPOD,
+    REST,
+    USEPOD,
+    Load,
+)
 from bench.relays import (
     AGENT,
     COORDINATOR,
@@ -153,9 +169,21 @@ def choose_relays(options: argparse.Namespace) -> list[Relay]:
     chosen += [_agent_of(python) for python in options.pythons]
     if options.litellm_command:
         chosen.append(Relay("litellm", http=True, loose=True, command=options.litellm_command))
-    if options.rust_command:
-        chosen.append(Relay("rust agent", max_streams=256, command=options.rust_command))
-    return chosen
+    return [*chosen, *_rust_agent(options)]
+
+
+def choose_dialects(options: argparse.Namespace) -> list[Relay]:
+    """The relays for the loads of the dialects."""
+    return [
+        *(relay for relay in dialects.COMPARED if relay is not NGINX or shutil.which("nginx")),
+        *_rust_agent(options),
+    ]
+
+
+def _rust_agent(options: argparse.Namespace) -> list[Relay]:
+    if not options.rust_command:
+        return []
+    return [Relay("rust agent", max_streams=256, command=options.rust_command)]
 
 
 def _agent_of(python: str) -> Relay:
@@ -181,33 +209,40 @@ def main(options: argparse.Namespace) -> None:
     machine, began_s = this_machine(), time.monotonic()
     results: list[Result] = []
     rests: list[Result] = []
+    of_dialects: list[Result] = []
     clusters: list[Result] = []
+    is_whole = not (options.rest or options.cluster or options.usepod)
     with tempfile.TemporaryDirectory() as folder:
         program = compile_load(Path(folder))
-        if not options.rest and not options.cluster:
-            results = _run_all(
-                QUICK if options.quick else LOADS, choose_relays(options), options, program
-            )
-        if options.rest or (options.write_docs and not options.cluster):
+        if is_whole:
+            loads = QUICK if options.quick else LOADS
+            results = _run_all(loads, choose_relays(options), options, program)
+        if options.rest or (options.write_docs and is_whole):
             rests = _run_all(REST, [DOES_NOT_REST, RESTS], options, program)
-        if not options.rest and cluster_relay.has_nats_server():
+        if options.usepod or is_whole:
+            loads = QUICK_USEPOD if options.quick else USEPOD
+            of_dialects = _run_all(loads, choose_dialects(options), options, program)
+        if (options.cluster or is_whole) and cluster_relay.has_nats_server():
             loads = QUICK_CLUSTER if options.quick else CLUSTER
             clusters = _run_all(loads, cluster_relay.COMPARED, options, program)
     if results:
         _print(COLUMNS, (row for result in results for row in rows(result)))
     if rests:
         _print(REST_COLUMNS, map(rest_row, rests))
+    if of_dialects:
+        _print(dialects.COLUMNS, (row for one in of_dialects for row in dialects.rows(one)))
     if clusters:
         body = (row for result in clusters for row in cluster_relay.rows(result))
         _print(cluster_relay.COLUMNS, body)
     print(f"{(time.monotonic() - began_s) / 60:.0f} minutes", file=sys.stderr)
-    everything = [*results, *rests, *clusters]
+    everything = [*results, *rests, *of_dialects, *clusters]
     if options.json:
         write_json(options.json, machine, everything)
     if options.write_docs:
         for write, found in (
             (write_relays, results),
             (write_rest, rests),
+            (write_dialects, of_dialects),
             (write_cluster, clusters),
         ):
             if found:
@@ -255,6 +290,11 @@ def parse_options(arguments: list[str]) -> argparse.Namespace:
         "--rest",
         action="store_true",
         help="compare only the agent with and without its rest under load (coalesce_ms)",
+    )
+    only_one.add_argument(
+        "--usepod",
+        action="store_true",
+        help="compare only the agent's dialects, and the Rust agent if --rust-command gives it",
     )
     only_one.add_argument(
         "--cluster",

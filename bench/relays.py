@@ -36,6 +36,12 @@ max_concurrent = {streams}
 max_tokens_per_minute = 1_000_000_000
 """
 
+_USEPOD = """dialect = "usepod"
+[pricing]
+default_input_per_1m = 500_000
+default_output_per_1m = 750_000
+"""
+
 _NGINX = """
 daemon off;
 worker_processes 1;
@@ -86,6 +92,7 @@ class Relay(Struct):
         receipts: whether the coordinator asks for signed receipts.
         python: another interpreter for the agent; "": the one that runs the benchmark.
         coalesce_ms: the agent's `coordinator.coalesce_ms`; None: the default.
+        usepod: whether the agent speaks the dialect `usepod`.
         cluster: whether it is a cluster of two coordinators, which `bench.cluster_relay` starts.
         command: how to start it, with the places `{port}`, `{server}` and `{coordinator}`. It runs
             in a folder with an `agent.toml` of the existing Rust agent.
@@ -98,6 +105,7 @@ class Relay(Struct):
     max_streams: int = 1000
     python: str = ""
     coalesce_ms: float | None = None
+    usepod: bool = False
     cluster: bool = False
     command: str = ""
 
@@ -114,6 +122,7 @@ class Relay(Struct):
 OBVIOUS = Relay("obvious")
 AGENT = Relay("agent")
 RECEIPTS = Relay("agent, receipts", receipts=True)
+USEPOD = Relay("agent, usepod", usepod=True)
 NGINX = Relay("nginx", http=True)
 COORDINATOR = Relay("coordinator", http=True)
 RESTS = Relay("rests")
@@ -275,9 +284,10 @@ def agent_command(relay: Relay, place: Place, dialed: str) -> list[str]:
         for url in place.server_urls
     )
     rest = "" if relay.coalesce_ms is None else f"coalesce_ms = {relay.coalesce_ms}\n"
+    usepod = _USEPOD if relay.usepod else ""
     config = place.folder / "agent.toml"
     config.write_text(
-        f'[coordinator]\nurl = "{dialed}"\n{rest}'
+        f'[coordinator]\nurl = "{dialed}"\n{rest}{usepod}'
         f'[identity]\nkey_path = "{place.folder}/identity.key"\n'
         f"{backends}[limits]\nmax_concurrent = {jobs * len(place.servers)}\n"
         f'[observability]\nprometheus_addr = "127.0.0.1:{free_port()}"\n'

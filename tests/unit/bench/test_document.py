@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from bench.document import FLEET_COMMAND, Machine, write_cluster, write_relays, write_rest
+from bench.document import (
+    FLEET_COMMAND,
+    Machine,
+    write_cluster,
+    write_dialects,
+    write_relays,
+    write_rest,
+)
 from bench.load_generator import Figures, Quantiles
 from bench.loads import Load
 from bench.results import MIB, Measured, Result
@@ -109,6 +116,19 @@ def test_the_rest_is_compared_by_streams_and_processors(docs: Path) -> None:
     assert len(json.loads((docs / "performance" / "rest.json").read_text())["results"]) == 4
 
 
+def test_the_dialects_have_a_table(docs: Path) -> None:
+    (docs / "performance.md").write_text(PAGE.replace("rest table", "dialect table"))
+    found = {
+        "agent": measured(40, 0.5),
+        "agent, usepod": measured(50, 0.5),
+        "nginx": measured(80, 0.5),
+    }
+    write_dialects(MACHINE, [Result(Load("8 × 50/s", 8), found, 1)], docs)
+    text = (docs / "performance.md").read_text()
+    assert "\n|  | agent, usepod | 0.62 | 1.25 | 50 |" in text
+    assert len(json.loads((docs / "performance" / "dialects.json").read_text())["results"]) == 1
+
+
 def test_the_cluster_has_a_table_in_another_page(docs: Path) -> None:
     (docs / "scaling.md").write_text(PAGE.replace("rest table", "cluster table"))
     found = {"local": measured(40, 0.5), "remote": measured(90, 1.5)}
@@ -125,6 +145,7 @@ def test_the_cluster_has_a_table_in_another_page(docs: Path) -> None:
     [
         ("relay", "performance.md", "make bench ARGS=--write-docs"),
         ("rest", "performance.md", "make bench ARGS=--write-docs"),
+        ("dialect", "performance.md", "make bench ARGS=--write-docs"),
         ("cluster", "scaling.md", "make bench ARGS=--write-docs"),
         ("fleet", "scaling.md", FLEET_COMMAND),
     ],

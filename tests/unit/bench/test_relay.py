@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.relay import choose_relays, parse_options
+from bench.relay import choose_dialects, choose_relays, parse_options
 
 ROOT = Path(__file__).parents[3]
 
@@ -28,6 +28,15 @@ def test_a_part_of_the_loads_does_not_replace_the_documented_results(
     with pytest.raises(SystemExit):
         parse_options(["--write-docs", *option])
     assert "--write-docs needs all loads" in capsys.readouterr().err
+
+
+def test_the_rust_agent_is_compared_with_both_dialects() -> None:
+    chosen = choose_dialects(parse_options(["--usepod", "--rust-command", "rust {coordinator}"]))
+    assert [one.name for one in chosen if one.name != "nginx"] == [
+        "agent",
+        "agent, usepod",
+        "rust agent",
+    ]
 
 
 def test_each_given_interpreter_is_one_more_relay() -> None:
