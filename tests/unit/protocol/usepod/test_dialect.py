@@ -15,6 +15,7 @@ from provider_agent.protocol.frames import (
     Cancel,
     Challenge,
     Chunk,
+    Draining,
     Heartbeat,
     Hello,
     JobError,

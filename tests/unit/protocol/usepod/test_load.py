@@ -20,7 +20,7 @@ def message(harness: DialectHarness, frame: Capabilities | Draining) -> Any:
 
 def heartbeat(error: LastError | None) -> Any:
     dialect = UsepodDialect(JobIds(), "1", lambda _: None, lambda _: None, lambda: error)
-    return json.loads(dialect.encode([BEAT]))
+    return json.loads(dialect.encode_messages([BEAT])[0])
 
 
 def test_a_heartbeat_has_the_last_error_in_the_forms_of_the_dialect() -> None:
