@@ -48,6 +48,9 @@ ARGUMENT: Final = {
     "AdapterError": 0,
     "NoAgent": 0,
     "ClickException": 0,
+    "PairingError": 0,
+    "PairingFailed": 0,
+    "_malformed": 0,
     "Disconnect": 1,
     "bad_value": 2,
 }

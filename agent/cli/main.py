@@ -29,6 +29,9 @@ _SECTIONS: Final = {
             f"{_CLI}.demo.command", "demo", "Try coordinator, agent and server on this machine."
         ),
         "init": _Command(f"{_CLI}.init.command", "init", "Find your servers and write agent.toml."),
+        "setup": _Command(
+            f"{_CLI}.setup.command", "setup", "Pair with the Use Pod marketplace; write agent.toml."
+        ),
         "check": _Command(
             f"{_CLI}.check.command", "check", "Test configuration, coordinator and backends."
         ),

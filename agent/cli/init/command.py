@@ -1,7 +1,6 @@
 """`provider-agent init`: the command."""
 
 import os
-import shlex
 import sys
 from pathlib import Path
 from typing import Final
@@ -20,14 +19,24 @@ from provider_agent.agent.cli.init.prompts import (
     ask_prices,
     choose_servers,
 )
-from provider_agent.agent.cli.init.servers import find_servers
-from provider_agent.agent.cli.settings import SetupError, run_async
+from provider_agent.agent.cli.init.servers import search_servers
+from provider_agent.agent.cli.init.writing import (
+    can_ask,
+    checked_key_path,
+    config_argument,
+    make_folder,
+    own_key,
+    print_missing_keys,
+    refuse_existing,
+    settings_path,
+    write_settings,
+)
+from provider_agent.agent.cli.settings import SetupError
+from provider_agent.agent.cli.terminal import counted
 from provider_agent.agent.config.addresses import coordinator_url
 from provider_agent.agent.config.dialect import is_usepod_address
-from provider_agent.agent.config.files import config_home, default_key_path, expand, find_file
+from provider_agent.agent.config.files import config_home, default_key_path, expand
 from provider_agent.agent.config.flags import CONFIG_VARIABLE, variable_of
-from provider_agent.agent.identity.key import IdentityError, load_or_create
-from provider_agent.agent.private_file import resolved, write_private_file
 from provider_agent.agent.telemetry.logs import configure_logging
 
 CODE_VARIABLE: Final = variable_of("coordinator.enrollment_code")
@@ -113,11 +122,10 @@ def init(
     PROVIDER_AGENT_COORDINATOR_ENROLLMENT_CODE.
     """
     configure_logging("warning", "text", sys.stderr, ())
-    path = config_path or expand(os.environ.get(CONFIG_VARIABLE) or "agent.toml", os.environ)
-    if os.path.lexists(path) and not (force or dry_run):
-        raise _exists(path)
-    # Standard input is None if the caller has closed it.
-    asks = not yes and sys.stdin is not None and sys.stdin.isatty()
+    path = settings_path(config_path, os.environ)
+    if not (force or dry_run):
+        refuse_existing(path)
+    asks = can_ask(yes=yes)
     try:
         prices = combine(input_prices, output_prices)
     except InvalidPrice as error:
@@ -143,7 +151,7 @@ def _answers(options: _Options) -> Answers:
         SetupError: an option or a variable is not valid, or there is no address and no terminal.
     """
     url = _checked_url(options)
-    key_path = _checked_key_path(options.key_path)
+    key_path = checked_key_path(options.key_path)
     code = _checked_code(os.environ.get(CODE_VARIABLE, ""))
     servers = _find(options.ports)
     if not options.asks:
@@ -171,15 +179,6 @@ def _checked_url(options: _Options) -> str:
         raise SetupError(f"--coordinator-url: {error}") from error
 
 
-def _checked_key_path(text: str) -> str:
-    """Return the path for the file; a relative one would depend on the directory of `run`."""
-    if not text.isprintable():
-        raise SetupError("--key-path: it contains characters that cannot be printed; correct it")
-    if not text or text.startswith("~/"):
-        return text
-    return str(Path(text).absolute())
-
-
 def _with_existing_key(answers: Answers) -> Answers:
     """Name the key of the Rust agent in the file if it is the one that `run` would use."""
     is_usepod = is_usepod_address(answers.coordinator_url)
@@ -199,9 +198,7 @@ def _checked_code(code: str) -> str:
 
 def _find(ports: tuple[int, ...]) -> list[OfferedServer]:
     """Search this machine, and print what was found."""
-    servers = run_async(find_servers(ports, os.environ))
-    for offered in servers:
-        click.echo(f"found {offered.server}: {offered.summary}", err=True)
+    servers = search_servers(ports, os.environ)
     if not servers:
         click.echo(
             f"no inference server answers on {ports_text(ports)} of this machine; start one and "
@@ -215,39 +212,22 @@ def _write(path: Path, answers: Answers, *, force: bool) -> None:
     """Write key and file, and print the public key and the next command."""
     default = config_home(os.environ) / "identity.key"
     key_path = expand(answers.key_path, os.environ) if answers.key_path else default
-    try:
-        key = load_or_create(key_path)
-        if not (folder := resolved(path).parent).exists():
-            folder.mkdir(parents=True)
-        write_private_file(path, render(answers).encode(), replace=force)
-    except IdentityError as error:
-        raise SetupError(str(error)) from error
-    except FileExistsError as error:
-        raise _exists(path) from error
-    except OSError as error:
-        advice = "name another file with --config"
-        raise SetupError(f"{path}: cannot be written: {error.strerror}; {advice}") from error
-    count = len(answers.servers)
-    click.echo(f"settings     {path.absolute()} ({count} server{'' if count == 1 else 's'})")
+    key = own_key(key_path)
+    make_folder(path)
+    write_settings(path, answers, force=force)
+    click.echo(f"settings     {path.absolute()} ({counted(len(answers.servers), 'server')})")
     click.echo(f"public key   {key.public_key_text}")
     click.echo(f"fingerprint  {key.fingerprint}")
     click.echo(f"key file     {key_path}")
-    for name in sorted({offered.key_variable for offered in answers.servers} - {""}):
-        if not os.environ.get(name):
-            click.echo(f"\nA server requires a key: export {name}=…")
+    print_missing_keys(answers.servers, os.environ)
     if answers.leaves_price_open:
         click.echo(
             "\nModels without a price may receive no jobs: set [pricing] in the file, or add "
             "--input-price and --output-price."
         )
     click.echo("\nIf the coordinator has an allow-list, give its operator the public key. Next:")
-    found = find_file(None, os.environ)
-    option = "" if found == path else f" --config {shlex.quote(str(path))}"
+    option = config_argument(path, os.environ)
     if answers.servers:
         click.echo(f"  provider-agent check{option}")
     else:
         click.echo(f"  provider-agent init --force{option}   # when an inference server runs")
-
-
-def _exists(path: Path) -> SetupError:
-    return SetupError(f"{path}: the file exists; edit it, or replace it with --force")

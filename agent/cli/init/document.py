@@ -1,4 +1,4 @@
-"""The text of the `agent.toml` that `init` writes."""
+"""The text of the `agent.toml` that `init` and `setup` write."""
 
 import json
 from collections.abc import Iterable
@@ -52,6 +52,9 @@ class Answers(Struct, frozen=True):
         enrollment_code: the code for the coordinator; "" for none. A secret.
         allow_insecure: whether `ws://` to another machine is allowed.
         key_path: the key file; "" for the default.
+        dialect: `[coordinator] dialect`; "" for the one that follows from the address.
+        max_concurrent: `[limits] max_concurrent`; None for the default.
+        command: the command that writes the file.
     """
 
     coordinator_url: str
@@ -60,6 +63,9 @@ class Answers(Struct, frozen=True):
     enrollment_code: str = ""
     allow_insecure: bool = False
     key_path: str = ""
+    dialect: str = ""
+    max_concurrent: int | None = None
+    command: str = "init"
 
     @property
     def leaves_price_open(self) -> bool:
@@ -81,12 +87,13 @@ def render(answers: Answers, *, show_code: bool = True) -> str:
         show_code: whether the text contains the enrollment code and the query of the address.
     """
     sections = [
-        _HEADER,
+        _HEADER.format(command=answers.command),
         _coordinator(answers, show_code=show_code),
         _identity(answers.key_path),
         *(map(_backend, answers.servers) if answers.servers else [_NO_BACKEND]),
         _pricing(answers),
-        _REST,
+        _limits(answers.max_concurrent),
+        _OBSERVABILITY,
     ]
     return "\n".join(sections)
 
@@ -97,7 +104,7 @@ def _string(text: str) -> str:
 
 
 _HEADER: Final = """\
-# Settings of provider-agent, written by `provider-agent init`. `provider-agent check` verifies
+# Settings of provider-agent, written by `provider-agent {command}`. `provider-agent check` verifies
 # them; `provider-agent config show` prints them all. The value of a commented key is its default,
 # or an example; docs/configuration.md describes every key.
 """
@@ -115,12 +122,7 @@ _NO_BACKEND: Final = """\
 """
 
 _LIMITS: Final = LimitsConfig()
-_REST: Final = f"""\
-[limits]
-# max_concurrent = {_LIMITS.max_concurrent}  # jobs at once, on all servers together
-# max_tokens_per_minute = 200_000
-# drain_timeout_s = {_LIMITS.drain_timeout_s:.0f}  # how long a stopping agent waits for its jobs
-
+_OBSERVABILITY: Final = f"""\
 [observability]
 # prometheus_addr = {_string(ObservabilityConfig().prometheus_addr)}  # status; "" turns it off
 # log_level = "info"
@@ -132,6 +134,8 @@ def _coordinator(answers: Answers, *, show_code: bool) -> str:
     shown = url if show_code else shown_url(url)
     note = "" if shown == url else "  # not shown completely"
     lines = ["[coordinator]", f"url = {_string(shown)}{note}"]
+    if answers.dialect:
+        lines.append(f"dialect = {_string(answers.dialect)}")
     if answers.allow_insecure:
         lines.append("allow_insecure = true  # ws:// sends prompts unencrypted")
     if answers.enrollment_code and show_code:
@@ -161,6 +165,19 @@ def _backend(offered: OfferedServer) -> str:
         lines.append(f"api_key_env = {_string(offered.key_variable)}  # the name, never the key")
     lines.append('# models = ["acme/*"]  # offer only these')
     return _text(lines)
+
+
+def _limits(max_concurrent: int | None) -> str:
+    number = _LIMITS.max_concurrent if max_concurrent is None else max_concurrent
+    mark, drain = "# " if max_concurrent is None else "", f"{_LIMITS.drain_timeout_s:.0f}"
+    return _text(
+        [
+            "[limits]",
+            f"{mark}max_concurrent = {number}  # jobs at once, on all servers together",
+            "# max_tokens_per_minute = 200_000",
+            f"# drain_timeout_s = {drain}  # how long a stopping agent waits for its jobs",
+        ]
+    )
 
 
 def _pricing(answers: Answers) -> str:

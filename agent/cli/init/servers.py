@@ -3,11 +3,14 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 
+import click
+
 from provider_agent.adapters.base import BackendSettings
 from provider_agent.adapters.registry import create_backend
 from provider_agent.agent.backends.health_check import BackendState, check_backend
 from provider_agent.agent.backends.local_servers import FoundServer, find_local_servers
 from provider_agent.agent.cli.init.document import OfferedServer
+from provider_agent.agent.cli.settings import run_async
 
 
 async def find_servers(ports: Sequence[int], environ: Mapping[str, str]) -> list[OfferedServer]:
@@ -19,6 +22,14 @@ async def find_servers(ports: Sequence[int], environ: Mapping[str, str]) -> list
     """
     servers = await find_local_servers(ports)
     return await asyncio.gather(*(_describe(server, environ) for server in servers))
+
+
+def search_servers(ports: Sequence[int], environ: Mapping[str, str]) -> list[OfferedServer]:
+    """As `find_servers`, for a command: runs an event loop, and prints what was found."""
+    servers = run_async(find_servers(ports, environ))
+    for offered in servers:
+        click.echo(f"found {offered.server}: {offered.summary}", err=True)
+    return servers
 
 
 async def _describe(server: FoundServer, environ: Mapping[str, str]) -> OfferedServer:
