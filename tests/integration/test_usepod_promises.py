@@ -16,45 +16,10 @@ from provider_agent.protocol.usepod.dialect import MAX_JOB_MESSAGE_BYTES
 from tests.kit.fakes.server import stream_response
 from tests.kit.fakes.vllm import MODEL, FakeVllm
 from tests.kit.running_agent import RunningAgent
-from tests.kit.scripted_backend import ScriptedBackend, ScriptedRun, model
-from tests.kit.usepod_agent import new_id, usepod_config
+from tests.kit.scripted_backend import ScriptedBackend, model
+from tests.kit.usepod_agent import new_id, usepod_config, usepod_harness
 from tests.kit.usepod_coordinator import UsepodConnection, UsepodCoordinator
 from tests.kit.virtual_time import in_virtual_time, now
-
-STARTED_AT = 1_780_000_000.0
-"""The time of day when the agent starts: 2026-05-28T20:26:40Z."""
-
-
-class Parts:
-    """A coordinator, an agent with a scripted backend, and their first connection."""
-
-    def __init__(
-        self,
-        coordinator: UsepodCoordinator,
-        agent: RunningAgent,
-        backend: ScriptedBackend,
-        connection: UsepodConnection,
-    ) -> None:
-        self.coordinator = coordinator
-        self.agent = agent
-        self.backend = backend
-        self.connection = connection
-
-    async def start_job(self, job_id: str, **fields: object) -> ScriptedRun:
-        """Send a job; return its run."""
-        await self.connection.send_job(job_id, "m", **fields)
-        return await self.backend.next_run()
-
-
-@asynccontextmanager
-async def running_parts(backend: ScriptedBackend | None = None) -> AsyncIterator[Parts]:
-    backend = backend or ScriptedBackend("scripted:http://b", model("m"))
-    async with UsepodCoordinator() as coordinator:
-        config = usepod_config(coordinator.url)
-        async with RunningAgent(None, backend, config=config, started_at=STARTED_AT) as agent:
-            connection = await coordinator.next_connection()
-            await connection.next("capabilities")
-            yield Parts(coordinator, agent, backend, connection)
 
 
 @asynccontextmanager
@@ -72,20 +37,20 @@ async def running_with_vllm() -> AsyncIterator[tuple[UsepodConnection, FakeVllm]
 
 @in_virtual_time
 async def test_heartbeats_have_true_figures_every_15_seconds() -> None:
-    async with running_parts() as parts:
-        connection = parts.connection
+    async with usepod_harness() as harness:
+        connection = harness.connection
         await connection.next("heartbeat")
         began = now()
         good, bad, waiting = new_id(), new_id(), new_id()
-        run = await parts.start_job(good)
+        run = await harness.start_job(good)
         await asyncio.sleep(2)
         run.answer(b"data: {}\n\n")
         await connection.end(good)
-        run = await parts.start_job(bad)
+        run = await harness.start_job(bad)
         await asyncio.sleep(3)
         run.fail(BackendTimeout("silent"))
         await connection.end(bad)
-        await parts.start_job(waiting)
+        await harness.start_job(waiting)
         beats = [await connection.next("heartbeat")]
         assert now() - began == pytest.approx(15.0, abs=0.01)
         beats.append(await connection.next("heartbeat"))
@@ -106,13 +71,13 @@ async def test_heartbeats_have_true_figures_every_15_seconds() -> None:
 
 @in_virtual_time
 async def test_the_status_shows_the_last_error() -> None:
-    async with running_parts() as parts:
-        assert parts.agent.service.status().last_error_code is None
+    async with usepod_harness() as harness:
+        assert harness.agent.service.status().last_error_code is None
         job_id = new_id()
-        (await parts.start_job(job_id)).fail(BackendTimeout("silent"))
-        await parts.connection.end(job_id)
+        (await harness.start_job(job_id)).fail(BackendTimeout("silent"))
+        await harness.connection.end(job_id)
         await asyncio.sleep(7)
-        status = parts.agent.service.status()
+        status = harness.agent.service.status()
 
     assert status.last_error_code == "backend_timeout"
     assert status.last_error_age_s == pytest.approx(7.0, abs=0.01)
@@ -155,14 +120,14 @@ async def test_an_error_in_the_stream_fails_the_job_after_its_bytes() -> None:
 
 async def test_an_anthropic_job_is_refused_without_a_server_for_it() -> None:
     chat_only = model("m", operations=frozenset({Operation.CHAT}))
-    async with running_parts(ScriptedBackend("scripted:http://b", chat_only)) as parts:
+    async with usepod_harness(ScriptedBackend("scripted:http://b", chat_only)) as harness:
         job_id = new_id()
-        await parts.connection.send_job(job_id, "m", format="anthropic")
-        end = await parts.connection.end(job_id)
+        await harness.connection.send_job(job_id, "m", format="anthropic")
+        end = await harness.connection.end(job_id)
 
     assert (end["type"], end["error_code"]) == ("job_error", "model_not_loaded")
     assert "anthropic" in end["message"]
-    assert parts.backend.runs == []
+    assert harness.backend.runs == []
 
 
 @pytest.mark.parametrize(
@@ -225,10 +190,10 @@ async def test_embeddings_of_a_model_without_them_reach_no_server() -> None:
 
 @in_virtual_time
 async def test_a_job_without_a_deadline_ends_after_a_minute() -> None:
-    async with running_parts() as parts:
+    async with usepod_harness() as harness:
         job_id, began = new_id(), now()
-        await parts.start_job(job_id)
-        end = await parts.connection.end(job_id)
+        await harness.start_job(job_id)
+        end = await harness.connection.end(job_id)
 
         assert (end["type"], end["error_code"]) == ("job_error", "backend_timeout")
         assert now() - began == pytest.approx(60.0, abs=0.01)
@@ -238,9 +203,9 @@ async def test_a_job_without_a_deadline_ends_after_a_minute() -> None:
 
 
 async def test_a_control_message_overtakes_chunks_on_a_slow_link() -> None:
-    async with running_parts() as parts:
-        connection, job_id = parts.connection, new_id()
-        run = await parts.start_job(job_id)
+    async with usepod_harness() as harness:
+        connection, job_id = harness.connection, new_id()
+        run = await harness.start_job(job_id)
         run.start()
         connection.socket.transport.pause_reading()
         sent = 0
@@ -249,7 +214,7 @@ async def test_a_control_message_overtakes_chunks_on_a_slow_link() -> None:
             run.send(bytes(64 * KIB))
             sent += 64 * KIB
             await asyncio.sleep(0)
-        parts.agent.service.advertiser.send()
+        harness.agent.service.advertiser.send()
         connection.socket.transport.resume_reading()
         await connection.next("capabilities")
         before = len(connection.data(job_id))
@@ -262,53 +227,53 @@ async def test_a_control_message_overtakes_chunks_on_a_slow_link() -> None:
 
 @in_virtual_time
 async def test_no_other_session_receives_anything_of_a_job() -> None:
-    async with running_parts() as parts:
-        lost, backend = parts.connection, parts.backend
+    async with usepod_harness() as harness:
+        lost, backend = harness.connection, harness.backend
         running, cancelled = new_id(), new_id()
-        run = await parts.start_job(running)
+        run = await harness.start_job(running)
         run.start()
         run.send(b"data: {}\n\n")
         await lost.wait_for_bytes(running, 1)
         backend.hold_cancel = asyncio.Event()
         lost.cut()
-        connection = parts.connection = await parts.coordinator.next_connection()
+        connection = harness.connection = await harness.coordinator.next_connection()
         await connection.next("capabilities")
         backend.hold_cancel.set()
         backend.hold_cancel = None
         await run.cancelled.wait()
-        other = await parts.start_job(cancelled)
+        other = await harness.start_job(cancelled)
         other.answer(b"data: {}\n\n")
         await connection.end(cancelled)
         await connection.next("heartbeat")
 
         assert connection.of_job(running) == []
-        assert parts.agent.service.jobs.in_flight == 0
+        assert harness.agent.service.jobs.in_flight == 0
 
 
 @in_virtual_time
 async def test_a_job_over_the_limit_ends_the_link_and_the_agent_serves_again() -> None:
-    async with running_parts() as parts:
-        connection = parts.connection
+    async with usepod_harness() as harness:
+        connection = harness.connection
         await connection.send_raw(" " * (MAX_JOB_MESSAGE_BYTES + 1))
         await connection.closed.wait()
         assert connection.socket.close_code == 1009
-        parts.connection = await parts.coordinator.next_connection()
+        harness.connection = await harness.coordinator.next_connection()
         job_id = new_id()
-        (await parts.start_job(job_id)).answer(b"data: {}\n\n")
+        (await harness.start_job(job_id)).answer(b"data: {}\n\n")
 
-        assert (await parts.connection.end(job_id))["type"] == "job_done"
+        assert (await harness.connection.end(job_id))["type"] == "job_done"
 
 
 @in_virtual_time
 async def test_a_request_of_16_mib_is_within_the_limit() -> None:
-    async with running_parts() as parts:
+    async with usepod_harness() as harness:
         text, job_id = "x" * (16 * MIB - 100), new_id()
         request = {"messages": [{"role": "user", "content": text}], "stream": True}
-        run = await parts.start_job(job_id, request=request)
+        run = await harness.start_job(job_id, request=request)
         assert len(run.job.request) <= 16 * MIB
         run.answer(b"data: {}\n\n")
 
-        assert (await parts.connection.end(job_id))["type"] == "job_done"
+        assert (await harness.connection.end(job_id))["type"] == "job_done"
 
 
 @in_virtual_time
@@ -331,20 +296,20 @@ async def test_the_waits_grow_while_the_coordinator_welcomes_no_one() -> None:
 
 
 async def test_a_stopping_agent_withdraws_its_offers_and_finishes_its_jobs() -> None:
-    async with running_parts() as parts:
-        connection, running, refused = parts.connection, new_id(), new_id()
-        run = await parts.start_job(running)
+    async with usepod_harness() as harness:
+        connection, running, refused = harness.connection, new_id(), new_id()
+        run = await harness.start_job(running)
         run.start()
-        parts.agent.service.stop()
+        harness.agent.service.stop()
         withdrawn = await connection.next("capabilities")
         await connection.send_job(refused, "m")
         assert (await connection.end(refused))["error_code"] == "out_of_capacity"
-        parts.agent.service.advertiser.send()
+        harness.agent.service.advertiser.send()
         repeated = await connection.next("capabilities")
         run.send(b"data: {}\n\n")
         run.finish()
 
         assert (await connection.end(running))["type"] == "job_done"
-        assert await parts.agent.task == EXIT_OK
+        assert await harness.agent.task == EXIT_OK
     assert withdrawn["models"] == repeated["models"] == []
     assert withdrawn["limits"]["max_concurrent_total"] == 2

@@ -80,6 +80,15 @@ class UsepodConnection:
         job = {"type": "job", "job_id": job_id, "model_id": model_id, "request": request}
         await self.send(**(job | fields))
 
+    async def settle(self) -> None:
+        """Wait until the agent has received everything sent so far, and its answers are here."""
+        await (await self.socket.ping())
+
+    def clear(self) -> None:
+        """Forget the received messages."""
+        self.messages.clear()
+        self._returned.clear()
+
     def cut(self) -> None:
         """Abort the connection without a close handshake."""
         self.socket.transport.abort()
