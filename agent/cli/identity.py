@@ -16,6 +16,18 @@ def identity(loaded: LoadedConfig) -> None:
 
     A coordinator's allow-list contains public keys. The private key never leaves the file.
     """
+    print_identity(loaded)
+
+
+def print_identity(loaded: LoadedConfig) -> str:
+    """Print the public key and the provider id; create the key if it does not exist.
+
+    Returns:
+        The provider id; "" if none is known.
+
+    Raises:
+        SetupError: the key is not usable.
+    """
     path = loaded.config.identity.key_path
     try:
         key = load_or_create(path)
@@ -24,5 +36,7 @@ def identity(loaded: LoadedConfig) -> None:
     click.echo(f"public key   {key.public_key_text}")
     click.echo(f"fingerprint  {key.fingerprint}")
     click.echo(f"key file     {path}")
-    if provider_id := read_provider_id(path):
-        click.echo(f"provider id  {visible(provider_id)}")
+    provider_id = visible(read_provider_id(path))
+    if provider_id:
+        click.echo(f"provider id  {provider_id}")
+    return provider_id

@@ -65,6 +65,16 @@ _SECTIONS: Final = {
             "identity",
             "Print the public key; create the key if it does not exist.",
         ),
+        "enroll": _Command(
+            f"{_CLI}.enroll",
+            "enroll",
+            "As identity, and how to pair with the Use Pod marketplace.",
+        ),
+        "validate": _Command(
+            f"{_CLI}.validate",
+            "validate",
+            "Check the configuration alone, without any connection.",
+        ),
     },
     "Maintenance": {
         "support-bundle": _Command(

@@ -24,7 +24,7 @@ _EXIT_CODES: Final = (
     ("1", "failure; of check, status and health: a check failed"),
     ("2", "the configuration, the identity or the command line is invalid"),
     ("75", "run stopped before every response was complete and delivered"),
-    ("78", "the coordinator rejects this agent"),
+    ("78", "the coordinator rejects this agent; of validate: the configuration is invalid"),
     ("130", "interrupted; of run: stopped by a second signal"),
 )
 

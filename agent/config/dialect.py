@@ -23,6 +23,11 @@ def dialect_of(config: CoordinatorConfig, url: str) -> str:
     return USEPOD if is_usepod_address(url) else SUBPROTOCOL
 
 
+def dialect_reason(config: CoordinatorConfig) -> str:
+    """Return in words what decides about the dialect."""
+    return "by its address" if config.dialect is None else "as configured"
+
+
 def is_usepod_address(url: str) -> bool:
     """Whether an address is that of the marketplace. Any text is accepted."""
     try:

@@ -10,7 +10,7 @@ from provider_agent.agent.cli.check.findings import Finding, Outcome
 from provider_agent.agent.cli.status_client import NoAgent, WantedAgent, fetch_state
 from provider_agent.agent.config import Config
 from provider_agent.agent.config.addresses import shown_url
-from provider_agent.agent.config.dialect import USEPOD, dialect_of
+from provider_agent.agent.config.dialect import USEPOD, dialect_of, dialect_reason
 from provider_agent.agent.identity.key import Identity
 from provider_agent.agent.identity.key_lock import is_key_locked
 from provider_agent.agent.link.advice import explain_disconnect
@@ -124,8 +124,7 @@ async def _handshake(
     round_trip = await (await socket.ping())
     details = f"welcomed as {welcome.provider_id}, round trip {round_trip * 1000:.0f} ms"
     if dialect.is_text:
-        chosen = "by its address" if config.coordinator.dialect is None else "as configured"
-        details += f", dialect usepod ({chosen})"
+        details += f", dialect usepod ({dialect_reason(config.coordinator)})"
     return Finding(COMPONENT, shown_url(settings.url), Outcome.OK, details)
 
 

@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
-from provider_agent.agent.config.addresses import coordinator_url
+from provider_agent.agent.config.addresses import coordinator_url, is_loopback
 from provider_agent.agent.config.dialect import USEPOD_HOST
 from provider_agent.agent.config.errors import InvalidValue
 from provider_agent.protocol.limits import CONNECT_PATH
@@ -44,14 +44,26 @@ def marketplace_at(text: str, *, allow_insecure: bool) -> Marketplace:
         ValueError: it is not valid; the reason is that of `coordinator.url`.
     """
     scheme, separator, rest = text.strip().partition("://")
-    if not separator:
+    scheme = scheme.lower()
+    if not separator or scheme not in {*_WEBSOCKET_SCHEMES, *_HTTP_SCHEMES}:
         raise InvalidValue("not an address", f"write it with its scheme, such as {USEPOD_URL}")
     if "?" in rest or "#" in rest:
         raise InvalidValue('an address must not contain "?" or "#"', "remove that part")
-    scheme = scheme.lower()
     base = rest.rstrip("/").removesuffix(CONNECT_PATH).rstrip("/")
     websocket = _WEBSOCKET_SCHEMES.get(scheme, scheme)
+    if scheme == "http" and not allow_insecure and not is_loopback(_host(text)):
+        raise InvalidValue(
+            "http:// would pair this agent unencrypted",
+            "use https://, or add --allow-insecure in a private network",
+        )
     url = coordinator_url(f"{websocket}://{base}{CONNECT_PATH}", allow_insecure=allow_insecure)
     api_url = f"{_HTTP_SCHEMES[websocket]}://{base}"
-    is_usepod = (urlsplit(url).hostname or "").rstrip(".") == USEPOD_HOST
+    is_usepod = _host(url).rstrip(".") == USEPOD_HOST
     return Marketplace(api_url, url, _USEPOD_PAGE if is_usepod else f"{api_url}/host/pair")
+
+
+def _host(url: str) -> str:
+    try:
+        return urlsplit(url.strip()).hostname or ""
+    except ValueError:  # `coordinator_url` reports it
+        return ""

@@ -220,7 +220,8 @@ class PairingClient:
             reason = f"no response within {self._request_timeout_s:.0f} s"
             raise PairingFailed(reason, is_temporary=True) from error
         except BackendError as error:
-            raise PairingFailed(error.details or str(error), is_temporary=True) from error
+            reason, *_ = (error.details or str(error)).split("; ")  # the rest is about a backend
+            raise PairingFailed(reason, is_temporary=True) from error
         if response.is_cut:
             raise _malformed("it is too long")
         return response.head, bytes(response.body)

@@ -60,7 +60,7 @@ class Countdown:
 
     def clear(self) -> None:
         """Remove the line."""
-        if self._is_terminal:
+        if self._width:
             self._write("")
             click.echo("\r", nl=False)
 

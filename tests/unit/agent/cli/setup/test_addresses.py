@@ -44,11 +44,12 @@ def test_all_addresses_follow_from_one(text: str, expected: Marketplace) -> None
     [
         ("api.usepod.ai", "not an address; write it with its scheme, such as https://api."),
         ("https://", "expected an address"),
-        ("ftp://pod.example", "expected an address that begins with wss:// or ws://"),
+        ("ftp://pod.example", "not an address; write it with its scheme, such as https://api."),
+        ("http://[pod", "http:// would pair this agent unencrypted"),
         ("https://user:pass@pod.example", "must not contain a user or password"),
         ("https://pod.example?x=1", 'must not contain "?"'),
         ("https://pod.example:99999", "not an address"),
-        ("http://10.0.0.1", "ws:// would send prompts unencrypted; use wss://, or set"),
+        ("http://10.0.0.1", "http:// would pair this agent unencrypted; use https://, or add"),
         ("ws://pod.example/provider/connect", "ws:// would send prompts unencrypted"),
     ],
 )

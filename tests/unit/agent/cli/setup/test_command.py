@@ -253,7 +253,10 @@ async def test_failing_polls_are_reported_once_and_repeated(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--coordinator-url", "http://c.example"), "--coordinator-url: ws:// would send"),
+        (
+            ("--coordinator-url", "http://c.example"),
+            "--coordinator-url: http:// would pair this agent unencrypted; use https://",
+        ),
         (("--coordinator-url", "c.example"), "--coordinator-url: not an address; write it with"),
         (("--key-path", "a\nb"), "--key-path: it contains"),
         (("--key-path", "."), "cannot be read: Is a directory"),
