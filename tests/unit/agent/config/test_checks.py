@@ -139,6 +139,19 @@ def test_insecure_coordinator_url_can_be_allowed(tmp_path: Path) -> None:
     assert load(tmp_path, text, coordinator__allow_insecure=True).config.coordinator.allow_insecure
 
 
+@pytest.mark.parametrize("dialect", ["usepod", "provider-agent.v1"])
+@pytest.mark.parametrize("key", ["url", "fallback_urls"])
+def test_no_dialect_is_spoken_unencrypted_beyond_loopback(
+    tmp_path: Path, dialect: str, key: str
+) -> None:
+    """The signature of the dialect usepod is not bound to a host, so that TLS alone protects it."""
+    other = 'url = "wss://c.example/x"\n' if key != "url" else ""
+    value = '"ws://10.0.0.1/x"' if key == "url" else '["ws://10.0.0.1/x"]'
+    text = f'[coordinator]\n{other}{key} = {value}\ndialect = "{dialect}"\n'
+
+    assert "ws:// would send prompts unencrypted" in load_error(tmp_path, text)
+
+
 FALLBACK = "wss://b.example/x"
 
 
