@@ -39,6 +39,7 @@ MAX_QUEUED_MESSAGES: Final = 4
 """Received messages that may wait until the agent reads them, each up to 1 MiB."""
 
 _CHECK_URL: Final = "check that [coordinator] url is the address of a coordinator"
+_OR_DIALECT: Final = ', and set dialect = "usepod" if it is one of a Use Pod marketplace'
 
 
 class DialSettings(Struct, frozen=True, kw_only=True):
@@ -181,7 +182,7 @@ async def dial(
         raise DialFailed(disconnect) from error
     if connection.subprotocol != subprotocol:
         await connection.close(1002, "no common subprotocol")
-        detail = f"the server does not support {subprotocol}; {_CHECK_URL}"
+        detail = f"the server does not support {subprotocol}; {_CHECK_URL}{_OR_DIALECT}"
         raise DialFailed(Disconnect(DisconnectCause.UPGRADE_REFUSED, detail))
     return cast("LinkConnection", connection)
 

@@ -244,6 +244,21 @@ async def test_a_coordinator_of_the_other_dialect_is_welcomed_with_the_dialect_a
     assert finding.details.endswith(", dialect usepod (as configured)")
 
 
+async def test_coordinator_that_selects_no_subprotocol_may_speak_the_other_dialect(
+    identity: Identity,
+) -> None:
+    # The file of the Rust agent names no dialect, so a coordinator of one's own needs the setting.
+    async with UsepodCoordinator() as coordinator:
+        section = CoordinatorConfig(url=coordinator.url)
+        (finding,) = await check_coordinators(agent_config("", coordinator=section), identity)
+
+    assert finding.details == "the server does not support provider-agent.v1"
+    assert finding.what_to_do == (
+        "check that [coordinator] url is the address of a coordinator, and set "
+        'dialect = "usepod" if it is one of a Use Pod marketplace'
+    )
+
+
 async def test_a_refusal_of_the_other_dialect_has_its_reason(identity: Identity) -> None:
     async with UsepodCoordinator() as coordinator:
         coordinator.refusal = "unknown key"
