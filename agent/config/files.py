@@ -12,6 +12,9 @@ from provider_agent.agent.config.flags import CONFIG_VARIABLE
 MAX_FILE_BYTES: Final = 1024 * 1024
 """A thousand priced models need about 100 KB; a file over this size is not an `agent.toml`."""
 
+RUST_AGENT_KEY: Final = Path(".usepod-agent/identity.key")
+"""The key file of the Rust agent, in the home folder."""
+
 _CREDENTIALS: Final = "$CREDENTIALS_DIRECTORY/"
 
 _POSITION = re.compile(r"\s*\(at (line \d+, column \d+|end of document)\)$")
@@ -34,7 +37,7 @@ def default_key_path(environ: Mapping[str, str], *, is_usepod: bool) -> Path:
             agent is used, unless this agent has one already: a new key would be a new provider.
     """
     own = config_home(environ) / "identity.key"
-    rust_agent = home(environ) / ".usepod-agent" / "identity.key"
+    rust_agent = home(environ) / RUST_AGENT_KEY
     return rust_agent if is_usepod and not _exists(own) and _exists(rust_agent) else own
 
 

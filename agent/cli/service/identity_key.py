@@ -6,12 +6,18 @@ operator ran by hand before would become another one for the coordinator, which 
 
 import os
 from pathlib import Path
+from typing import Final
 
 from msgspec import Struct
 
 from provider_agent.agent.cli.service.host import Host, ServiceError
 from provider_agent.agent.cli.service.service_config import ServiceConfig
-from provider_agent.agent.config.files import config_home
+from provider_agent.agent.config import CoordinatorConfig
+from provider_agent.agent.config.dialect import USEPOD, dialect_of
+from provider_agent.agent.config.files import RUST_AGENT_KEY, config_home, home
+
+_RUST_SERVICE_KEY: Final = Path("/var/lib/usepod-agent/identity.key")
+"""The usual key of the Rust agent as a system service, whose user has no home folder."""
 
 
 class KeyChoice(Struct, frozen=True):
@@ -84,12 +90,23 @@ def key_steps(
         return (CopyKey(source, target),)
     if exists or choice.new:
         return ()
-    own = host.home / ".config/provider-agent/identity.key"
-    # With sudo, HOME is usually that of root: `sudo provider-agent init` writes the key there.
-    for key in (found.key_path, own, config_home(host.environ) / "identity.key"):
+    for key in (found.key_path, *_other_keys(host, found.config.coordinator)):
         if key is not None and host.on_disk(key).is_file():
             raise ServiceError(
                 f"the service would not use the identity key {key}, but create another one",
                 f"add `--key {key}` to copy it, or --new-key",
             )
     return ()
+
+
+def _other_keys(host: Host, coordinator: CoordinatorConfig) -> list[Path]:
+    """Return where a key may be that was used until now."""
+    # With sudo, HOME is usually that of root: `sudo provider-agent init` writes the key there.
+    keys = [
+        host.home / ".config/provider-agent/identity.key",
+        config_home(host.environ) / "identity.key",
+    ]
+    if dialect_of(coordinator, coordinator.url) == USEPOD:
+        keys += [one / RUST_AGENT_KEY for one in (host.home, home(host.environ))]
+        keys.append(_RUST_SERVICE_KEY)
+    return keys

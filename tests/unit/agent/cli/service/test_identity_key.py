@@ -1,5 +1,6 @@
 """Which identity key an installed service has."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,24 @@ def test_the_key_of_root_is_not_silently_replaced_either(machine: Machine) -> No
 
     assert result.exit_code == 2
     assert "add `--key /root/.config/provider-agent/identity.key`" in result.output
+
+
+@pytest.mark.parametrize(
+    "key", ["/home/ada/.usepod-agent/identity.key", "/var/lib/usepod-agent/identity.key"]
+)
+def test_the_key_of_the_rust_agent_is_not_silently_replaced(key: str, machine: Machine) -> None:
+    # A new key would be a new provider at its marketplace.
+    machine.write(key, PEM, 0o600)
+
+    assert machine.invoke("install", "--print").exit_code == 0  # another coordinator
+    marketplace = re.sub(
+        "url = .*", 'url = "wss://api.usepod.ai/provider/connect"', CONFIG, count=1
+    )
+    machine.write("/etc/provider-agent/agent.toml", marketplace)
+    result = machine.invoke("install")
+
+    assert result.exit_code == 2
+    assert f"add `--key {key}` to copy it, or --new-key" in result.output
 
 
 def test_a_key_that_the_configuration_names_is_not_silently_replaced(machine: Machine) -> None:
