@@ -1,3 +1,4 @@
+import base64
 import stat
 from pathlib import Path
 
@@ -40,6 +41,42 @@ def test_the_line_is_where_the_rust_agent_writes_it() -> None:
     lines = with_provider_id(RUST_FILE.encode(), "prov_1").decode().splitlines()
 
     assert lines[-2:] == ["provider_id: prov_1", "-----END USEPOD AGENT KEY-----"]
+
+
+RECORDED = b"""\
+-----BEGIN USEPOD AGENT KEY-----
+version: 1
+created: 2026-11-27T08:38:34.313548071+00:00
+secret: SECRET
+public: PUBLIC
+provider_id: prov_0123456789
+-----END USEPOD AGENT KEY-----
+"""
+"""A key file that the Rust agent 0.3.3 wrote and has enrolled, with another key."""
+
+
+def test_an_enrolled_file_has_the_bytes_that_the_rust_agent_writes(tmp_path: Path) -> None:
+    # So that an operator can go back to that agent.
+    expected = RECORDED.replace(b"SECRET", base64.b64encode(SECRET))
+    expected = expected.replace(b"PUBLIC", base64.b64encode(PUBLIC))
+    path = tmp_path / "identity.key"
+    path.write_bytes(expected.replace(b"provider_id: prov_0123456789\n", b""))
+    path.chmod(0o600)
+    assert read_provider_id(path) == ""
+
+    store_provider_id(path, "prov_0123456789")
+
+    assert path.read_bytes() == expected
+    assert load(path).public_key == PUBLIC
+
+
+def test_running_without_a_new_id_leaves_the_file_as_it_is(path: Path) -> None:
+    before = path.read_bytes()
+
+    assert load_or_create(path).public_key == load(path).public_key
+    read_provider_id(path)
+
+    assert path.read_bytes() == before
 
 
 def test_a_file_without_an_id_or_without_content_has_none(path: Path, tmp_path: Path) -> None:
