@@ -19,7 +19,7 @@ def enroll(loaded: LoadedConfig) -> None:
     click.echo("provider id  none yet")
     if loaded.config.coordinator.enrollment_code:
         click.echo(
-            "\nThe enrollment code is set: the coordinator names one at the next connection."
+            "\nThe enrollment code is set; the coordinator sends the id at the next connection."
         )
     else:
         click.echo("\nTo pair: `provider-agent setup` shows a code, and the page that accepts it.")

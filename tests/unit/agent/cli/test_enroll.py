@@ -33,5 +33,5 @@ def test_enroll_does_not_print_the_enrollment_code(runner: CliRunner) -> None:
     # The Rust agent prints it.
     result = invoke(runner, "enroll", config=COORDINATOR, PROVIDER_AGENT_IDENTITY_KEY_PATH=KEY)
 
-    assert "The enrollment code is set: " in result.stdout
+    assert "The enrollment code is set; " in result.stdout
     assert SECRET not in result.output
