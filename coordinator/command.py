@@ -23,12 +23,14 @@ from provider_agent.coordinator.settings import (
     DEFAULT_PORT,
     RANGES,
     CoordinatorSettings,
+    ExtraDialect,
     ReceiptMode,
 )
 from provider_agent.coordinator.variables import (
     AGENT_KEYS_VARIABLE,
     API_KEYS_VARIABLE,
     CLUSTER_VARIABLE,
+    DIALECT_VARIABLE,
     ENROLLMENT_CODES_VARIABLE,
     check_variables,
 )
@@ -85,6 +87,14 @@ def _count(setting: str) -> click.IntRange:
     metavar="HOST[:PORT]",
     help="An address that agents dial, such as the name of a proxy with TLS; may be repeated. "
     "Default: loopback, --host and the addresses of this machine.",
+)
+@click.option(
+    "--dialect",
+    "dialects",
+    multiple=True,
+    type=click.Choice([dialect.value for dialect in ExtraDialect]),
+    help="Also accept agents of this protocol; may be repeated. usepod: the protocol of the Use "
+    f"Pod marketplace. Or ${DIALECT_VARIABLE}, with commas.",
 )
 @click.option(
     "--receipts",
@@ -202,6 +212,7 @@ def command(
     enrollment_codes: Path | None,
     agent_keys: Path | None,
     authorities: tuple[str, ...],
+    dialects: tuple[str, ...],
     receipts: str,
     max_price: float | None,
     drain_timeout: float,
@@ -237,6 +248,7 @@ def command(
             api_keys=_secrets(api_keys, API_KEYS_VARIABLE),
             enrollment_codes=_secrets(enrollment_codes, ENROLLMENT_CODES_VARIABLE),
             agent_keys=_public_keys(agent_keys),
+            dialects=_dialects(dialects),
             receipts=ReceiptMode(receipts),
             max_price=max_price,
             drain_s=drain_timeout,
@@ -266,6 +278,17 @@ def command(
         sys.exit(_EXIT_FAILED if isinstance(error, CannotListen) else _EXIT_WRONG_SETTINGS)
     except (KeyboardInterrupt, asyncio.CancelledError):
         sys.exit(_EXIT_INTERRUPTED)
+
+
+def _dialects(given: tuple[str, ...]) -> frozenset[ExtraDialect]:
+    names = given or read_entries(None, DIALECT_VARIABLE, os.environ) or ()
+    try:
+        return frozenset(ExtraDialect(name) for name in names)
+    except ValueError as error:
+        known = ", ".join(ExtraDialect)
+        raise SettingsError(
+            f"{DIALECT_VARIABLE}: contains an unknown dialect; known: {known}"
+        ) from error
 
 
 def _cluster(given: ClusterSettings) -> ClusterSettings | None:

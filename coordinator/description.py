@@ -9,9 +9,14 @@ from urllib.parse import urlsplit
 from provider_agent.coordinator.cluster.settings import ClusterSettings
 from provider_agent.coordinator.own_addresses import own_addresses
 from provider_agent.coordinator.server import Coordinator
-from provider_agent.coordinator.settings import CoordinatorSettings, is_loopback, is_wildcard
+from provider_agent.coordinator.settings import (
+    CoordinatorSettings,
+    ExtraDialect,
+    is_loopback,
+    is_wildcard,
+)
 from provider_agent.protocol.auth import canonical_authority
-from provider_agent.protocol.limits import CONNECT_PATH
+from provider_agent.protocol.limits import CONNECT_PATH, SUBPROTOCOL
 
 _PLAIN_PORT: Final = 80
 
@@ -37,10 +42,23 @@ def describe(
         *_list("clients", [f"http://{authority}" for authority in own], clients),
         *_list("agents", connect_urls, agents),
         f"  agents may dial {', '.join(may_dial)}",
+        *_dialects(settings),
         *_cluster(settings.cluster),
         *_other_machines(connect_urls, has_codes=settings.enrollment_codes is not None),
         *_warnings(settings, connect_urls),
     ]
+
+
+def _dialects(settings: CoordinatorSettings) -> list[str]:
+    if not settings.dialects:
+        return []
+    lines = [f"  dialects {SUBPROTOCOL}, {', '.join(sorted(settings.dialects))}"]
+    if settings.enrollment_codes is not None and settings.agent_keys is None:
+        lines.append(
+            f"  agents of the dialect {ExtraDialect.USEPOD} send their code only once: after a "
+            "restart of the coordinator,\n  only --agent-keys FILE admits them"
+        )
+    return lines
 
 
 def _cluster(cluster: ClusterSettings | None) -> list[str]:

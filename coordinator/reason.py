@@ -11,6 +11,7 @@ class Reason(StrEnum):
     NOT_OFFERED = "not_offered"
     UNROUTABLE = "unroutable"
     WRONG_OPERATION = "wrong_operation"
+    STREAM_REQUIRED = "stream_required"
     QUEUE_FULL = "queue_full"
     QUEUE_TIMEOUT = "queue_timeout"
     PROVIDER_OFFLINE = "provider_offline"

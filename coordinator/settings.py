@@ -77,6 +77,16 @@ class ReceiptMode(StrEnum):
     SIGNED = "signed"
 
 
+class ExtraDialect(StrEnum):
+    """A dialect that agents may use instead of `provider-agent.v1`.
+
+    Attributes:
+        USEPOD: the JSON dialect of the Use Pod marketplace.
+    """
+
+    USEPOD = "usepod"
+
+
 class CoordinatorSettings(Struct, frozen=True, kw_only=True):
     """All settings. The defaults suit a single machine.
 
@@ -133,6 +143,7 @@ class CoordinatorSettings(Struct, frozen=True, kw_only=True):
             receives 503.
         drain_s: seconds that a stop waits for running requests.
         receipts: whether agents that support receipts send them, and whether they sign them.
+        dialects: the dialects that agents may use besides `provider-agent.v1`.
         cluster: how to reach the other coordinators of the fleet; None for a single coordinator.
     """
 
@@ -168,6 +179,7 @@ class CoordinatorSettings(Struct, frozen=True, kw_only=True):
     max_held_request_bytes: int = 512 * MIB
     drain_s: float = 10.0
     receipts: ReceiptMode = ReceiptMode.OFF
+    dialects: frozenset[ExtraDialect] = frozenset()
     cluster: ClusterSettings | None = None
 
     @property
@@ -226,6 +238,11 @@ def check_settings(settings: CoordinatorSettings) -> None:
     for authority in settings.authorities:
         parse_authority(authority)
     if settings.cluster is not None:
+        if settings.dialects:
+            raise SettingsError(
+                f"--dialect {min(settings.dialects)} does not work with --cluster: the jobs of its "
+                "agents cannot move to another coordinator; give one of the two options"
+            )
         check_cluster(settings.cluster)
 
 

@@ -43,6 +43,7 @@ class AgentStatus(Struct, frozen=True):
     in_flight: int
     draining: bool
     heartbeat_age_s: float | None
+    dialect: str
 
 
 class ClusterStatus(Struct, frozen=True):
@@ -170,6 +171,7 @@ def _agent(agent: AgentSnapshot) -> AgentStatus:
         in_flight=agent.in_flight,
         draining=agent.draining,
         heartbeat_age_s=None if age_s is None else round(age_s, 1),
+        dialect=agent.dialect,
     )
 
 

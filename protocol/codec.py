@@ -1,7 +1,7 @@
 """Encodes and decodes one WebSocket message.
 
 Only this module knows the wire encoding of version 1. Another encoding of the same frames is
-another implementation of `AgentDialect`, such as `usepod.dialect`.
+another implementation of `AgentDialect` or `CoordinatorDialect`, such as those in `usepod`.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,12 +27,13 @@ class Decoded(Generic[FrameT_co]):
 
     Attributes:
         frames: the known frames, in wire order.
-        unknown_types: the types of the frames that were skipped as unknown.
+        unknown_types: the types of the frames that were skipped as unknown; in a text dialect, the
+            types of messages.
     """
 
     __slots__ = ("frames", "unknown_types")
 
-    def __init__(self, frames: list[FrameT_co], unknown_types: list[int]) -> None:
+    def __init__(self, frames: list[FrameT_co], unknown_types: Sequence[int | str]) -> None:
         self.frames = frames
         self.unknown_types = unknown_types
 
@@ -80,7 +81,53 @@ class AgentDialect(Protocol):
         ...
 
 
-class Dialect(AgentDialect, Protocol):
+class CoordinatorDialect(Protocol):
+    """A wire encoding of frames, on the coordinator's side of one connection.
+
+    Decoding raises no exception but `ProtocolError`.
+    """
+
+    @property
+    def name(self) -> str:
+        """The name of this dialect, for operators."""
+        ...
+
+    @property
+    def is_text(self) -> bool:
+        """Whether messages are text; otherwise they are binary."""
+        ...
+
+    @property
+    def only_streams(self) -> bool:
+        """Whether agents answer every job with an event stream."""
+        ...
+
+    @property
+    def max_unread_bytes(self) -> int | None:
+        """How many bytes of a response its client may leave unread; None: the window limits them.
+
+        The coordinator cancels a job that exceeds it.
+        """
+        ...
+
+    @property
+    def take_frames(self) -> Callable[[], list[AgentFrame]] | None:
+        """Returns the frames that replace what agents do not send, since its last call.
+
+        They follow from what was encoded. None: agents send all frames.
+        """
+        ...
+
+    def encode_messages(self, frames: Sequence[CoordinatorFrame]) -> Sequence[bytes]:
+        """Encode frames, in this order, as messages; leave out those that the dialect lacks."""
+        ...
+
+    def decode_from_agent(self, message: bytes | str, max_bytes: int) -> Decoded[AgentFrame]:
+        """Decode an agent's message of at most `max_bytes`."""
+        ...
+
+
+class Dialect(AgentDialect, CoordinatorDialect, Protocol):
     """A wire encoding of frames for both sides."""
 
     @property
@@ -92,8 +139,8 @@ class Dialect(AgentDialect, Protocol):
         """Encode frames, in this order, as one message."""
         ...
 
-    def decode_from_agent(self, message: bytes | str, max_bytes: int) -> Decoded[AgentFrame]:
-        """Decode an agent's message of at most `max_bytes`."""
+    def encode_messages(self, frames: Sequence[AgentFrame | CoordinatorFrame]) -> Sequence[bytes]:
+        """Encode frames, in this order, as messages."""
         ...
 
 
@@ -167,8 +214,12 @@ def _types_of(union: object) -> frozenset[int]:
 class MessagePackDialect:
     """Protocol version 1: one MessagePack array of frames per binary message."""
 
+    name: Final = SUBPROTOCOL
     subprotocol: Final = SUBPROTOCOL
     is_text: Final = False
+    only_streams: Final = False
+    max_unread_bytes: Final = None
+    take_frames: Final = None
     max_to_agent_bytes: Final = MAX_MESSAGE_TO_AGENT_BYTES
     take_acks: Final = None
 
@@ -185,7 +236,7 @@ class MessagePackDialect:
         """Encode frames, in this order, as one message."""
         return self._encoder.encode(frames)
 
-    def encode_messages(self, frames: Sequence[AgentFrame]) -> Sequence[bytes]:
+    def encode_messages(self, frames: Sequence[AgentFrame | CoordinatorFrame]) -> Sequence[bytes]:
         """Encode frames, in this order, as one message."""
         return (self._encoder.encode(frames),)
 

@@ -7,7 +7,7 @@ in order, then the pieces of requests. A frame that breaks a rule of the protoco
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from msgspec.structs import replace
@@ -55,6 +55,9 @@ class CoordinatorProtocol:
         authorities: the addresses (`host:port`) at which agents may dial this coordinator, from its
             configuration, not from the `Host` header: a man in the middle controls that.
         features: the optional features that the coordinator supports.
+        verify: returns whether the signature of a `Hello` is valid; by default, whether it covers
+            the nonce and one of `authorities`.
+        whole_requests: whether the agent receives each request in one piece.
 
     Attributes:
         state: the state of the connection.
@@ -72,9 +75,11 @@ class CoordinatorProtocol:
         name: str,
         authorities: Iterable[str],
         features: Iterable[str] = (),
+        verify: Callable[[Hello], bool] | None = None,
+        whole_requests: bool = False,
     ) -> None:
         self.state = State.AWAITING_HELLO
-        self.requests = RequestQueue()
+        self.requests = RequestQueue(whole=whole_requests)
         self.streams: dict[bytes, ReceiveStream] = {}
         self.ended: OrderedDict[bytes, int] = OrderedDict()
         self.features: frozenset[str] = frozenset()
@@ -83,6 +88,7 @@ class CoordinatorProtocol:
         self.to_send: list[CoordinatorFrame] = [Challenge(nonce, name, self._supported)]
         self._nonce = nonce
         self._authorities = tuple(authorities)
+        self._verify = verify or self._is_signed_for_us
         self._window = 0
 
     def __repr__(self) -> str:
@@ -115,11 +121,10 @@ class CoordinatorProtocol:
         raise ProtocolViolation(f"{type(frame).__name__} in the state {self.state}")
 
     def _authenticate(self, hello: Hello) -> Hello | None:
-        for authority in self._authorities:
-            if verify_signature(hello.public_key, hello.signature, authority, self._nonce):
-                self.state = State.AUTHENTICATED
-                self._requested = frozenset(hello.features)
-                return hello
+        if self._verify(hello):
+            self.state = State.AUTHENTICATED
+            self._requested = frozenset(hello.features)
+            return hello
         self.reject(
             Rejected(
                 BAD_SIGNATURE,
@@ -128,6 +133,12 @@ class CoordinatorProtocol:
             )
         )
         return None
+
+    def _is_signed_for_us(self, hello: Hello) -> bool:
+        return any(
+            verify_signature(hello.public_key, hello.signature, authority, self._nonce)
+            for authority in self._authorities
+        )
 
     def accept(self, welcome: Welcome, resumption: Resumption = NO_RESUMPTION) -> None:
         """Admit the agent whose `Hello` was returned by `receive`.

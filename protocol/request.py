@@ -14,12 +14,16 @@ from provider_agent.protocol.limits import CHUNK_BYTES
 class RequestQueue:
     """The request bodies that the coordinator has not sent completely.
 
+    Args:
+        whole: whether a piece is a whole request, whatever its size.
+
     Attributes:
         unsent_bytes: how many bytes are not sent yet, of all requests together.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, whole: bool = False) -> None:
         self.unsent_bytes = 0
+        self._whole = whole
         self._unsent: OrderedDict[bytes, tuple[memoryview, int]] = OrderedDict()
         """job id → request body, and the offset of its first unsent byte."""
 
@@ -41,11 +45,15 @@ class RequestQueue:
         self.unsent_bytes -= len(request) - offset
 
     def next_chunk(self, limit_bytes: int) -> RequestChunk | None:
-        """Remove and return the next piece, of at most `limit_bytes`; None when none is left."""
+        """Remove and return the next piece, of at most `limit_bytes`; None when none is left.
+
+        A whole request may exceed the limit.
+        """
         if not self._unsent:
             return None
         job_id, (request, offset) = self._unsent.popitem(last=False)
-        end = min(offset + min(limit_bytes, CHUNK_BYTES), len(request))
+        size = len(request) if self._whole else min(limit_bytes, CHUNK_BYTES)
+        end = min(offset + size, len(request))
         self.unsent_bytes -= end - offset
         if end < len(request):
             self._unsent[job_id] = request, end

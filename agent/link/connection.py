@@ -91,7 +91,7 @@ class Link:
         self._on_unsendable = on_unsendable
         self._coalescing = coalescing
         self._dialect = dialect
-        self._unknown_types: set[int] = set()
+        self._unknown_types: set[int | str] = set()
         self._drain: Drain | None = None
         self._drain_received = asyncio.Event()
 
@@ -244,7 +244,7 @@ class Link:
             self._drain_received.set()
         self._on_frame(frame)
 
-    def _log_unknown(self, frame_type: int) -> None:
+    def _log_unknown(self, frame_type: int | str) -> None:
         """Log each unknown frame type once: a newer coordinator may send some regularly."""
         known = self._unknown_types
         if frame_type not in known and len(known) < _MAX_LOGGED_UNKNOWN_TYPES:

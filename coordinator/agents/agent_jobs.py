@@ -11,7 +11,8 @@ from provider_agent.coordinator.sessions.detached_session import DetachedSession
 from provider_agent.coordinator.sessions.job_counts import JobCounts, SentJob
 from provider_agent.coordinator.sessions.running_job import JobOwner, RunningJob
 from provider_agent.protocol.coordinator_protocol import CoordinatorProtocol
-from provider_agent.protocol.frames import Chunk, JobEnd, JobStarted, LiveJob
+from provider_agent.protocol.errors import REGISTRY, ErrorCode
+from provider_agent.protocol.frames import Chunk, JobEnd, JobError, JobStarted, LiveJob
 from provider_agent.protocol.job import Job
 from provider_agent.protocol.limits import MIB
 from provider_agent.protocol.receipts import FEATURE
@@ -53,6 +54,8 @@ class AgentJobs:
         clock: monotonic, in seconds.
         wake: called when frames are queued.
         end_acknowledged: called when an end that was held has been acknowledged.
+        max_unread_bytes: how many bytes of a response its client may leave unread, before the job
+            is cancelled; None: the window of the protocol limits them.
     """
 
     def __init__(
@@ -61,6 +64,8 @@ class AgentJobs:
         clock: Callable[[], float],
         wake: Callable[[], None],
         end_acknowledged: Callable[[], None],
+        *,
+        max_unread_bytes: int | None = None,
     ) -> None:
         self._protocol = protocol
         self._clock = clock
@@ -69,6 +74,7 @@ class AgentJobs:
         self._jobs: dict[bytes, RunningJob] = {}
         self._counts = JobCounts()
         self._slow_reading = False
+        self._max_unread_bytes = max_unread_bytes
 
     def __repr__(self) -> str:
         return f"<AgentJobs {len(self)} {self._counts}>"
@@ -111,6 +117,8 @@ class AgentJobs:
     def consume(self, job: RunningJob, count: int) -> None:
         """Count `count` more bytes as passed on to the client, which may queue an `Ack`."""
         job.unconsumed -= count
+        if job.job_id not in self._jobs:
+            return  # abandoned: all of its bytes count as passed on already
         self._protocol.consumed(job.job_id, count)
         if self._protocol.to_send:
             self._wake()
@@ -148,8 +156,18 @@ class AgentJobs:
         job = self._jobs.get(chunk.job_id)
         if job is not None:
             job.on_data(chunk.data)
+            limit = self._max_unread_bytes
+            if limit is not None and job.unconsumed > limit:
+                self._end_unread(job)
         else:  # abandoned: acknowledge the discarded bytes, or a full window would delay the end
             self._protocol.consumed(chunk.job_id, len(chunk.data))
+
+    def _end_unread(self, job: RunningJob) -> None:
+        """Cancel a job whose client does not read; its client sees `slow_consumer`."""
+        code = ErrorCode.SLOW_CONSUMER
+        total_bytes = self._protocol.streams[job.job_id].received
+        self.abandon(job)
+        job.on_end(JobError(job.job_id, total_bytes, code.value, REGISTRY[code].meaning))
 
     def end(self, frame: JobEnd) -> tuple[RunningJob | None, SentJob | None]:
         """Remove a job that has ended, unless its end is held.

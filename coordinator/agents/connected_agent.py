@@ -7,7 +7,7 @@ bytes that it passed on to clients, and abandons jobs whose client disconnected.
 
 import base64
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from msgspec.structs import replace
@@ -35,13 +35,12 @@ from provider_agent.coordinator.sessions.offers import OfferTable
 from provider_agent.coordinator.sessions.receipt_check import check_receipt
 from provider_agent.coordinator.sessions.running_job import RunningJob
 from provider_agent.coordinator.settings import CoordinatorSettings
-from provider_agent.protocol.codec import VERSION_1
+from provider_agent.protocol.codec import VERSION_1, CoordinatorDialect
 from provider_agent.protocol.coordinator_protocol import CoordinatorProtocol
 from provider_agent.protocol.frames import (
     AgentFrame,
     Capabilities,
     Chunk,
-    CoordinatorFrame,
     Drain,
     Draining,
     Heartbeat,
@@ -80,6 +79,7 @@ class ConnectedAgent:
         check_alive: called with a callback; checks whether the agent responds, then calls the
             callback with the answer.
         remote: the agent's network address.
+        dialect: the wire encoding of this connection.
 
     Attributes:
         public_key: the agent's identity; empty before its signature is verified.
@@ -110,6 +110,7 @@ class ConnectedAgent:
         close: Callable[[CloseReason], None],
         check_alive: Callable[[Callable[[bool], None]], None],
         remote: str,
+        dialect: CoordinatorDialect = VERSION_1,
     ) -> None:
         self.public_key = b""
         self.session_id = session_id
@@ -128,12 +129,19 @@ class ConnectedAgent:
         self.remote = remote
         self.agent_version = ""
         self.connected_at = clock()
+        self._dialect = dialect
         self._protocol = protocol
         self._registry = registry
         self._settings = settings
         self._clock = clock
         self._wake = wake
-        self._jobs = AgentJobs(protocol, clock, wake, self._close_if_retired)
+        self._jobs = AgentJobs(
+            protocol,
+            clock,
+            wake,
+            self._close_if_retired,
+            max_unread_bytes=dialect.max_unread_bytes,
+        )
         self._handshake = Handshake(
             protocol,
             registry,
@@ -157,6 +165,11 @@ class ConnectedAgent:
     def name(self) -> str:
         """The public key in base64; empty before the agent's signature is verified."""
         return base64.b64encode(self.public_key).decode()
+
+    @property
+    def dialect_name(self) -> str:
+        """The dialect of this connection."""
+        return self._dialect.name
 
     @property
     def state(self) -> State:
@@ -255,6 +268,7 @@ class ConnectedAgent:
             keep_session: whether the agent may resume the session; otherwise its jobs fail.
         """
         if not self._detached:
+            keep_session = keep_session and self._settings.resume_ms > 0
             if not keep_session:
                 self._jobs.cancel_all()
             self._registry.leave(self, self.detach(), keep_session=keep_session)
@@ -282,20 +296,28 @@ class ConnectedAgent:
         # Before its agent is admitted, a connection may use only little memory.
         is_open = self.state is State.OPEN
         limit = MAX_MESSAGE_TO_COORDINATOR_BYTES if is_open else MIN_MESSAGE_TO_COORDINATOR_BYTES
-        decoded = VERSION_1.decode_from_agent(message, limit)
+        decoded = self._dialect.decode_from_agent(message, limit)
         if decoded.unknown_types:
             self._count_unknown(decoded.unknown_types)
-        for frame in decoded.frames:
+        self._receive(decoded.frames)
+        self._wake_if_queued()
+
+    def _receive(self, frames: Iterable[AgentFrame]) -> None:
+        for frame in frames:
             if (accepted := self._protocol.receive(frame)) is not None:
                 self._on_frame(accepted)
             if self.state is State.CLOSED:
                 self._note_rejection()
                 break
-        self._wake_if_queued()
 
-    def next_frames(self, limit_bytes: int) -> list[CoordinatorFrame]:
-        """Remove and return the frames of the next message; empty when none are queued."""
-        return self._protocol.next_frames(limit_bytes)
+    def next_messages(self, limit_bytes: int) -> Sequence[bytes]:
+        """Encode and return the next messages, of about `limit_bytes`; empty if none are queued."""
+        messages: Sequence[bytes] = ()
+        while not messages and (frames := self._protocol.next_frames(limit_bytes)):
+            messages = self._dialect.encode_messages(frames)
+            if self._dialect.take_frames is not None and not self._detached:
+                self._receive(self._dialect.take_frames())
+        return messages
 
     def acknowledge(self) -> bool:
         """Acknowledge all bytes that were passed on; return whether others remain."""
@@ -316,7 +338,7 @@ class ConnectedAgent:
             if isinstance(frame, Rejected):
                 self.rejection = frame
 
-    def _count_unknown(self, types: list[int]) -> None:
+    def _count_unknown(self, types: Sequence[int | str]) -> None:
         if not self.unknown_frames:
             self._log(logging.WARNING, "unknown frame type skipped", frame_type=types[0])
         self.unknown_frames += len(types)
@@ -333,7 +355,12 @@ class ConnectedAgent:
                 self.heartbeat.receive(frame)
             case Capabilities():
                 limit, older = self._settings.max_price, self.offers
-                self.offers, answer = check_offers(frame, max_price=limit, replaced=self.retired)
+                self.offers, answer = check_offers(
+                    frame,
+                    max_price=limit,
+                    replaced=self.retired,
+                    only_streams=self._dialect.only_streams,
+                )
                 self._protocol.to_send += answer
                 if self.offers.unroutable and not (self.retired or self._unroutable_logged):
                     self._unroutable_logged = True  # once, however often the offers change
@@ -383,6 +410,7 @@ class ConnectedAgent:
             logging.INFO,
             "agent connected",
             version=hello.agent_version,
+            dialect=self.dialect_name,
             session=self.session_id.hex(),
             resumed=self.resumed,
             jobs=self.in_flight,

@@ -119,7 +119,9 @@ class Dispatcher:
         if done:
             del self._waiters[wanted.number]
             return outcome.result()
-        reason = self._fleet.why_no_agent(wanted.model_id, ErrorCode.OUT_OF_CAPACITY)
+        reason = self._fleet.why_no_agent(
+            wanted.model_id, wanted.operation, ErrorCode.OUT_OF_CAPACITY
+        )
         no_agent = self._no_room(wanted.model_id, reason)
         self._withdraw(wanted)
         return no_agent
@@ -176,13 +178,15 @@ class Dispatcher:
         self, wanted: Wanted, make_job: Callable[[], Job], *, replaces: bool
     ) -> RunningJob | NoAgent | None:
         """Send a request; return None if it must wait for room."""
-        chosen = self._fleet.pick(wanted.model_id, wanted.operation, wanted.tried)
+        chosen = self._fleet.pick(
+            wanted.model_id, wanted.operation, wanted.tried, wants_stream=wanted.wants_stream
+        )
         if not isinstance(chosen, ErrorCode):
             return chosen.submit(make_job())
         may_wait = chosen is ErrorCode.OUT_OF_CAPACITY and self._fleet.is_awaited(wanted.model_id)
         if may_wait or replaces:
             return None
-        reason = self._fleet.why_no_agent(wanted.model_id, chosen)
+        reason = self._fleet.why_no_agent(wanted.model_id, wanted.operation, chosen)
         wire_format = wanted.operation.wire_format
         return NoAgent(reason, self._fleet.why_not_offered(wanted.model_id, wire_format))
 

@@ -9,19 +9,18 @@ from aiohttp import hdrs, web
 
 from provider_agent.coordinator.agents.close_reason import CloseReason
 from provider_agent.coordinator.agents.connected_agent import RECONNECT_AFTER_MS
+from provider_agent.coordinator.agents.dialects import ConnectionFactory
 from provider_agent.coordinator.agents.fleet import Fleet
 from provider_agent.coordinator.agents.link import CLOSE_S, AgentLink
 from provider_agent.coordinator.connections.client_address import ProxyNetworks, client_address
 from provider_agent.coordinator.connections.guarded_connection import connection_of
 from provider_agent.coordinator.connections.limited_log import LimitedLog
-from provider_agent.coordinator.settings import CoordinatorSettings
+from provider_agent.coordinator.settings import CoordinatorSettings, ExtraDialect
 from provider_agent.event_log import EventLogger
 from provider_agent.protocol.auth import canonical_authority
-from provider_agent.protocol.coordinator_protocol import CoordinatorProtocol
 from provider_agent.protocol.limits import MAX_MESSAGE_TO_COORDINATOR_BYTES, SUBPROTOCOL
 from provider_agent.websocket.socket_options import WRITE_LIMIT_BYTES, set_socket_options
 
-_NONCE_BYTES: Final = 32
 _SESSION_ID_BYTES: Final = 16
 
 
@@ -54,7 +53,7 @@ class AgentEndpoint:
         self._proxies = ProxyNetworks(settings.trusted_proxies)
         self._fleet = fleet
         self._clock = clock
-        self._random_bytes = random_bytes
+        self._new_connection = ConnectionFactory(settings, random_bytes)
         self._session_id_bytes = session_id_bytes
         self._links: set[AgentLink] = set()
         self._limited_log = LimitedLog(EventLogger(__name__), clock)
@@ -90,23 +89,23 @@ class AgentEndpoint:
         connection.begin_handshake()  # the link has its own timeout until `Welcome`
         set_socket_options(transport)
         transport.set_write_buffer_limits(high=WRITE_LIMIT_BYTES)
+        if _offers_version_1(request):
+            new = self._new_connection.version_1(self._authorities_of(transport))
+        else:
+            new = self._new_connection.usepod()
         link = AgentLink(
             socket,
             transport=transport,
-            protocol=CoordinatorProtocol(
-                nonce=self._random_bytes(_NONCE_BYTES),
-                name=self._settings.name,
-                authorities=self._authorities_of(transport),
-                features=self._settings.features,
-            ),
+            protocol=new.protocol,
             session_id=self._session_id_bytes(_SESSION_ID_BYTES),
             registry=self._fleet,
-            settings=self._settings,
+            settings=new.settings,
             clock=self._clock,
             remote=client_address(request, self._proxies) or "an unknown address",
             limited_log=self._limited_log,
             on_welcome=connection.authenticated,
             host=request.headers.get(hdrs.HOST, ""),
+            dialect=new.dialect,
         )
         await self._run(link)
         return socket
@@ -141,8 +140,7 @@ class AgentEndpoint:
                 headers={hdrs.UPGRADE: "websocket"},
                 text="Agents connect here with a WebSocket.\n",
             )
-        offered = request.headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL, "")
-        if SUBPROTOCOL not in (name.strip() for name in offered.split(",")):
+        if not (_offers_version_1(request) or self._is_usepod(request)):
             return web.Response(
                 status=HTTPStatus.BAD_REQUEST,
                 text=f"Offer the WebSocket subprotocol {SUBPROTOCOL}.\n",
@@ -159,6 +157,10 @@ class AgentEndpoint:
             )
         return None
 
+    def _is_usepod(self, request: web.Request) -> bool:
+        has_subprotocol = hdrs.SEC_WEBSOCKET_PROTOCOL in request.headers
+        return ExtraDialect.USEPOD in self._settings.dialects and not has_subprotocol
+
     async def close(self, close_reason: CloseReason) -> None:
         """Close every connection, also those in their handshake, and wait until all have ended.
 
@@ -171,3 +173,8 @@ class AgentEndpoint:
         for link in list(self._links):
             link.close(close_reason)
         await self._all_closed.wait()
+
+
+def _offers_version_1(request: web.Request) -> bool:
+    offered = request.headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL, "")
+    return SUBPROTOCOL in (name.strip() for name in offered.split(","))

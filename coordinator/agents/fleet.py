@@ -258,9 +258,20 @@ class Fleet:
         return False
 
     def pick(
-        self, model_id: str, operation: Operation, tried: Iterable[bytes] = ()
+        self,
+        model_id: str,
+        operation: Operation,
+        tried: Iterable[bytes] = (),
+        *,
+        wants_stream: bool = True,
     ) -> RoutableAgent | ErrorCode:
         """Choose the agent for a request, among those whose public key is not in `tried`.
+
+        Args:
+            model_id: the requested model.
+            operation: the requested operation.
+            tried: the public keys of agents that must not receive the request again.
+            wants_stream: whether the response must be an event stream.
 
         Returns:
             The agent, or the reason why no agent is eligible.
@@ -271,7 +282,9 @@ class Fleet:
         candidates = self._offering(model_id)
         if excluded:
             candidates = [agent for agent in candidates if agent.public_key not in excluded]
-        chosen = choose_agent(candidates, model_id, operation, self._history)
+        chosen = choose_agent(
+            candidates, model_id, operation, self._history, wants_stream=wants_stream
+        )
         if chosen is ErrorCode.MODEL_NOT_LOADED and not excluded and self._may_return(model_id):
             return ErrorCode.OUT_OF_CAPACITY
         if not isinstance(chosen, ErrorCode):
@@ -334,7 +347,7 @@ class Fleet:
         """Return the agents that are connected here, unless the coordinator is stopping."""
         return [] if self._drain_reason is not None else list(self._agents.values())
 
-    def why_no_agent(self, model_id: str, code: ErrorCode) -> Reason:
+    def why_no_agent(self, model_id: str, operation: Operation, code: ErrorCode) -> Reason:
         """Return the cause behind a code that `pick` returned."""
         if self._drain_reason is not None and not self._handing_over:
             return Reason.COORDINATOR_STOPPING
@@ -344,13 +357,20 @@ class Fleet:
                     return Reason.NO_AGENT
                 return Reason.UNROUTABLE if self.why_unroutable(model_id) else Reason.NOT_OFFERED
             case ErrorCode.FORMAT_NOT_SUPPORTED:
-                return Reason.WRONG_OPERATION
+                is_offered = self._offers(model_id, operation)
+                return Reason.STREAM_REQUIRED if is_offered else Reason.WRONG_OPERATION
             case ErrorCode.DRAINING:
                 return Reason.PROVIDER_STOPPING
         if any(not agent.overdue for agent in self._offering(model_id)):
             return Reason.QUEUE_TIMEOUT
         is_awaited = self.is_awaited(model_id)
         return Reason.PROVIDER_OFFLINE if is_awaited else Reason.MODEL_WITHDRAWN
+
+    def _offers(self, model_id: str, operation: Operation) -> bool:
+        tables = (agent.offers for agent in self._offering(model_id))
+        return any(
+            table is not None and operation in table.models.get(model_id, ()) for table in tables
+        )
 
     def why_unroutable(self, model_id: str) -> str:
         """Return why an offered model receives no jobs, as one sentence, or ""."""

@@ -25,7 +25,7 @@ from provider_agent.coordinator.agents.received_bytes import ReceivedBytes
 from provider_agent.coordinator.agents.registry import AgentRegistry
 from provider_agent.coordinator.connections.limited_log import LimitedLog
 from provider_agent.coordinator.settings import CoordinatorSettings
-from provider_agent.protocol.codec import VERSION_1
+from provider_agent.protocol.codec import VERSION_1, CoordinatorDialect
 from provider_agent.protocol.coordinator_protocol import BAD_SIGNATURE, CoordinatorProtocol
 from provider_agent.protocol.exceptions import ProtocolError
 from provider_agent.protocol.state import State
@@ -76,6 +76,7 @@ class AgentLink:
         limited_log: logs the events of a peer that has not been admitted.
         on_welcome: called when the agent has been admitted.
         host: the `Host` header of the upgrade, for the log only: any peer can write it.
+        dialect: the wire encoding of this connection.
     """
 
     def __init__(
@@ -92,7 +93,9 @@ class AgentLink:
         limited_log: LimitedLog,
         on_welcome: Callable[[], None],
         host: str = "",
+        dialect: CoordinatorDialect = VERSION_1,
     ) -> None:
+        self._message_type = WSMsgType.TEXT if dialect.is_text else WSMsgType.BINARY
         self._socket = socket
         self._host = host
         self._on_welcome = on_welcome
@@ -121,6 +124,7 @@ class AgentLink:
             close=self.close,
             check_alive=self._check_alive,
             remote=remote,
+            dialect=dialect,
         )
 
     def __repr__(self) -> str:
@@ -300,10 +304,11 @@ class AgentLink:
 
     async def _send_queued(self) -> None:
         size, write_timer = self._message_size, self._write_timer
-        while frames := self._agent.next_frames(size.limit_bytes):
-            with write_timer:
-                await self._socket.send_bytes(VERSION_1.encode(frames))
-            size.adapt(write_timer.duration_s)
+        while messages := self._agent.next_messages(size.limit_bytes):
+            for message in messages:
+                with write_timer:
+                    await self._socket.send_frame(message, self._message_type)
+                size.adapt(write_timer.duration_s)
 
     async def _close(self, close_reason: CloseReason) -> None:
         try:

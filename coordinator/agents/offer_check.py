@@ -80,7 +80,11 @@ def _price_reason(offer: ModelOffer, max_price: float) -> tuple[str, str] | None
 
 
 def check_offers(
-    capabilities: Capabilities, *, max_price: float | None, replaced: bool
+    capabilities: Capabilities,
+    *,
+    max_price: float | None,
+    replaced: bool,
+    only_streams: bool = False,
 ) -> tuple[OfferTable, list[CoordinatorFrame]]:
     """Return the offers for routing, and the frames that answer `Capabilities`.
 
@@ -88,9 +92,11 @@ def check_offers(
         capabilities: the offers.
         max_price: the highest price in US dollars per million tokens; None: no limit.
         replaced: whether another connection of the same key receives the new jobs.
+        only_streams: whether the agent answers every job with an event stream.
     """
     unroutable = unroutable_models(capabilities, max_price=max_price, replaced=replaced)
-    table = OfferTable(capabilities, {model.model_id: model.message for model in unroutable})
+    reasons = {model.model_id: model.message for model in unroutable}
+    table = OfferTable(capabilities, reasons, only_streams=only_streams)
     return table, [
         RoutingStatus(capabilities.revision, list(_fitting(unroutable))),
         *_duplicate_notice(capabilities),

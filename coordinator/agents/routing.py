@@ -146,6 +146,8 @@ def choose_agent(
     model_id: str,
     operation: Operation,
     history: History,
+    *,
+    wants_stream: bool = True,
 ) -> CandidateT | ErrorCode:
     """Choose the agent for a request.
 
@@ -156,6 +158,7 @@ def choose_agent(
         model_id: the requested model.
         operation: the requested operation.
         history: the past jobs of the agents.
+        wants_stream: whether the response must be an event stream; some agents send nothing else.
 
     Returns:
         An eligible candidate. If there is none, the reason why the candidate that passed the most
@@ -167,7 +170,7 @@ def choose_agent(
         offers = candidate.offers
         if offers is None or (operations := offers.models.get(model_id)) is None:
             continue
-        if operation not in operations:
+        if operation not in operations or (offers.only_streams and not wants_stream):
             reason = _later_reason(reason, ErrorCode.FORMAT_NOT_SUPPORTED)
         elif candidate.draining:
             reason = _later_reason(reason, ErrorCode.DRAINING)

@@ -7,6 +7,7 @@ from msgspec import Struct
 from provider_agent.coordinator.agents.connected_agent import ConnectedAgent
 from provider_agent.coordinator.sessions.detached_session import DetachedSession
 from provider_agent.protocol.frames import Heartbeat
+from provider_agent.protocol.limits import SUBPROTOCOL
 
 
 class AgentSnapshot(Struct, frozen=True):
@@ -22,6 +23,7 @@ class AgentSnapshot(Struct, frozen=True):
         heartbeat_age_s: seconds since `heartbeat` arrived; None before the first.
         unknown_frames: how many received frames had a type that this version does not know.
         retired: whether another connection of the same key receives the new jobs.
+        dialect: the wire encoding of its connection.
     """
 
     public_key: str
@@ -33,6 +35,7 @@ class AgentSnapshot(Struct, frozen=True):
     heartbeat_age_s: float | None
     unknown_frames: int
     retired: bool = False
+    dialect: str = SUBPROTOCOL
 
 
 class DetachedSnapshot(Struct, frozen=True):
@@ -103,6 +106,7 @@ def snapshot_of_agent(agent: ConnectedAgent) -> AgentSnapshot:
         heartbeat_age_s=agent.heartbeat.age_s,
         unknown_frames=agent.unknown_frames,
         retired=agent.retired,
+        dialect=agent.dialect_name,
     )
 
 

@@ -16,15 +16,22 @@ class Wanted(Struct, frozen=True):
         model_id: the requested model.
         operation: the requested operation.
         tried: the public keys of agents that must not receive it again.
+        wants_stream: whether the response must be an event stream.
     """
 
     number: int
     model_id: str
     operation: Operation
     tried: frozenset[bytes] = frozenset()
+    wants_stream: bool = True
+
+    @property
+    def group(self) -> "_Group":
+        """Requests of one group need the same of an agent."""
+        return self.model_id, self.operation, self.wants_stream
 
 
-_Group = tuple[str, Operation]
+_Group = tuple[str, Operation, bool]
 
 
 class WaitingRequests:
@@ -40,7 +47,7 @@ class WaitingRequests:
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._groups: dict[_Group, dict[int, Wanted]] = {}
-        """Model and operation → the waiting requests, by and in the order of `number`."""
+        """The waiting requests of each group, by and in the order of `number`."""
         self._size = 0
 
     def __repr__(self) -> str:
@@ -51,13 +58,13 @@ class WaitingRequests:
 
     def count(self, model_id: str) -> int:
         """Return how many requests wait for a model."""
-        return sum(len(group) for (model, _), group in self._groups.items() if model == model_id)
+        return sum(len(group) for (model, *_), group in self._groups.items() if model == model_id)
 
     def add(self, wanted: Wanted) -> bool:
         """Add a request at its place; return False if the queue is full."""
         if self._size >= self._capacity:
             return False
-        group = self._groups.setdefault((wanted.model_id, wanted.operation), {})
+        group = self._groups.setdefault(wanted.group, {})
         is_last = not group or next(reversed(group)) < wanted.number
         group[wanted.number] = wanted
         if not is_last:  # an agent has refused its job
@@ -69,7 +76,7 @@ class WaitingRequests:
 
     def remove(self, wanted: Wanted) -> None:
         """Remove a request; does nothing if it does not wait any more."""
-        key = (wanted.model_id, wanted.operation)
+        key = wanted.group
         group = self._groups.get(key)
         if group is not None and group.pop(wanted.number, None) is not None:
             self._size -= 1
@@ -80,7 +87,7 @@ class WaitingRequests:
         """Offer the requests to `place` in order of arrival; remove those that it accepts.
 
         After `place` has refused a request that every agent may run, later requests of the same
-        model and operation are not offered: they cannot run either.
+        group are not offered: they cannot run either.
 
         Args:
             place: sends a request to an agent, or fails it; returns False if it must wait.

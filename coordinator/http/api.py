@@ -31,7 +31,7 @@ from provider_agent.coordinator.http.responses import error_response, json_respo
 from provider_agent.coordinator.http.status_routes import StatusRoutes
 from provider_agent.coordinator.key_limits import KeyLimits
 from provider_agent.coordinator.reason import Reason
-from provider_agent.coordinator.settings import CoordinatorSettings
+from provider_agent.coordinator.settings import CoordinatorSettings, ExtraDialect
 from provider_agent.protocol.formats import Operation, WireFormat
 
 
@@ -245,6 +245,7 @@ class HttpApi:
         cluster = self._cluster() or ClusterSnapshot()
         return Gauges(
             agents=len(agents),
+            usepod_agents=sum(agent.dialect == ExtraDialect.USEPOD for agent in agents),
             models=len({model for agent in agents for model in agent.models}),
             capacity=sum(agent.capacity for agent in agents),
             jobs=sum(agent.in_flight for agent in agents),

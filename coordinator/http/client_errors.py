@@ -82,6 +82,10 @@ _BY_STATUS_AND_CODE: Final = {
     },
     (400, ErrorCode.FORMAT_NOT_SUPPORTED): {
         Reason.WRONG_OPERATION: "The model `{model}` is offered, but not for {operation}.",
+        Reason.STREAM_REQUIRED: (
+            "The model `{model}` is offered for event streams only; send the request with "
+            '`"stream": true`.'
+        ),
     },
     (404, ErrorCode.MODEL_NOT_LOADED): {
         Reason.NOT_OFFERED: "The model `{model}` is not offered by any connected provider{detail}.",

@@ -22,18 +22,26 @@ class ClientRequest(msgspec.Struct, frozen=True):
         model_id: the model that the body names.
         body: the unchanged bytes of the body.
         traceparent: the W3C Trace Context header; "" if missing or invalid.
+        wants_stream: whether the body has `"stream": true`.
     """
 
     operation: Operation
     model_id: str
     body: bytes
     traceparent: str
+    wants_stream: bool
 
 
-class _RequestBody(msgspec.Struct):
+class RequestBody(msgspec.Struct):
     """A request body; the coordinator reads no other field."""
 
     model: str
+    stream: msgspec.Raw = msgspec.Raw(b"false")
+
+    @property
+    def wants_stream(self) -> bool:
+        """Whether the server will stream; some servers accept other values than `true` too."""
+        return bytes(self.stream) == b"true"
 
 
 async def read_client_request(
@@ -52,10 +60,11 @@ async def read_client_request(
         return error_of_reason(Reason.BODY_TIMEOUT)
     if isinstance(body, ClientError):
         return body
-    model_id = find_model(body)
-    if isinstance(model_id, ClientError):
-        return model_id
-    return ClientRequest(operation, model_id, body, valid_traceparent(request.headers))
+    fields = parse_body(body)
+    if isinstance(fields, ClientError):
+        return fields
+    traceparent = valid_traceparent(request.headers)
+    return ClientRequest(operation, fields.model, body, traceparent, fields.wants_stream)
 
 
 async def _read_body(request: web.Request, memory: MemoryShare) -> bytes | ClientError:
@@ -85,17 +94,17 @@ def _too_large(limit: int) -> ClientError:
     return error_of_reason(Reason.BODY_TOO_LARGE, detail=f"{limit / MIB:g} MiB")
 
 
-def find_model(body: bytes) -> str | ClientError:
-    """Return the body's `model`, or an error if the body is not a JSON object with a valid one."""
+def parse_body(body: bytes) -> RequestBody | ClientError:
+    """Return what is read of a body; an error if it is not a JSON object with a valid `model`."""
     try:
-        model_id = msgspec.json.decode(body, type=_RequestBody).model
+        fields = msgspec.json.decode(body, type=RequestBody)
     except msgspec.ValidationError:
         return error_of_reason(Reason.INVALID_MODEL)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return error_of_reason(Reason.INVALID_JSON)
-    if not 0 < len(model_id) <= MAX_NAME_CHARS:
+    if not 0 < len(fields.model) <= MAX_NAME_CHARS:
         return error_of_reason(Reason.INVALID_MODEL)
-    return model_id
+    return fields
 
 
 def valid_traceparent(headers: Mapping[str, str]) -> str:

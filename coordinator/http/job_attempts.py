@@ -163,7 +163,9 @@ class JobAttempts:
 
     def _wanted(self) -> Wanted:
         request = self._client_request
-        return Wanted(self._number, request.model_id, request.operation, self._tried)
+        return Wanted(
+            self._number, request.model_id, request.operation, self._tried, request.wants_stream
+        )
 
     def _next_job(self) -> Job:
         if self._jobs:

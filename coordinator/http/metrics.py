@@ -53,6 +53,7 @@ class Gauges(Struct, frozen=True):
         evicted_connections: connections closed to make room, since the start.
         refused_connections: connections refused for lack of room, since the start.
         retried_jobs: additional jobs of requests, since the start.
+        usepod_agents: connected agents that use the dialect `usepod`.
         cluster_connected: 1 if the other coordinators of the cluster can be reached, else 0.
         cluster_coordinators: other coordinators.
         cluster_agents: agents that are connected to them.
@@ -73,6 +74,7 @@ class Gauges(Struct, frozen=True):
     evicted_connections: int
     refused_connections: int
     retried_jobs: int
+    usepod_agents: int = 0
     cluster_connected: int = 0
     cluster_coordinators: int = 0
     cluster_agents: int = 0
@@ -84,6 +86,7 @@ _TOTALS: Final = {"evicted_connections", "refused_connections", "retried_jobs"}
 
 _HELP: Final = {
     "agents": "Connected agents.",
+    "usepod_agents": "Connected agents that use the dialect usepod.",
     "models": "Distinct models that the agents offer.",
     "capacity": "Jobs that the agents run at once.",
     "jobs": "Jobs without an end.",

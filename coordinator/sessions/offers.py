@@ -17,6 +17,7 @@ class OfferTable:
     Args:
         capabilities: the frame.
         unroutable: ids of models that receive no jobs → why; they are left out.
+        only_streams: whether the agent answers every job with an event stream.
 
     Attributes:
         models: model id → operations; unknown operations are left out.
@@ -24,13 +25,19 @@ class OfferTable:
         unroutable: offered models that receive no jobs → why, as one sentence.
         slots: model id → how many of its jobs may run at once, `capacity` at most.
         revision: the revision of the frame.
+        only_streams: whether the agent answers every job with an event stream.
     """
 
-    __slots__ = ("capacity", "models", "revision", "slots", "unroutable")
+    __slots__ = ("capacity", "models", "only_streams", "revision", "slots", "unroutable")
 
     def __init__(
-        self, capabilities: Capabilities, unroutable: Mapping[str, str] | None = None
+        self,
+        capabilities: Capabilities,
+        unroutable: Mapping[str, str] | None = None,
+        *,
+        only_streams: bool = False,
     ) -> None:
+        self.only_streams = only_streams
         self.unroutable = dict(unroutable or {})
         models: dict[str, set[Operation]] = {}
         for offer in capabilities.models:

@@ -1,4 +1,4 @@
-"""The error codes that a coordinator of this dialect knows, and ours mapped onto them."""
+"""The error codes of this dialect, and ours mapped onto them and back."""
 
 from typing import Final
 
@@ -28,3 +28,18 @@ ERROR_CODES: Final[dict[ErrorCode, str]] = {
 def wire_code(code: str) -> str:
     """Return the code to send for one of ours; `internal` for an unknown one."""
     return ERROR_CODES[known_code(code)]
+
+
+_BY_WIRE_CODE: Final[dict[str, ErrorCode]] = {
+    "out_of_capacity": ErrorCode.OUT_OF_CAPACITY,
+    "model_not_loaded": ErrorCode.MODEL_NOT_LOADED,
+    "backend_unreachable": ErrorCode.BACKEND_UNREACHABLE,
+    "backend_timeout": ErrorCode.BACKEND_TIMEOUT,
+    "auth_rejected_by_backend": ErrorCode.AUTH_REJECTED_BY_BACKEND,
+    "internal": ErrorCode.INTERNAL,
+}
+
+
+def our_code(wire: str) -> ErrorCode:
+    """Return our code for a received one; `INTERNAL` for an unknown one."""
+    return _BY_WIRE_CODE.get(wire, ErrorCode.INTERNAL)

@@ -26,7 +26,7 @@ MIN_NONCE_BYTES: Final = 16
 MAX_NONCE_BYTES: Final = 64
 """The marketplace sends 32 bytes."""
 
-_OWN_CONTEXT: Final = b"provider-agent"
+OWN_CONTEXT: Final = b"provider-agent"
 """All that the agent signs elsewhere with the same key begins with this: the handshake of version
 1, receipts and local commands. As the signature here is over the bare nonce, a coordinator could
 otherwise obtain one of those."""
@@ -95,7 +95,7 @@ class UsepodSession:
         raise ProtocolViolation(f"{type(frame).__name__} in the state {self.state}")
 
     def _hello(self, nonce: bytes) -> Hello:
-        if not MIN_NONCE_BYTES <= len(nonce) <= MAX_NONCE_BYTES or nonce.startswith(_OWN_CONTEXT):
+        if not MIN_NONCE_BYTES <= len(nonce) <= MAX_NONCE_BYTES or nonce.startswith(OWN_CONTEXT):
             raise ProtocolViolation(
                 f"a nonce that is not {MIN_NONCE_BYTES} to {MAX_NONCE_BYTES} random bytes"
             )

@@ -60,9 +60,14 @@ async def end_to_end_harness(
             await running
 
 
-async def wait_for_models(coordinator: Coordinator) -> None:
-    """Wait until an agent offers a model."""
+async def wait_for_models(coordinator: Coordinator, *model_ids: str) -> None:
+    """Wait until an agent offers these models; without ids, until one offers any."""
+
+    def is_offered() -> bool:
+        offers = [agent.models for agent in coordinator.agents() if agent.models]
+        return any(set(model_ids) <= set(models) for models in offers)
+
     async with asyncio.timeout(READY_WITHIN_S):
-        while not any(agent.models for agent in coordinator.agents()):  # noqa: ASYNC110
+        while not is_offered():  # noqa: ASYNC110
             # The coordinator has no event for new models, so poll.
             await asyncio.sleep(0.005)

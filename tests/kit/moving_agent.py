@@ -279,10 +279,10 @@ class Link:
     def receive(self) -> list[CoordinatorFrame]:
         """Return the frames for the agent."""
         frames: list[CoordinatorFrame] = []
-        while batch := self.connected.next_frames(BATCH_BYTES):
-            message = VERSION_1.encode(batch)
-            decoded = VERSION_1.decode_from_coordinator(message, MAX_MESSAGE_TO_AGENT_BYTES)
-            frames += filter(None, map(self.protocol.receive, decoded.frames))
+        while messages := self.connected.next_messages(BATCH_BYTES):
+            for message in messages:
+                decoded = VERSION_1.decode_from_coordinator(message, MAX_MESSAGE_TO_AGENT_BYTES)
+                frames += filter(None, map(self.protocol.receive, decoded.frames))
         return frames
 
     def send(self, frames: list[AgentFrame]) -> None:

@@ -158,12 +158,12 @@ SUBPACKAGES: dict[str, frozenset[str]] = {
 }
 """For each subpackage, the subpackages of the same package that it may import."""
 
-USEPOD_IMPORTERS = frozenset({"protocol/usepod", "agent/link"})
+USEPOD_IMPORTERS = frozenset({"protocol/usepod", "agent/link", "coordinator/agents"})
 """The folders whose modules import the dialect of the marketplace. All others, above all jobs,
 routing and adapters, do not know which dialect is spoken."""
 
 
-def test_only_the_link_knows_the_dialect() -> None:
+def test_only_the_links_know_the_dialect() -> None:
     importers = {
         f"{package}/{path.parent.relative_to(_folder(package)).as_posix()}"
         for package in PACKAGES

@@ -42,6 +42,24 @@ def test_invalid_option_value_exits_with_2(arguments: list[str], error: str) -> 
     assert error in result.output
 
 
+@pytest.mark.parametrize(
+    ("arguments", "variable"), [(["--dialect", "usepod"], ""), ([], " usepod,usepod")]
+)
+def test_a_dialect_in_a_cluster_exits_with_2(arguments: list[str], variable: str) -> None:
+    cluster = ["--cluster", "nats://localhost:4222"]
+    environ = {"COORDINATOR_DIALECT": variable} if variable else {}
+    result = CliRunner().invoke(command, [*arguments, *cluster], env=environ)
+    assert result.exit_code == 2
+    assert result.output.startswith("coordinator: --dialect usepod does not work with --cluster")
+    assert result.output.count("\n") == 1
+
+
+def test_an_unknown_dialect_in_the_environment_exits_with_2() -> None:
+    result = CliRunner().invoke(command, env={"COORDINATOR_DIALECT": "usepods"})
+    assert result.exit_code == 2
+    assert "COORDINATOR_DIALECT: contains an unknown dialect; known: usepod" in result.output
+
+
 def test_empty_environment_variable_exits_with_2() -> None:
     result = CliRunner().invoke(command, env={"COORDINATOR_API_KEYS": ""})
     assert result.exit_code == 2

@@ -4,7 +4,7 @@ from provider_agent.coordinator.access import SecretSet
 from provider_agent.coordinator.cluster.settings import ClusterSettings
 from provider_agent.coordinator.description import describe
 from provider_agent.coordinator.server import Coordinator
-from provider_agent.coordinator.settings import CoordinatorSettings
+from provider_agent.coordinator.settings import CoordinatorSettings, ExtraDialect
 
 KEYS = SecretSet(["key"])
 
@@ -84,6 +84,18 @@ async def test_open_coordinator_behind_a_proxy_warns(opened: dict[str, tuple[str
     settings = CoordinatorSettings(port=0, api_keys=KEYS, enrollment_codes=KEYS, **opened)  # type: ignore[arg-type]
     async with Coordinator(settings) as coordinator:
         assert "WARNING" not in "\n".join(describe(coordinator, addresses))
+
+
+@pytest.mark.parametrize(("agent_keys", "warned"), [(None, True), (frozenset({bytes(32)}), False)])
+def test_dialects_are_described_and_that_codes_are_sent_only_once(
+    agent_keys: frozenset[bytes] | None, warned: bool
+) -> None:
+    settings = CoordinatorSettings(
+        enrollment_codes=KEYS, agent_keys=agent_keys, dialects=frozenset({ExtraDialect.USEPOD})
+    )
+    text = "\n".join(describe(Coordinator(settings)))
+    assert "  dialects provider-agent.v1, usepod" in text
+    assert ("--agent-keys FILE admits them" in text) is warned
 
 
 def test_cluster_is_described_without_passwords() -> None:

@@ -2,10 +2,12 @@ import msgspec
 import pytest
 
 from provider_agent.coordinator.access import SecretSet
+from provider_agent.coordinator.cluster.settings import ClusterSettings
 from provider_agent.coordinator.exceptions import SettingsError
 from provider_agent.coordinator.settings import (
     RANGES,
     CoordinatorSettings,
+    ExtraDialect,
     accepted_authorities,
     check_settings,
     is_loopback,
@@ -73,6 +75,13 @@ def test_coordinator_that_is_open_to_everyone_must_listen_on_loopback() -> None:
         (CoordinatorSettings(agent_keys=frozenset()), "agent_keys"),
         (CoordinatorSettings(api_keys=SecretSet([])), "api_keys"),
         (CoordinatorSettings(authorities=("http://:1",)), "authority"),
+        (
+            CoordinatorSettings(
+                dialects=frozenset({ExtraDialect.USEPOD}),
+                cluster=ClusterSettings(urls=("nats://localhost:4222",)),
+            ),
+            "--dialect usepod does not work with --cluster",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

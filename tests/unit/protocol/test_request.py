@@ -93,3 +93,15 @@ def test_an_invalid_piece_is_a_violation(chunk: RequestChunk) -> None:
         buffer.receive(chunk)
 
     assert buffer.received == 2
+
+
+def test_a_whole_request_is_one_piece_whatever_the_limit() -> None:
+    queue = RequestQueue(whole=True)
+    request = bytes(3 * CHUNK_BYTES)
+    queue.add(JOB_ID, request)
+    queue.add(OTHER_ID, b"{}")
+
+    assert queue.next_chunk(1) == RequestChunk(JOB_ID, 0, request)
+    assert queue.unsent_bytes == 2
+    assert queue.next_chunk(1) == RequestChunk(OTHER_ID, 0, b"{}")
+    assert queue.next_chunk(1) is None

@@ -48,7 +48,12 @@ from provider_agent.protocol.frames import (
     Welcome,
 )
 from provider_agent.protocol.job import Job
-from provider_agent.protocol.limits import BATCH_BYTES, REPLACED, RESUME_MS
+from provider_agent.protocol.limits import (
+    BATCH_BYTES,
+    MAX_MESSAGE_TO_AGENT_BYTES,
+    REPLACED,
+    RESUME_MS,
+)
 from provider_agent.protocol.state import State
 from tests.kit.scripted_agent import offer
 
@@ -139,7 +144,10 @@ class AgentHarness:
 
     def take_frames(self) -> list[CoordinatorFrame]:
         """Remove and return the queued frames."""
-        return self.agent.next_frames(BATCH_BYTES)
+        frames: list[CoordinatorFrame] = []
+        for message in self.agent.next_messages(BATCH_BYTES):
+            frames += VERSION_1.decode_from_coordinator(message, MAX_MESSAGE_TO_AGENT_BYTES).frames
+        return frames
 
     def receive_hello(
         self,

@@ -124,7 +124,10 @@ def test_request_waits_for_the_first_agent_only_soon_after_the_start() -> None:
     assert harness.fleet.pick("tiny", Operation.CHAT) is ErrorCode.OUT_OF_CAPACITY
     harness.now += START_GRACE_S
     assert harness.fleet.pick("tiny", Operation.CHAT) is ErrorCode.MODEL_NOT_LOADED
-    assert harness.fleet.why_no_agent("tiny", ErrorCode.MODEL_NOT_LOADED) is Reason.NO_AGENT
+    assert (
+        harness.fleet.why_no_agent("tiny", Operation.CHAT, ErrorCode.MODEL_NOT_LOADED)
+        is Reason.NO_AGENT
+    )
 
 
 def test_request_waits_for_the_offers_of_a_connected_agent() -> None:
@@ -143,7 +146,10 @@ def test_other_model_is_not_offered_and_the_offered_ones_are_named() -> None:
     harness = FleetHarness()
     harness.fleet.join(harness.agent(b"a"))
     assert harness.fleet.pick("other", Operation.CHAT) is ErrorCode.MODEL_NOT_LOADED
-    assert harness.fleet.why_no_agent("other", ErrorCode.MODEL_NOT_LOADED) is Reason.NOT_OFFERED
+    assert (
+        harness.fleet.why_no_agent("other", Operation.CHAT, ErrorCode.MODEL_NOT_LOADED)
+        is Reason.NOT_OFFERED
+    )
     assert harness.fleet.why_not_offered("other", WireFormat.OPENAI) == "; offered: `tiny`"
 
 

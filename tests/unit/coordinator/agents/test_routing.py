@@ -261,3 +261,16 @@ def test_reason_is_returned_when_no_candidate_is_eligible(
     candidates: list[FakeCandidate], reason: ErrorCode
 ) -> None:
     assert choose_agent(candidates, "tiny", Operation.MESSAGES, FakeHistory()) is reason
+
+
+@pytest.mark.parametrize(
+    ("only_streams", "wants_stream", "is_chosen"),
+    [(True, True, True), (True, False, False), (False, False, True), (False, True, True)],
+)
+def test_an_agent_that_only_streams_receives_only_requests_for_streams(
+    only_streams: bool, wants_stream: bool, is_chosen: bool
+) -> None:
+    offers = OfferTable(Capabilities(1, [offer()], AgentLimits(8)), only_streams=only_streams)
+    agent = FakeCandidate(b"1", offers)
+    chosen = choose_agent([agent], "tiny", Operation.CHAT, FakeHistory(), wants_stream=wants_stream)
+    assert chosen is (agent if is_chosen else ErrorCode.FORMAT_NOT_SUPPORTED)

@@ -175,7 +175,10 @@ def test_requests_wait_for_remote_agents_while_disconnected() -> None:
     fleet = members.two.fleet
     assert members.two.pick() is ErrorCode.OUT_OF_CAPACITY
     assert fleet.is_awaited("tiny")
-    assert fleet.why_no_agent("tiny", ErrorCode.OUT_OF_CAPACITY) is Reason.PROVIDER_OFFLINE
+    assert (
+        fleet.why_no_agent("tiny", Operation.CHAT, ErrorCode.OUT_OF_CAPACITY)
+        is Reason.PROVIDER_OFFLINE
+    )
     assert fleet.why_not_ready()
     members.two.member.set_connected(True)
     assert members.remote() in members.two.member.agents()

@@ -2,13 +2,41 @@ import pytest
 from multidict import CIMultiDict
 
 from provider_agent.coordinator.http.client_errors import ClientError
-from provider_agent.coordinator.http.client_request import find_model, valid_traceparent
+from provider_agent.coordinator.http.client_request import (
+    RequestBody,
+    parse_body,
+    valid_traceparent,
+)
 
 VALID = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
-def test_find_model_ignores_a_nested_model() -> None:
-    assert find_model(b' {"messages":[{"model":1}],"model":"tiny"} ') == "tiny"
+def parsed(body: bytes) -> RequestBody:
+    fields = parse_body(body)
+    assert isinstance(fields, RequestBody)
+    return fields
+
+
+def test_a_nested_model_is_ignored() -> None:
+    assert parsed(b' {"messages":[{"model":1}],"model":"tiny"} ').model == "tiny"
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ('"stream":true', True),
+        ('"stream": true ', True),
+        ('"stream":false', False),
+        ('"stream":null', False),
+        ('"stream":"true"', False),
+        ('"stream":1', False),
+        ('"stream":{"stream":true}', False),
+        ('"other":{"stream":true}', False),
+        ('"stream":true,"stream":false', False),
+    ],
+)
+def test_only_true_requests_a_stream(fields: str, expected: bool) -> None:
+    assert parsed(b'{"model":"tiny",%b}' % fields.encode()).wants_stream is expected
 
 
 @pytest.mark.parametrize(
@@ -31,8 +59,8 @@ def test_find_model_ignores_a_nested_model() -> None:
         ),
     ],
 )
-def test_find_model_rejects_an_invalid_body(body: bytes) -> None:
-    error = find_model(body)
+def test_an_invalid_body_is_rejected(body: bytes) -> None:
+    error = parse_body(body)
     assert isinstance(error, ClientError)
     assert (error.status, error.code) == (400, "bad_request")
 

@@ -18,11 +18,13 @@ class Recorded(msgspec.Struct, rename={"sender": "from"}):
     text: str
 
 
-def recorded(sender: str, kind: str = "") -> Iterator[Recorded]:
-    """Return the messages of a sender, in order; with `kind`, only those of that type."""
+def recorded(sender: str = "", kind: str = "", scene: str = "") -> Iterator[Recorded]:
+    """Return the messages in order: all, or those of a sender, of a type and of a scene."""
     for line in _FILE.read_text(encoding="utf-8").splitlines():
         message = msgspec.json.decode(line, type=Recorded)
-        if message.sender == sender and (not kind or _type(message.text) == kind):
+        if sender not in ("", message.sender) or scene not in ("", message.scene):
+            continue
+        if not kind or _type(message.text) == kind:
             yield message
 
 
