@@ -1,12 +1,14 @@
 """`setup` in a terminal; the file that it writes is the configuration of `check` and `run`."""
 
 import re
+import signal
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
-from tests.kit.fakes.vllm import FakeVllm
+from tests.kit.cli_process import run_command, start_command
+from tests.kit.fakes.vllm import LORA_ADAPTER, MODEL, FakeVllm
 from tests.kit.pairing_server import (
     ACTIVE,
     EXPIRED,
@@ -19,6 +21,7 @@ from tests.kit.pairing_server import (
     json_answer,
 )
 from tests.kit.terminal import TerminalProcess, start_in_terminal
+from tests.kit.usepod_coordinator import UsepodCoordinator
 
 
 def arguments(server: PairingServer, vllm: FakeVllm) -> list[str]:
@@ -95,6 +98,33 @@ async def test_server_that_starts_later_is_found_by_the_next_search(
         assert await terminal.wait() == 0
 
     assert "[[backends]]" in (tmp_path / "agent.toml").read_text("utf-8")
+
+
+async def test_check_and_run_accept_the_file_unchanged(tmp_path: Path) -> None:
+    activated = {"model_id": MODEL, "input_per_1m": 30_000, "output_per_1m": 60_000}
+    async with FakeVllm() as vllm, UsepodCoordinator() as coordinator:
+        async with PairingServer({**ACTIVE, "model_config": [activated]}) as server:
+            paired = await run_command(*arguments(server, vllm), home=tmp_path)
+        assert paired.code == 0, paired.err
+
+        env = {"PROVIDER_AGENT_COORDINATOR_URL": coordinator.url}
+        checked = await run_command("check", home=tmp_path, env=env)
+        assert checked.code == 0, checked.out
+        await coordinator.next_connection()
+        async with start_command("run", home=tmp_path, env=env) as agent:
+            link = await coordinator.next_connection()
+            offered = await link.next("capabilities")
+            agent.signal(signal.SIGTERM)
+            stopped = await agent.wait()
+
+    assert "dialect usepod (as configured)" in checked.out
+    assert {(one["model_id"], one["input_per_1m"]) for one in offered["models"]} == {
+        (MODEL, 30_000),
+        (LORA_ADAPTER, 500_000),
+    }
+    assert offered["limits"]["max_concurrent_total"] == 4
+    assert stopped.code == 0
+    assert "warning" not in agent.err.lower()
 
 
 @pytest.mark.parametrize("where", ["waiting", "asking"])

@@ -66,6 +66,7 @@ async def _check_address(
             if identity is None:
                 round_trip = await (await socket.ping())
                 details = f"reachable, round trip {round_trip * 1000:.0f} ms"
+                details += _dialect_text(config, is_usepod=is_usepod)
                 return [
                     Finding(COMPONENT, shown, Outcome.OK, details),
                     Finding(COMPONENT, shown, Outcome.SKIPPED, f"handshake skipped: {skip_reason}"),
@@ -80,6 +81,11 @@ async def _check_address(
         return [Finding(COMPONENT, shown, Outcome.FAILED, details, _NO_COORDINATOR_ADVICE)]
     finally:
         await socket.close()
+
+
+def _dialect_text(config: Config, *, is_usepod: bool) -> str:
+    """Return the end of the details about a coordinator that does not speak version 1."""
+    return f", dialect usepod ({dialect_reason(config.coordinator)})" if is_usepod else ""
 
 
 def _session(
@@ -123,8 +129,7 @@ async def _handshake(
             session.to_send.clear()
     round_trip = await (await socket.ping())
     details = f"welcomed as {welcome.provider_id}, round trip {round_trip * 1000:.0f} ms"
-    if dialect.is_text:
-        details += f", dialect usepod ({dialect_reason(config.coordinator)})"
+    details += _dialect_text(config, is_usepod=dialect.is_text)
     return Finding(COMPONENT, shown_url(settings.url), Outcome.OK, details)
 
 

@@ -244,6 +244,16 @@ async def test_a_coordinator_of_the_other_dialect_is_welcomed_with_the_dialect_a
     assert finding.details.endswith(", dialect usepod (as configured)")
 
 
+async def test_the_dialect_is_named_without_a_handshake_too() -> None:
+    async with UsepodCoordinator() as coordinator:
+        section = CoordinatorConfig(url=coordinator.url, dialect="usepod")
+        config = agent_config("", coordinator=section)
+        reachable, skipped = await check_coordinators(config, "there is no key")
+
+    assert reachable.details.endswith(", dialect usepod (as configured)")
+    assert skipped.outcome is Outcome.SKIPPED
+
+
 async def test_coordinator_that_selects_no_subprotocol_may_speak_the_other_dialect(
     identity: Identity,
 ) -> None:
