@@ -19,7 +19,7 @@ COMPILE = $(LOCK_VENV)/bin/uv pip compile --quiet --universal --python-version 3
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test coverage examples soak test-faults test-readme test-vllm fuzz check format bench lock man docs docs-reference docs-diagrams screenshot clean
+.PHONY: help demo test coverage examples soak test-faults test-readme test-vllm test-marketplace fuzz check format bench lock man docs docs-reference docs-diagrams screenshot clean
 
 help:
 	@echo "make demo         requests through coordinator, agent and a real inference server"
@@ -32,6 +32,7 @@ help:
 	@echo "make test-readme  follow the README in a clean copy, to its first answer (30 seconds)"
 	@echo "make fuzz         random hostile input, for minutes      (FUZZ_EXAMPLES=100000)"
 	@echo "make soak         random faults under load, 15 minutes  (ARGS='--minutes 600')"
+	@echo "make test-marketplace  the dialect usepod: recordings, and agent programs (USEPOD_AGENT=path)"
 	@echo "make test-vllm    conformance tests over a real vLLM     (first time: 4 minutes, 2.5 GB)"
 	@echo "make bench        cost of relaying, 25 minutes; pauses; memory; a large fleet (ARGS=--quick)"
 	@echo "make lock         pin the requirements again             (upgrade: ARGS=--upgrade)"
@@ -70,6 +71,10 @@ soak: $(DEV)
 
 test-vllm: $(DEV) $(VLLM_VENV)/.installed
 	@$(BIN)/python -m tests.real_vllm $(VLLM_VENV) $(ARGS)
+
+# With USEPOD_AGENT=path, also the marketplace's own agent.
+test-marketplace: $(DEV)
+	@$(BIN)/python -m pytest -n auto -rs tests/marketplace tests/unit/protocol/usepod tests/integration/test_usepod*.py $(ARGS)
 
 test-readme: $(DEV)
 	@$(BIN)/python -m tests.readme
