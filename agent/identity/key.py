@@ -11,6 +11,7 @@ import os
 import re
 import stat
 from codecs import BOM_UTF8
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -35,6 +36,14 @@ _PKCS8_PREFIX: Final = bytes.fromhex("302e020100300506032b657004220420")
 
 _RUST_BEGIN: Final = "-----BEGIN USEPOD AGENT KEY-----"
 _RUST_END: Final = "-----END USEPOD AGENT KEY-----"
+_RUST_FORM: Final = f"""\
+{_RUST_BEGIN}
+version: 1
+created: {{created}}
+secret: {{secret}}
+public: {{public}}
+{_RUST_END}
+"""
 
 _NEW_IDENTITY: Final = (
     "enroll this public key; if there is an enrolled key elsewhere, stop, and correct "
@@ -77,13 +86,14 @@ class Identity:
         return self._private.sign(data)
 
 
-def load_or_create(path: Path, *, warn: bool = False) -> Identity:
+def load_or_create(path: Path, *, warn: bool = False, rust_form: bool = False) -> Identity:
     """Return the key at `path`; create it if the file does not exist.
 
     Args:
         path: the key file.
         warn: whether a new key may be a mistake, because the operator has configured the path and
             did not ask for a key. Then it is logged as a warning with its public key.
+        rust_form: whether a new key is written in the form of the Rust agent, which reads no other.
 
     Two agents that start at the same time use the same key: the file is created atomically (if the
     file system has hard links), and the second agent loads it.
@@ -91,7 +101,7 @@ def load_or_create(path: Path, *, warn: bool = False) -> Identity:
     Raises:
         IdentityError: the file is damaged or unreadable, or cannot be written.
     """
-    created = _is_absent(path) and _create(path)
+    created = _is_absent(path) and _create(path, rust_form=rust_form)
     identity = load(path)
     if created:
         fields = {"path": str(path.absolute()), "public_key": identity.public_key_text}
@@ -207,10 +217,18 @@ def _reason(content: bytes) -> str:
     return "not an Ed25519 key in PKCS #8 PEM form"
 
 
-def _create(path: Path) -> bool:
+def _create(path: Path, *, rust_form: bool) -> bool:
     """Write a new key to `path`, durably; return False if another process has created one."""
-    der = _PKCS8_PREFIX + Ed25519PrivateKey.generate().private_bytes_raw()
-    content = _PEM_FORM % base64.b64encode(der)
+    private = Ed25519PrivateKey.generate()
+    secret = private.private_bytes_raw()
+    content = _PEM_FORM % base64.b64encode(_PKCS8_PREFIX + secret)
+    if rust_form:
+        public = private.public_key().public_bytes_raw()
+        content = _RUST_FORM.format(
+            created=datetime.now(UTC).isoformat(),
+            secret=base64.b64encode(secret).decode(),
+            public=base64.b64encode(public).decode(),
+        ).encode()
     try:
         _make_private_directory(path.parent)
         write_private_file(path, content, replace=False)

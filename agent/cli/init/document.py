@@ -1,7 +1,7 @@
 """The text of the `agent.toml` that `init` and `setup` write."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from msgspec import Struct
@@ -11,6 +11,7 @@ from provider_agent.agent.cli.init.prices import Prices
 from provider_agent.agent.cli.terminal import visible
 from provider_agent.agent.config import LimitsConfig, ObservabilityConfig, Price
 from provider_agent.agent.config.addresses import shown_url
+from provider_agent.agent.config.dialect import USEPOD
 from provider_agent.agent.config.prices import dollars
 
 MAX_NAMED_MODELS: Final = 5
@@ -181,30 +182,41 @@ def _limits(max_concurrent: int | None) -> str:
 
 
 def _pricing(answers: Answers) -> str:
-    lines = [
-        "# Per million tokens.",
-        "[pricing]",
-    ]
+    # The Rust agent, which has the same file, does not read dollars.
+    form = _in_millionths if answers.dialect == USEPOD else _in_dollars
+    unit = "Millionths of a US dollar per" if answers.dialect == USEPOD else "Per"
+    lines = [f"# {unit} million tokens.", "[pricing]"]
     default = answers.prices.default
     for name in ("input_per_1m", "output_per_1m"):
         if default is None:
             lines.append(f'# default_{name} = "0.50 USD"')
         else:
-            lines.append(f"default_{name} = {_price(getattr(default, name))}")
+            amount = getattr(default, name)
+            lines.append(f"default_{name} = {form(amount)}{_comment(form, amount)}")
     if answers.prices.by_model:
         lines += ["", "[pricing.models]"]
-        lines += [_model_price(*item) for item in answers.prices.by_model.items()]
+        lines += [_model_price(form, *item) for item in answers.prices.by_model.items()]
     return _text(lines)
 
 
-def _model_price(model: str, price: Price) -> str:
-    pair = f"input_per_1m = {_price(price.input_per_1m)}"
-    pair += f", output_per_1m = {_price(price.output_per_1m)}"
-    return f"{_string(model)} = {{ {pair} }}"
+def _model_price(form: Callable[[int], str], model: str, price: Price) -> str:
+    pair = f"input_per_1m = {form(price.input_per_1m)}"
+    pair += f", output_per_1m = {form(price.output_per_1m)}"
+    comment = _comment(form, price.input_per_1m, price.output_per_1m)
+    return f"{_string(model)} = {{ {pair} }}{comment}"
 
 
-def _price(millionths: int) -> str:
+def _in_dollars(millionths: int) -> str:
     return _string(dollars(millionths))
+
+
+def _in_millionths(millionths: int) -> str:
+    return f"{millionths:_}"
+
+
+def _comment(form: Callable[[int], str], *amounts: int) -> str:
+    """Return a comment with the amounts in dollars, unless they are written so."""
+    return "" if form is _in_dollars else f"  # {', '.join(map(dollars, amounts))}"
 
 
 def _text(lines: Iterable[str]) -> str:

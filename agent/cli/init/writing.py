@@ -46,14 +46,14 @@ def checked_key_path(text: str) -> str:
     return str(Path(text).absolute())
 
 
-def own_key(path: Path) -> Identity:
-    """Return the key at `path`, which is created if it does not exist.
+def own_key(path: Path, *, rust_form: bool = False) -> Identity:
+    """Return the key at `path`, which is created if it does not exist: see `load_or_create`.
 
     Raises:
         SetupError: it is damaged, or cannot be read or written.
     """
     try:
-        return load_or_create(path)
+        return load_or_create(path, rust_form=rust_form)
     except IdentityError as error:
         raise SetupError(str(error)) from error
 

@@ -134,7 +134,7 @@ def setup(
     default_key = default_key_path(os.environ, is_usepod=True)
     shown_key_path = checked_key_path(key_path) or str(default_key)
     expanded_key_path = expand(shown_key_path, os.environ)
-    key = own_key(expanded_key_path)
+    key = own_key(expanded_key_path, rust_form=True)  # so that the operator can go back
     make_folder(path)  # before the code is used up
     asks = can_ask(yes=yes)
     try:

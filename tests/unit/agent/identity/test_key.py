@@ -3,7 +3,9 @@ import errno
 import hashlib
 import logging
 import os
+import stat
 import threading
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -127,6 +129,24 @@ def test_forms_of_a_pem_file_are_loaded(content: bytes, tmp_path: Path) -> None:
     path.chmod(0o600)
 
     assert load(path).public_key == PUBLIC
+
+
+def test_new_key_file_can_have_the_form_of_the_rust_agent(tmp_path: Path) -> None:
+    path = tmp_path / "keys" / "identity.key"
+    identity = load_or_create(path, rust_form=True)
+    begin, version, created, secret, public, end = path.read_text().splitlines()
+
+    assert (begin, end) == (
+        "-----BEGIN USEPOD AGENT KEY-----",
+        "-----END USEPOD AGENT KEY-----",
+    )
+    assert version == "version: 1"
+    assert datetime.fromisoformat(created.removeprefix("created: ")).utcoffset() == timedelta(0)
+    seed = base64.b64decode(secret.removeprefix("secret: "), validate=True)
+    derived = Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()
+    assert base64.b64decode(public.removeprefix("public: "), validate=True) == derived
+    assert load(path).public_key == identity.public_key == derived
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 def test_new_key_file_is_pkcs8(tmp_path: Path) -> None:

@@ -1,12 +1,16 @@
 """`setup` without a terminal: it asks nothing, and prints plain lines."""
 
 import asyncio
+import tomllib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
+from msgspec import Struct
 
 from provider_agent.adapters.registry import BUILT_IN_KINDS
 from provider_agent.agent.cli.main import main
@@ -127,6 +131,60 @@ async def test_pairing_writes_a_complete_file_and_keeps_the_provider_id(
         "Next:",
         "  provider-agent check",
         "  provider-agent run",
+    ]
+
+
+class _RustBackend(Struct, forbid_unknown_fields=True):
+    kind: Literal["vllm", "llamacpp", "lmstudio", "ollama", "openrouter", "venice"]
+    url: str | None = None
+    api_key_env: str | None = None
+    markup: float | None = None
+    models: list[str] | None = None
+
+
+class _RustPrice(Struct):
+    input_per_1m: int
+    output_per_1m: int
+
+
+class _RustPricing(Struct):
+    default_input_per_1m: int
+    default_output_per_1m: int
+    models: dict[str, _RustPrice] = {}
+
+
+class _RustFile(Struct):
+    """What the Rust agent requires of its file, with its defaults; unknown keys are ignored."""
+
+    coordinator: dict[str, object]
+    identity: dict[str, str]
+    backends: list[_RustBackend]
+    pricing: _RustPricing
+    limits: dict[str, int]
+
+
+async def test_file_and_key_are_readable_for_the_rust_agent(
+    runner: CliRunner, vllm: FakeVllm
+) -> None:
+    # So that an operator can go back to that agent.
+    async with PairingServer(ACTIVE) as server:
+        await pair(runner, server, *port_of(vllm))
+
+    file = msgspec.convert(tomllib.loads(read("agent.toml")), _RustFile)
+    assert str(file.coordinator["url"]).startswith("ws://127.0.0.1:")
+    assert file.pricing.models["qwen3:8b"] == _RustPrice(30_000, 60_000)
+    assert file.limits["max_concurrent"] == 6
+    assert "input_per_1m = 30_000, output_per_1m = 60_000 }  # 0.03 USD, 0.06 USD\n" in read(
+        "agent.toml"
+    )
+    lines = read(file.identity["key_path"]).splitlines()
+    assert lines[0] == "-----BEGIN USEPOD AGENT KEY-----"
+    assert [line.partition(":")[0] for line in lines[1:-1]] == [
+        "version",
+        "created",
+        "secret",
+        "public",
+        "provider_id",
     ]
 
 
