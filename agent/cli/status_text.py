@@ -154,7 +154,8 @@ def _routing(state: StatusSnapshot) -> str:
     ):
         return "none offered"
     if state.routing is None:
-        return "not reported by the coordinator yet"
+        own_protocol = state.dialect == SUBPROTOCOL
+        return f"not reported {'by the coordinator yet' if own_protocol else 'in this dialect'}"
     count = state.routing.unroutable_count
     return f"{count} cannot receive jobs" if count else "all can receive jobs"
 

@@ -146,6 +146,7 @@ EMPTY = BackendStatus(id="c", kind="vllm", healthy=True)
         ({"draining": True}, "draining"),
         ({"coordinator_draining": True}, "the coordinator is stopping; it sends no new jobs"),
         ({"routing": None}, "not reported by the coordinator yet"),
+        ({"routing": None, "dialect": "usepod"}, "not reported in this dialect"),
     ],
 )
 async def test_status_shows_whether_models_are_offered(
