@@ -13,9 +13,11 @@ from provider_agent.conformance.of_agent import (
     messages,
     resumption,
     traffic,
+    usepod,
 )
 from provider_agent.conformance.report import Report
 from provider_agent.conformance.runner import run_case, run_in_turn, with_traffic
+from provider_agent.protocol.limits import SUBPROTOCOL
 
 _OPEN: Final = [
     *handshake.CASES,
@@ -43,7 +45,22 @@ CASES: Final[list[Case[AgentUnderTest]]] = [
     *_OPEN,
     *(case for case in _ALTERNATING if case is not None),
 ]
+TRAFFIC_CASES: Final = [*traffic.CASES]
 CASE_IDS: Final = [case.id for case in (*CASES, *traffic.CASES)]
+
+USEPOD_CASES: Final = [*usepod.CASES, *usepod.applicable(CASES)]
+USEPOD_TRAFFIC_CASES: Final = usepod.applicable(TRAFFIC_CASES)
+NOT_APPLICABLE: Final = {
+    case: reason for case in CASE_IDS if (reason := usepod.reason_against(case))
+}
+"""The cases that do not apply to the dialect `usepod`, and why."""
+
+
+def case_ids(dialect: str) -> list[str]:
+    """Return the ids of the cases for agents of a dialect."""
+    if dialect == SUBPROTOCOL:
+        return CASE_IDS
+    return [case.id for case in (*USEPOD_CASES, *USEPOD_TRAFFIC_CASES)]
 
 
 async def run_against_agent(
@@ -55,7 +72,10 @@ async def run_against_agent(
         NotHeld: no agent connects within `wait_s`.
     """
     await listener.wait_for_agent(wait_s)
-    chosen = [case for case in CASES if not only or case.id in only]
+    is_version_1 = listener.dialect == SUBPROTOCOL
+    chosen = [
+        case for case in (CASES if is_version_1 else USEPOD_CASES) if not only or case.id in only
+    ]
 
     async def run(case: Case[AgentUnderTest]) -> Result:
         async with AgentUnderTest(listener) as scope:
@@ -64,6 +84,12 @@ async def run_against_agent(
                 await scope.close_connections()
             return result
 
-    traffic_cases = [case for case in traffic.CASES if not only or case.id in only]
+    traffic_cases = [
+        case
+        for case in (TRAFFIC_CASES if is_version_1 else USEPOD_TRAFFIC_CASES)
+        if not only or case.id in only
+    ]
     whole = await with_traffic(await run_in_turn(chosen, run), traffic_cases, listener.peers)
-    return Report("agent", listener.url, whole.results, whole.early_end_reason)
+    return Report(
+        "agent", listener.url, whole.results, whole.early_end_reason, dialect=listener.dialect
+    )

@@ -16,14 +16,12 @@ from provider_agent.conformance.coordinator_peer import (
     new_welcome,
 )
 from provider_agent.conformance.peer import ANSWER_S, MAX_RECEIVED_BYTES
+from provider_agent.conformance.usepod_peer import UsepodCoordinatorPeer
 from provider_agent.protocol.frames import JobError, LiveJob, ResumedJob
 from provider_agent.protocol.limits import SUBPROTOCOL
 
 RECONNECT_S: Final = 20.0
 """How long an agent may take to reconnect with backoff after a short connection."""
-
-LONG_WORDS: Final = 600
-"""Words in a prompt. The echo backend's response to it fills the window several times."""
 
 GOING_AWAY: Final = 1001
 
@@ -36,8 +34,10 @@ class AgentListener:
         port: the port; 0: a free one.
         authorities: further addresses (`host:port`) that the agent may dial.
         answer_s: how long an answer may take, in seconds.
+        dialect: the protocol to speak with the agent.
 
     Attributes:
+        dialect: see above.
         answer_s: how long an answer may take, in seconds.
         selects_subprotocol: whether an upgrade selects the subprotocol.
         peers: every connection, in order.
@@ -45,8 +45,14 @@ class AgentListener:
     """
 
     def __init__(
-        self, host: str, port: int, authorities: Sequence[str] = (), answer_s: float = ANSWER_S
+        self,
+        host: str,
+        port: int,
+        authorities: Sequence[str] = (),
+        answer_s: float = ANSWER_S,
+        dialect: str = SUBPROTOCOL,
     ) -> None:
+        self.dialect = dialect
         self.answer_s = answer_s
         self.selects_subprotocol = True
         self.peers: list[CoordinatorPeer] = []
@@ -118,7 +124,8 @@ class AgentListener:
 
     async def _handle(self, socket: ServerConnection) -> None:
         authorities = [f"{host}:{self._port}" for host in (self._host, "127.0.0.1", "localhost")]
-        peer = CoordinatorPeer(socket, [*authorities, *self._further], self.answer_s)
+        peer_type = CoordinatorPeer if self.dialect == SUBPROTOCOL else UsepodCoordinatorPeer
+        peer = peer_type(socket, [*authorities, *self._further], self.answer_s)
         self.peers.append(peer)
         self._dialed.put_nowait(peer)
         await peer.closed.wait()
@@ -126,7 +133,7 @@ class AgentListener:
     def _select(
         self, _connection: ServerConnection, offered: Sequence[Subprotocol]
     ) -> Subprotocol | None:
-        chosen = Subprotocol(SUBPROTOCOL)
+        chosen = Subprotocol(self.dialect)
         return chosen if self.selects_subprotocol and chosen in offered else None
 
 
@@ -206,7 +213,7 @@ class AgentUnderTest:
             NotHeld: the job or its connection fails, or the response has a gap.
             NotTested: the response is too short, or too slow.
         """
-        job = await peer.send_job(new_job(peer.model_id, words=LONG_WORDS))
+        job = await peer.send_job(new_job(peer.model_id, words=peer.long_words))
         try:
             await peer.expect_bytes(job, peer.window)
         except NotHeld as error:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import secrets
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Final
 
@@ -14,9 +14,10 @@ from websockets.asyncio.server import ServerConnection
 from provider_agent.conformance.case import NotHeld, NotTested, require
 from provider_agent.conformance.peer import ANSWER_S, Frame, Peer
 from provider_agent.protocol.auth import verify_signature
-from provider_agent.protocol.codec import VERSION_1
+from provider_agent.protocol.codec import VERSION_1, Decoded
 from provider_agent.protocol.frames import (
     Ack,
+    AgentFrame,
     Cancel,
     Capabilities,
     Challenge,
@@ -35,6 +36,10 @@ from provider_agent.protocol.limits import KIB, MIN_MESSAGE_TO_COORDINATOR_BYTES
 
 WINDOW_BYTES: Final = 32 * KIB
 """Small, so that a short response of any model fills it."""
+
+LONG_WORDS: Final = 600
+
+Decode = Callable[[bytes | str, int], Decoded[AgentFrame]]
 
 HEARTBEAT_MS: Final = 500
 RESUME_MS: Final = 60_000
@@ -124,14 +129,28 @@ class CoordinatorPeer(Peer):
         authorities: the addresses (`host:port`) that the agent may sign.
         answer_s: see `Peer`.
 
+        decode: decodes a message of the agent; by default as in version 1.
+
     Attributes:
         nonce: the nonce of `Challenge`, which the agent must sign.
+        heartbeat_ms: the interval of the agent's heartbeats.
+        heartbeats: how many of them show the interval.
+        long_words: words in a prompt whose response by the echo backend is long: in version 1, it
+            fills the window several times.
     """
 
+    heartbeat_ms = HEARTBEAT_MS
+    heartbeats = 4
+    long_words = LONG_WORDS
+
     def __init__(
-        self, socket: ServerConnection, authorities: Iterable[str], answer_s: float = ANSWER_S
+        self,
+        socket: ServerConnection,
+        authorities: Iterable[str],
+        answer_s: float = ANSWER_S,
+        decode: Decode = VERSION_1.decode_from_agent,
     ) -> None:
-        super().__init__(socket, VERSION_1.decode_from_agent, answer_s)
+        super().__init__(socket, decode, answer_s)
         self.nonce = secrets.token_bytes(32)
         self._authorities = tuple(authorities)
         self._hello: Hello | None = None

@@ -151,14 +151,20 @@ class Peer:
             NotHeld: it stays open, or ends with another code.
         """
         expected = " or ".join(map(str, codes))
+        await self.expect_end_of_connection(within_s, expected)
+        require(self.close_code in codes, f"{self._ending()}; expected {expected}")
+        return f"closed with {self.close_code}"
+
+    async def expect_end_of_connection(
+        self, within_s: float | None = None, expected: str = "the end"
+    ) -> None:
+        """Wait for the end of the connection; raises `NotHeld` if it stays open."""
         limit_s = self.answer_s if within_s is None else within_s
         try:
             async with asyncio.timeout(limit_s):
                 await self.closed.wait()
         except TimeoutError:
             raise NotHeld(f"not closed within {limit_s:g} s; expected {expected}") from None
-        require(self.close_code in codes, f"{self._ending()}; expected {expected}")
-        return f"closed with {self.close_code}"
 
     async def settle(self) -> None:
         """Wait until the other side's WebSocket library has received everything sent so far.
@@ -202,11 +208,15 @@ class Peer:
         """Send frames as one message, whether the protocol allows them or not."""
         await self.send_encoded(VERSION_1.encode(frames), *frames)
 
-    async def send_encoded(self, message: bytes, *frames: Frame) -> None:
+    async def send_encoded(self, message: bytes | str, *frames: Frame) -> None:
         """Send a message that encodes these frames."""
+        self._record(frames)
+        await self.send_raw(message)
+
+    def _record(self, frames: Sequence[Frame]) -> None:
+        """Add sent frames to the transcript."""
         now = asyncio.get_running_loop().time()
         self.transcript += [Entry("sent", frame, now) for frame in frames]
-        await self.send_raw(message)
 
     async def send_raw(self, message: bytes | str | Sequence[bytes]) -> None:
         """Send one message with any content; does nothing on a closed connection.

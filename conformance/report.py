@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from provider_agent.conformance.case import Result, Verdict
+from provider_agent.protocol.limits import SUBPROTOCOL
 
 _STYLE: Final = {
     Verdict.HELD: "green",
@@ -28,12 +29,14 @@ class Report(Struct, frozen=True):
         address: where the kit connected or listened.
         results: one for each case.
         early_end_reason: why the run ended early; "" if it did not.
+        dialect: the protocol that was tested.
     """
 
     subject: str
     address: str
     results: list[Result]
     early_end_reason: str = ""
+    dialect: str = SUBPROTOCOL
 
     @property
     def conforms(self) -> bool:
@@ -73,6 +76,7 @@ def to_json(report: Report) -> str:
     shown = {
         "subject": report.subject,
         "address": report.address,
+        "dialect": report.dialect,
         "conforms": report.conforms,
         "ended_early": report.early_end_reason or None,
         "results": report.results,
@@ -87,19 +91,20 @@ def to_junit(report: Report) -> bytes:
     """
     suite = ElementTree.Element(
         "testsuite",
-        name=f"provider-agent.v1 {report.subject}",
+        name=f"{report.dialect} {report.subject}",
         tests=str(len(report.results) + bool(report.early_end_reason)),
         errors=str(int(bool(report.early_end_reason))),
         failures=str(report.count(Verdict.NOT_HELD)),
         skipped=str(report.count(Verdict.NOT_TESTED) + report.count(Verdict.NOT_FOLLOWED)),
         time=f"{sum(result.duration_s for result in report.results):.3f}",
     )
+    page = "protocol.md" if report.dialect == SUBPROTOCOL else "usepod.md"
     for result in report.results:
         case = ElementTree.SubElement(
             suite,
             "testcase",
             name=result.id,
-            classname=f"protocol.md#{result.anchor}",
+            classname=f"{page}#{result.anchor}",
             time=f"{result.duration_s:.3f}",
         )
         observed = printable(result.observed)

@@ -13,15 +13,16 @@ from websockets.exceptions import InvalidHandshake, InvalidURI
 from provider_agent.agent.cli.settings import run_async
 from provider_agent.agent.cli.terminal import console, visible
 from provider_agent.agent.config.addresses import backend_url, coordinator_url, shown_url
-from provider_agent.conformance.agent_run import CASE_IDS as AGENT_CASE_IDS
-from provider_agent.conformance.agent_run import run_against_agent
+from provider_agent.conformance.agent_run import case_ids, run_against_agent
 from provider_agent.conformance.agent_under_test import AgentListener
 from provider_agent.conformance.case import NotHeld
 from provider_agent.conformance.coordinator_run import CASE_IDS, run_against_coordinator
 from provider_agent.conformance.coordinator_under_test import CoordinatorTarget
 from provider_agent.conformance.failed_connection import describe
+from provider_agent.conformance.of_agent.usepod import DIALECT as USEPOD
 from provider_agent.conformance.peer import ANSWER_S
 from provider_agent.conformance.report import Report, printable, table, to_json, to_junit
+from provider_agent.protocol.limits import SUBPROTOCOL
 
 EXIT_NOT_HELD: Final = 1
 EXIT_NOT_RUN: Final = 2
@@ -29,12 +30,18 @@ EXIT_NOT_RUN: Final = 2
 CommandT = TypeVar("CommandT", bound=Callable[..., object])
 
 
-def _report_options(rules: Sequence[str]) -> Callable[[CommandT], CommandT]:
-    """Return a decorator that adds the shared options to a subcommand that tests `rules`."""
+def _report_options(
+    rules: Callable[[str], Sequence[str]],
+) -> Callable[[CommandT], CommandT]:
+    """Return a decorator that adds the shared options to a subcommand.
+
+    Args:
+        rules: returns the rules that the subcommand tests with a dialect.
+    """
 
     def print_rules(context: click.Context, _option: click.Parameter, wanted: bool) -> None:
         if wanted:
-            click.echo("\n".join(rules))
+            click.echo("\n".join(rules(context.params.get("dialect", SUBPROTOCOL))))
             context.exit()
 
     options = (
@@ -57,7 +64,6 @@ def _report_options(rules: Sequence[str]) -> Callable[[CommandT], CommandT]:
         click.option(
             "--list-rules",
             is_flag=True,
-            is_eager=True,
             expose_value=False,
             callback=print_rules,
             help="Print the names of all rules, and exit.",
@@ -95,7 +101,7 @@ def conformance() -> None:
     "--api-key", default="", envvar="CONFORMANCE_API_KEY", help="Client key for --submit-url."
 )
 @click.option("--enrollment-code", default="", envvar="CONFORMANCE_ENROLLMENT_CODE")
-@_report_options(CASE_IDS)
+@_report_options(lambda _dialect: CASE_IDS)
 def coordinator(
     url: str,
     submit_url: str,
@@ -146,12 +152,21 @@ def coordinator(
     show_default=True,
     help="How many seconds to wait for the agent.",
 )
-@_report_options(AGENT_CASE_IDS)
+@click.option(
+    "--dialect",
+    type=click.Choice([SUBPROTOCOL, USEPOD]),
+    default=SUBPROTOCOL,
+    show_default=True,
+    is_eager=True,  # --list-rules needs it
+    help="The protocol that the agent speaks.",
+)
+@_report_options(case_ids)
 def agent(
     host: str,
     port: int,
     authorities: tuple[str, ...],
     wait_s: float,
+    dialect: str,
     answer_s: float,
     as_json: bool,
     junit: Path | None,
@@ -163,11 +178,11 @@ def agent(
     are longer than 64 KiB; shorter ones leave some rules untested. The tests take about 50 seconds,
     mostly the agent's waits before it reconnects.
     """
-    _check_names(only, AGENT_CASE_IDS)
+    _check_names(only, case_ids(dialect))
     _check_junit(junit)
 
     async def run() -> Report:
-        async with AgentListener(host, port, authorities, answer_s) as listener:
+        async with AgentListener(host, port, authorities, answer_s, dialect) as listener:
             click.echo(f"waiting for an agent at {listener.url}", err=True)
             return await run_against_agent(listener, only, wait_s=wait_s)
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from provider_agent.conformance.agent_under_test import LONG_WORDS, AgentUnderTest
+from provider_agent.conformance.agent_under_test import AgentUnderTest
 from provider_agent.conformance.case import CaseList, NotTested, require
 from provider_agent.conformance.coordinator_peer import (
     CoordinatorPeer,
@@ -188,7 +188,7 @@ async def refuses_beyond_capacity(agent: AgentUnderTest) -> str:
 @CASES.must("deadline", _JOBS, "After `deadline_ms` a job ends with `deadline_exceeded`.")
 async def limits_duration(agent: AgentUnderTest) -> str:
     peer = await agent.connected()
-    job = await peer.send_job(new_job(peer.model_id, words=LONG_WORDS, deadline_ms=400))
+    job = await peer.send_job(new_job(peer.model_id, words=peer.long_words, deadline_ms=400))
     end = await peer.expect_error(job, "deadline_exceeded")
     return f"ended after {end.total_bytes} bytes"
 

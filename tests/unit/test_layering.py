@@ -158,7 +158,9 @@ SUBPACKAGES: dict[str, frozenset[str]] = {
 }
 """For each subpackage, the subpackages of the same package that it may import."""
 
-USEPOD_IMPORTERS = frozenset({"protocol/usepod", "agent/link", "coordinator/agents"})
+USEPOD_IMPORTERS = frozenset(
+    {"protocol/usepod", "agent/link", "coordinator/agents", "conformance/."}
+)
 """The folders whose modules import the dialect of the marketplace. All others, above all jobs,
 routing and adapters, do not know which dialect is spoken."""
 
