@@ -1,4 +1,5 @@
 import re
+import socket
 from collections.abc import AsyncIterator
 
 import pytest
@@ -192,6 +193,17 @@ async def test_code_that_cannot_be_shown_is_refused(
     async with PairingServer(issue={**issued(), **changed}) as server:
         with pytest.raises(PairingFailed, match="the code is not usable"):
             await client_of(server, clients).issue("KEY=")
+
+
+async def test_server_that_accepts_and_is_silent_is_a_temporary_failure() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        client = PairingClient(url, request_timeout_s=0.1)
+        with pytest.raises(PairingFailed, match="no response within 0 s") as caught:
+            await client.poll(CODE, ())
+        await client.close()
+
+    assert caught.value.is_temporary
 
 
 async def test_server_that_does_not_answer_is_a_temporary_failure() -> None:
