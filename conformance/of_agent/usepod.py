@@ -3,6 +3,7 @@
 The dialect names no rules of its own, so these are what docs/usepod.md promises of an agent.
 """
 
+import asyncio
 import json
 from collections.abc import Sequence
 from typing import Final
@@ -12,6 +13,7 @@ from msgspec.structs import replace
 from provider_agent.conformance.agent_under_test import AgentUnderTest
 from provider_agent.conformance.case import Case, CaseList, NotTested, require
 from provider_agent.conformance.coordinator_peer import CoordinatorPeer, new_job, new_raw_job
+from provider_agent.conformance.peer import SILENCE_S
 from provider_agent.conformance.usepod_messages import job_text
 from provider_agent.conformance.usepod_peer import UsepodCoordinatorPeer
 from provider_agent.protocol.frames import Cancel, JobError, JobResult, ModelOffer
@@ -252,6 +254,7 @@ async def refuses_beyond_capacity(agent: AgentUnderTest) -> str:
     extra = await peer.send_job(new_job(peer.model_id))
     await peer.expect_error(extra, "out_of_capacity")
     await peer.end_jobs()
+    await asyncio.sleep(SILENCE_S)  # no message says when a cancelled job has ended
     await peer.run_job()
     return f"refused beside {limit} running jobs; after they were cancelled another job was run"
 
