@@ -270,7 +270,7 @@ class UsepodCoordinatorDialect:
         job = self._jobs.pop(message.job_id, None)
         if job is None:
             return []
-        return [_error(job, our_code(message.error_code), to_text(message.message or ""))]
+        return [_error(job, our_code(message.error_code or ""), to_text(message.message or ""))]
 
     def _heartbeat(self, load: received.Load) -> Heartbeat:
         return Heartbeat(
@@ -320,8 +320,10 @@ def _error(job: _Job, code: ErrorCode, message: str, *, retryable: bool | None =
     return JobError(job.job_id, job.received, code.value, message, retryable=is_retryable)
 
 
-def _usage(tokens: received.Tokens) -> Usage:
+def _usage(tokens: received.Tokens | None) -> Usage:
     """Return the reported tokens; if both counts are 0, nothing is known about them."""
+    if tokens is None:
+        return Usage()
     counts = tokens.input or tokens.input_tokens, tokens.output or tokens.output_tokens
     return Usage(*map(valid_count, counts)) if any(counts) else Usage()
 

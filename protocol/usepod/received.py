@@ -76,7 +76,7 @@ class JobDone(Struct, tag="job_done", frozen=True):
     """The job succeeded; its last message."""
 
     job_id: str
-    tokens: Tokens = Tokens()
+    tokens: Tokens | None = None
     duration_ms: int = 0
 
 
@@ -84,7 +84,7 @@ class JobFailed(Struct, tag="job_error", frozen=True):
     """The job failed; its last message."""
 
     job_id: str
-    error_code: str = ""
+    error_code: str | None = None
     message: str | None = None
 
 

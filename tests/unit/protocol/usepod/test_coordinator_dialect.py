@@ -256,11 +256,12 @@ def test_a_response_gets_a_start_and_offsets(connection: Connection) -> None:
         ({"input": 5}, Usage(5, 0)),
         ({"input": 0, "output": 0, "input_tokens": 0, "output_tokens": 0}, Usage()),
         ({}, Usage()),
+        (None, Usage()),
         ({"input": -1, "output": 2**60}, Usage()),
     ],
 )
 def test_two_zero_counts_are_unknown(
-    connection: Connection, tokens: dict[str, int], usage: Usage
+    connection: Connection, tokens: dict[str, int] | None, usage: Usage
 ) -> None:
     connection.send_job()
     connection.receive_data(b"x")
