@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from provider_agent.protocol.codec import Decoded
 from provider_agent.protocol.errors import REGISTRY, ErrorCode
@@ -45,7 +46,7 @@ from provider_agent.protocol.frames import (
 )
 from provider_agent.protocol.limits import MIB
 from provider_agent.protocol.usepod import messages, received
-from provider_agent.protocol.usepod.error_codes import our_code
+from provider_agent.protocol.usepod.server_errors import read_error
 
 NAME: Final = "usepod"
 """The name of the dialect in settings, logs and metrics."""
@@ -270,7 +271,9 @@ class UsepodCoordinatorDialect:
         job = self._jobs.pop(message.job_id, None)
         if job is None:
             return []
-        return [_error(job, our_code(message.error_code or ""), to_text(message.message or ""))]
+        found = read_error(message.error_code or "", message.message or "")
+        error = _error(job, found.code, to_text(found.message))
+        return [replace(error, upstream_status=found.status, body=found.body)]
 
     def _heartbeat(self, load: received.Load) -> Heartbeat:
         return Heartbeat(

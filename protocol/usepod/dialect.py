@@ -48,6 +48,7 @@ from provider_agent.protocol.usepod.error_codes import wire_code
 from provider_agent.protocol.usepod.job_ids import JobIds
 from provider_agent.protocol.usepod.offers import offered_capabilities
 from provider_agent.protocol.usepod.requests import read_request
+from provider_agent.protocol.usepod.server_errors import message_of
 
 HEARTBEAT_MS: Final = 15_000
 """The interval that the marketplace expects."""
@@ -318,5 +319,8 @@ def _job_done(text: str, end: JobResult) -> messages.JobDone:
 
 def _job_error(text: str, end: JobError) -> messages.JobFailed:
     body = end.body.decode(errors="replace")
-    message = to_text(f"{end.message}: {body}" if body else end.message)
-    return messages.JobFailed(text, wire_code(end.code), message, end.total_bytes)
+    if (end.upstream_status or 0) >= 400:
+        message = message_of(end.upstream_status or 0, body or end.message)
+    else:
+        message = f"{end.message}: {body}" if body else end.message
+    return messages.JobFailed(text, wire_code(end.code), to_text(message), end.total_bytes)

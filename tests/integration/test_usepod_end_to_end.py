@@ -132,8 +132,8 @@ async def test_a_rejected_request_and_an_unknown_model_are_errors(
 ) -> None:
     server.script_jobs(FakeResponse((b'{"error": {"message": "scripted"}}',), 400))
     async with http.post(CHAT, json=REQUEST) as response:
-        assert response.status == 500
-        assert (await response.json())["error"]["code"] == "internal"
+        assert response.status == 400
+        assert (await response.json())["error"]["message"] == "scripted"
     async with http.post(CHAT, json={**REQUEST, "model": "other"}) as response:
         assert response.status == 404
         assert (await response.json())["error"]["code"] == "model_not_loaded"

@@ -29,6 +29,7 @@ from provider_agent.protocol.frames import (
 )
 from provider_agent.protocol.limits import KIB, MAX_DEADLINE_MS, MAX_TEXT_CHARS, MIB
 from tests.unit.protocol.usepod.dialects import DialectHarness
+from tests.unit.protocol.usepod.recorded import recorded
 
 TEXT = "4ee1308c-f210-44b2-9bf2-628bb77a9e7a"
 JOB_ID = uuid.UUID(TEXT).bytes
@@ -213,6 +214,15 @@ def test_an_error_reports_the_bytes_before_it_and_the_servers_body() -> None:
         "tokens_emitted": 402,
     }
     assert harness.dialect.take_acks() == [Ack(job_id, 402, final=True)]
+
+
+def test_the_error_of_a_server_has_the_message_that_the_rust_agent_sends() -> None:
+    harness, job_id = running()
+    end = JobError(job_id, 0, "bad_request", "no such field", 400, body=b'{"e": 1}')
+    (recorded_error,) = recorded("agent", "job_error", "server answers 400")
+    expected = json.loads(recorded_error.text)["message"].partition(": ")[0]
+
+    assert sent(harness, end)["message"] == f'{expected}: {{"e": 1}}'
 
 
 def test_an_error_body_of_any_bytes_is_sent_within_the_limit_of_a_text() -> None:

@@ -170,9 +170,11 @@ def test_zero_tokens_are_unknown(replay: Replay) -> None:
 @pytest.mark.parametrize(
     ("scene", "codes"),
     [
-        ("server answers 400", ["internal"]),
+        ("server answers 400", ["bad_request"]),
         ("server answers 401", ["auth_rejected_by_backend"]),
-        ("server answers 503", ["internal"]),
+        ("server answers 404", ["model_not_loaded"]),
+        ("server answers 429", ["backend_overloaded"]),
+        ("server answers 500", ["backend_error"]),
         ("server closes in mid-stream", ["internal"]),
         ("deadline of 1 s, slow stream", ["backend_timeout"]),
         ("unknown model", ["model_not_loaded"]),
@@ -185,6 +187,14 @@ def test_every_failed_job_ends_once(replay: Replay, scene: str, codes: list[str]
     ends = replay.ends(scene)
     assert [end.code for end in ends if isinstance(end, JobError)] == codes
     assert len(ends) == len(codes)
+
+
+def test_the_client_can_see_why_the_server_rejected_its_request(replay: Replay) -> None:
+    (end,) = replay.ends("server answers 422")
+
+    assert isinstance(end, JobError)
+    assert (end.code, end.upstream_status, end.retryable) == ("bad_request", 422, False)
+    assert msgspec.json.decode(end.body)["error"]["message"] == "scripted 422"
 
 
 def test_every_job_ends_once_unless_its_connection_is_lost(replay: Replay) -> None:
