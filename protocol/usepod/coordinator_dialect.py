@@ -64,6 +64,8 @@ one, and with it all jobs."""
 
 _MAX_TYPE_CHARS: Final = 64
 
+_NOT_THE_FIRST: Final = "the first message is not an `auth_response`"
+
 _DECODER: Final = msgspec.json.Decoder(received.AgentMessage)
 _HEAD_DECODER: Final = msgspec.json.Decoder(received.MessageHead)
 _ENCODER: Final = msgspec.json.Encoder()
@@ -192,7 +194,7 @@ class UsepodCoordinatorDialect:
 
         Raises:
             MessageTooBig: it has more than `max_bytes` characters.
-            MalformedMessage: it precedes `auth_response` and has no frames.
+            MalformedMessage: it precedes `auth_response`.
         """
         if len(message) > max_bytes:
             raise MessageTooBig(f"a message of {len(message)} characters; the limit is {max_bytes}")
@@ -202,6 +204,8 @@ class UsepodCoordinatorDialect:
             decoded = _DECODER.decode(message)
         except (ValueError, RecursionError):
             return self._malformed(message)
+        if not (self._greeted or isinstance(decoded, received.AuthResponse)):
+            raise MalformedMessage(_NOT_THE_FIRST)
         return Decoded(self._frames(decoded), [])
 
     def _malformed(self, message: str) -> Decoded[AgentFrame]:
@@ -220,7 +224,7 @@ class UsepodCoordinatorDialect:
 
     def _skip(self, kind: str) -> Decoded[AgentFrame]:
         if not self._greeted:
-            raise MalformedMessage("not an `auth_response`")
+            raise MalformedMessage(_NOT_THE_FIRST)
         return Decoded([], [kind])
 
     def _frames(self, message: received.AgentMessage) -> list[AgentFrame]:

@@ -15,6 +15,7 @@ from provider_agent.protocol.frames import (
     Chunk,
     CoordinatorFrame,
     Heartbeat,
+    Hello,
     JobError,
     JobHeader,
     JobResult,
@@ -39,12 +40,16 @@ JSON = st.recursive(
 PAIRS = st.lists(st.tuples(st.uuids(version=4), DATA), max_size=20)
 
 
+HELLO = Hello("1.2.3", bytes(32), bytes(64), "POD-1", "one")
+
+
 class Both:
     """A connection of our agent to our coordinator, both after the handshake."""
 
     def __init__(self) -> None:
         self.agent = DialectHarness()
         self.coordinator = UsepodCoordinatorDialect("one")
+        assert self.to_coordinator(HELLO) == [HELLO]
 
     def to_agent(self, *frames: CoordinatorFrame) -> list[CoordinatorFrame]:
         texts = self.coordinator.encode_messages(frames)

@@ -131,6 +131,8 @@ def test_an_auth_response_is_a_hello_without_a_session(code: str | None) -> None
         b"\x00",
         '{"type":"config_update"}',
         '{"type":"auth_response"}',
+        '{"type":"heartbeat"}',
+        '{"type":"job_chunk","job_id":"x","data":""}',
         auth_response(pubkey=encode64(bytes(31))),
         auth_response(pubkey="****"),
         auth_response(signature=encode64(b"x")),
