@@ -14,7 +14,8 @@ from provider_agent.agent.identity.provider_id import read_provider_id
 def identity(loaded: LoadedConfig) -> None:
     """Print the agent's public key; create the key file if it does not exist.
 
-    A coordinator's allow-list contains public keys. The private key never leaves the file.
+    A coordinator's allow-list contains public keys. The private key never leaves the file. The
+    provider id is printed once a coordinator of the dialect usepod has sent it.
     """
     print_identity(loaded)
 

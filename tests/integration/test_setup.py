@@ -127,15 +127,19 @@ async def test_check_and_run_accept_the_file_unchanged(tmp_path: Path) -> None:
     assert "warning" not in agent.err.lower()
 
 
-@pytest.mark.parametrize("where", ["waiting", "asking"])
-async def test_interrupt_writes_no_file(where: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("poll", "shown", "key"),
+    [(PENDING, "Waiting for the code", "\x03"), (EXPIRED, "new one? [Y/n]: ", "\x04")],
+    ids=["Ctrl-C while waiting", "Ctrl-D at a question"],
+)
+async def test_interrupt_writes_no_file(poll: object, shown: str, key: str, tmp_path: Path) -> None:
     async with (
         FakeVllm() as vllm,
-        PairingServer(PENDING if where == "waiting" else EXPIRED) as server,
+        PairingServer(poll) as server,
         start_in_terminal(*arguments(server, vllm), home=tmp_path) as terminal,
     ):
-        await terminal.expect("Waiting for the code" if where == "waiting" else "new one? [Y/n]: ")
-        terminal.type("\x03")
+        await terminal.expect(shown)
+        terminal.type(key)
         assert await terminal.wait() == 130
 
     assert "Not paired, and no file was written." in lines_of(terminal)

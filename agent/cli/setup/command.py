@@ -197,7 +197,9 @@ def _pair(
     ]
     while (activation := run_async(_try_code(marketplace, public_key, backends))) is None:
         # Outside of the event loop, which would swallow Ctrl-C.
-        if not asks or not click.confirm("The code has expired. Get a new one?", default=True):
+        if not asks or not click.confirm(
+            "The code has expired. Get a new one?", default=True, err=True
+        ):
             raise PairingError("the code has expired; run `provider-agent setup` for a new one")
     return activation
 

@@ -38,8 +38,11 @@ _CONNECT_TIMEOUT_S: Final = 5.0
 _MAX_BODY_BYTES: Final = 1024 * 1024
 """A thousand activated models take about 100 KB."""
 
-MAX_MODELS: Final = 4096
+MAX_MODELS: Final = 1024
+"""More would make a file that is too long for `read_file`."""
+
 _MAX_CODE_CHARS: Final = 32
+_MAX_TOKEN_CHARS: Final = 4096
 _MAX_MESSAGE_CHARS: Final = 200
 _TEMPORARY: Final = frozenset({408, 425, 429})
 """Statuses below 500 of a server that may answer the same request later."""
@@ -173,11 +176,13 @@ class PairingClient:
             PairingFailed: there was no usable response.
         """
         head, body = await self._post("/v1/host/pair/issue", {"agent_pubkey": public_key})
-        if head.status != 200:
+        if not _is_success(head):
             raise _refused(head, body)
         issued = _decode(body, _Issued)
         if not is_name(issued.pair_code) or len(issued.pair_code) > _MAX_CODE_CHARS:
             raise _malformed("the code is not usable")
+        if len(issued.poll_token) > _MAX_TOKEN_CHARS:
+            raise _malformed("its token is too long")
         return PairCode(issued.pair_code, issued.poll_token, _valid_s(issued.expires_at, head))
 
     async def poll(
@@ -193,7 +198,7 @@ class PairingClient:
         head, answer = await self._post("/v1/host/pair/poll", body)
         if head.status == _GONE:
             return Expired()
-        if head.status != 200:
+        if not _is_success(head):
             raise _refused(head, answer, code.poll_token)
         polled = _decode(answer, _Polled)
         match polled.status:
@@ -232,6 +237,10 @@ def _decode(body: bytes, target: type[T]) -> T:
         return msgspec.json.decode(body, type=target)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise _malformed("it is not the expected JSON") from error
+
+
+def _is_success(head: ResponseHead) -> bool:
+    return 200 <= head.status < 300
 
 
 def _malformed(reason: str) -> PairingFailed:

@@ -43,7 +43,8 @@ class Countdown:
     """
 
     def __init__(self) -> None:
-        self._is_terminal = sys.stdout.isatty()
+        # None if the caller has closed it.
+        self._is_terminal = sys.stdout is not None and sys.stdout.isatty()
         self._width = 0
         self._has_problem = False
 

@@ -64,6 +64,7 @@ async def test_code_is_requested_for_the_public_key(clients: list[PairingClient]
 @pytest.mark.parametrize(
     ("expires_at", "valid_s"),
     [
+        ("2999-01-01T00:00:00.123456789+00:00", MAX_VALID_S),
         ("soon", CODE_VALID_S),
         (None, CODE_VALID_S),
         (5, CODE_VALID_S),
@@ -95,6 +96,13 @@ async def test_poll_reports_the_servers_of_this_machine(clients: list[PairingCli
             },
         }
     ]
+
+
+async def test_every_success_status_is_accepted(clients: list[PairingClient]) -> None:
+    async with PairingServer(json_answer(PENDING, 202), issue=json_answer(issued(), 201)) as server:
+        client = client_of(server, clients)
+        assert (await client.issue("KEY=")).text == PAIR_CODE
+        assert await client.poll(CODE, ()) == Pending()
 
 
 @pytest.mark.parametrize("answer", [EXPIRED, json_answer({}, 410)])
@@ -185,13 +193,19 @@ async def test_pause_that_the_server_asks_for_is_known(clients: list[PairingClie
 
 
 @pytest.mark.parametrize(
-    "changed", [{"pair_code": ""}, {"pair_code": "\x1b[2J"}, {"pair_code": "x" * 33}]
+    ("changed", "reason"),
+    [
+        ({"pair_code": ""}, "the code is not usable"),
+        ({"pair_code": "\x1b[2J"}, "the code is not usable"),
+        ({"pair_code": "x" * 33}, "the code is not usable"),
+        ({"poll_token": "x" * 4097}, "its token is too long"),
+    ],
 )
-async def test_code_that_cannot_be_shown_is_refused(
-    changed: dict[str, object], clients: list[PairingClient]
+async def test_code_that_cannot_be_shown_or_sent_is_refused(
+    changed: dict[str, object], reason: str, clients: list[PairingClient]
 ) -> None:
     async with PairingServer(issue={**issued(), **changed}) as server:
-        with pytest.raises(PairingFailed, match="the code is not usable"):
+        with pytest.raises(PairingFailed, match=reason):
             await client_of(server, clients).issue("KEY=")
 
 
