@@ -14,8 +14,9 @@ from types import FrameType
 from rich.console import Console
 from rich.table import Table
 
+from provider_agent.protocol.limits import SUBPROTOCOL
 from tests.faults.scenarios.scenario import FULL, SHORT, Outcome, Scale, Scenario, run_scenario
-from tests.faults.scenarios.table import TABLE
+from tests.faults.scenarios.table import scenarios_of
 
 LIMIT_S = 180
 """The most real time that one scenario may take."""
@@ -42,8 +43,8 @@ class LogTail(logging.Handler):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the selected scenarios; return the exit code."""
     options = _parse(arguments)
-    scale = replace(SHORT if options.short else FULL, seed=options.seed)
-    scenarios = [scenario for scenario in TABLE if options.k in scenario.name]
+    scale = replace(SHORT if options.short else FULL, seed=options.seed, dialect=options.dialect)
+    scenarios = [one for one in scenarios_of(options.dialect) if options.k in one.name]
     if not scenarios:
         sys.exit(f"No scenario's name contains {options.k!r}.")
     tail = LogTail()
@@ -78,11 +79,19 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="seed of every random choice")
     parser.add_argument("--repeat", type=int, default=1, metavar="N", help="run everything N times")
     parser.add_argument("--short", action="store_true", help="use the small scale of `make test`")
+    parser.add_argument(
+        "--dialect",
+        choices=[SUBPROTOCOL, "usepod"],
+        default=SUBPROTOCOL,
+        help="the protocol of agents and coordinator",
+    )
     return parser.parse_args(arguments)
 
 
 def _empty_table(scale: Scale) -> Table:
-    title = f"Faults: {scale.streams} streams, {scale.cuts} cuts, seed {scale.seed}"
+    title = (
+        f"Faults: {scale.streams} streams, {scale.cuts} cuts, seed {scale.seed}, {scale.dialect}"
+    )
     table = Table(title=title, show_lines=True, title_justify="left")
     table.add_column("scenario", ratio=3)
     table.add_column("fault", ratio=5)

@@ -30,7 +30,9 @@ LARGE_JOBS = 8
 
 async def agent_stops_with_running_jobs(scale: Scale) -> str:
     """Running jobs finish; new jobs run on another agent."""
-    async with scenario_harness(scale.rng("stop"), limits=_limits(DRAIN_S)) as harness:
+    async with scenario_harness(
+        scale.rng("stop"), limits=_limits(DRAIN_S), dialect=scale.dialect
+    ) as harness:
         requests = await _start_streams(harness, scale.streams // 2)
         stopping = harness.agents[0]
         second = await harness.add_agent()
@@ -46,7 +48,9 @@ async def agent_stops_with_running_jobs(scale: Scale) -> str:
 
 async def agent_stops_while_the_link_is_down(scale: Scale) -> str:
     """The agent reconnects, resumes its session, finishes everything, and exits."""
-    async with scenario_harness(scale.rng("stop down"), limits=_limits(DRAIN_S)) as harness:
+    async with scenario_harness(
+        scale.rng("stop down"), limits=_limits(DRAIN_S), dialect=scale.dialect
+    ) as harness:
         requests = await _start_streams(harness, scale.streams // 2)
         harness.link_proxy.refuse()
         harness.link_proxy.cut()
@@ -61,7 +65,9 @@ async def agent_stops_while_the_link_is_down(scale: Scale) -> str:
 
 async def agent_stops_on_a_slow_link(scale: Scale) -> str:
     """The responses wait for the slow link, not for the server; the drain delivers all of them."""
-    async with scenario_harness(scale.rng("stop slow"), limits=_limits(DRAIN_S)) as harness:
+    async with scenario_harness(
+        scale.rng("stop slow"), limits=_limits(DRAIN_S), dialect=scale.dialect
+    ) as harness:
         for pipe in harness.link_proxy.connections[-1].pipes:
             pipe.bytes_per_s = SLOW_BYTES_PER_S
         requests = await _start_large_streams(harness)
@@ -75,7 +81,9 @@ async def agent_stops_on_a_slow_link(scale: Scale) -> str:
 
 async def agent_stops_on_a_stalled_link(scale: Scale) -> str:
     """The watchdog closes the link, and the drain delivers all responses over the next link."""
-    async with scenario_harness(scale.rng("stop stalled"), limits=_limits(DRAIN_S)) as harness:
+    async with scenario_harness(
+        scale.rng("stop stalled"), limits=_limits(DRAIN_S), dialect=scale.dialect
+    ) as harness:
         requests = await _start_large_streams(harness)
         harness.link_proxy.connections[-1].upstream.stall()
         stopped_at = now()
@@ -88,7 +96,9 @@ async def agent_stops_on_a_stalled_link(scale: Scale) -> str:
 
 async def jobs_outlast_the_drain_timeout(scale: Scale) -> str:
     """Jobs that outlast the drain timeout end with one error each, and their runs are cancelled."""
-    async with scenario_harness(scale.rng("stop short"), limits=_limits(20.0)) as harness:
+    async with scenario_harness(
+        scale.rng("stop short"), limits=_limits(20.0), dialect=scale.dialect
+    ) as harness:
         requests = await _start_streams(harness, scale.streams // 2)
         stopped_at = now()
         harness.service.stop()
@@ -134,7 +144,7 @@ async def agent_waits_for_acknowledgement_before_exit(scale: Scale) -> str:
 
 async def agent_replaced_by_a_newer_process(scale: Scale) -> str:
     """In a rolling update, two processes use the same key; only the newer receives new jobs."""
-    async with scenario_harness(scale.rng("newer")) as harness:
+    async with scenario_harness(scale.rng("newer"), dialect=scale.dialect) as harness:
         requests = await _start_streams(harness, scale.streams // 2)
         older = harness.agents[0]
         newer = await harness.add_agent(identity=older.identity, replace=True)

@@ -9,7 +9,7 @@ from tests.faults.scenarios.scenario import Scale
 
 async def backend_killed_and_restarted(scale: Scale) -> str:
     """Each running job ends with one error; later jobs run once the server is back."""
-    async with scenario_harness(scale.rng("backend")) as harness:
+    async with scenario_harness(scale.rng("backend"), dialect=scale.dialect) as harness:
         specs = [RequestSpec(f"job-{n}", 24, 300, pace_s=5.0) for n in range(scale.streams // 2)]
         requests = await harness.start_streams(*specs, at_least=700)
         harness.backend_proxy.refuse()

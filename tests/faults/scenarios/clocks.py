@@ -21,7 +21,7 @@ YEAR_S = 365 * 24 * HOUR_S
 
 async def machine_suspended_briefly(scale: Scale) -> str:
     """The sessions still exist, so every stream completes."""
-    async with scenario_harness(scale.rng("nap")) as harness:
+    async with scenario_harness(scale.rng("nap"), dialect=scale.dialect) as harness:
         requests = await _start_streams(harness)
         await _suspend(harness, SHORT_SUSPEND_S)
         await harness.check_all_complete(requests)
@@ -31,7 +31,7 @@ async def machine_suspended_briefly(scale: Scale) -> str:
 
 async def machine_suspended_for_an_hour(scale: Scale) -> str:
     """All timers expire at once, and the network has dropped the connection."""
-    async with scenario_harness(scale.rng("sleep")) as harness:
+    async with scenario_harness(scale.rng("sleep"), dialect=scale.dialect) as harness:
         requests = await _start_streams(harness)
         await _suspend(harness, HOUR_S)
         for request in requests:
@@ -65,7 +65,7 @@ async def wall_clock_set_back_and_forth(scale: Scale) -> str:
     """Each reading of the wall clock is wrong by up to a year; no decision depends on it."""
     rng = scale.rng("wall clock")
     with _random_wall_clock(rng):
-        async with scenario_harness(rng) as harness:
+        async with scenario_harness(rng, dialect=scale.dialect) as harness:
             requests = await _start_streams(harness)
             await asyncio.sleep(20)
             await harness.reconnect()

@@ -29,7 +29,7 @@ these waits are half of it on average."""
 
 async def connection_accepted_and_reset_repeatedly(scale: Scale) -> str:
     """Connections fail as at a load balancer without a coordinator behind it."""
-    async with scenario_harness(scale.rng("drop")) as harness:
+    async with scenario_harness(scale.rng("drop"), dialect=scale.dialect) as harness:
         harness.link_proxy.connect_policy = ConnectPolicy.RESET
         waits = await _check_backoff(harness)
         harness.link_proxy.connect_policy = ConnectPolicy.FORWARD
@@ -41,7 +41,7 @@ async def connection_accepted_and_reset_repeatedly(scale: Scale) -> str:
 
 async def link_cut_after_each_welcome(scale: Scale) -> str:
     """The link breaks right after each `Welcome`, which must not reset the backoff."""
-    async with scenario_harness(scale.rng("welcome")) as harness:
+    async with scenario_harness(scale.rng("welcome"), dialect=scale.dialect) as harness:
         bytes_through_welcome = harness.link_proxy.connections[0].downstream.forwarded
         harness.link_proxy.on_connection = lambda connection: connection.downstream.cut_at(
             bytes_through_welcome
@@ -89,7 +89,9 @@ async def first_url_unreachable(scale: Scale) -> str:
     """The first URL refuses connections; the agent uses its fallback URL."""
     async with FaultProxy() as second:
         settings = replace(SETTINGS, authorities=(second.authority,))
-        async with scenario_harness(scale.rng("two"), settings, agents=0) as harness:
+        async with scenario_harness(
+            scale.rng("two"), settings, agents=0, dialect=scale.dialect
+        ) as harness:
             second.target = harness.link_proxy.target
             harness.link_proxy.refuse()
             await harness.add_agent(fallback=second.authority)

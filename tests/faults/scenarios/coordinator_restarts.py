@@ -12,7 +12,7 @@ from tests.faults.scenarios.scenario import Scale
 
 async def coordinator_replaced_without_its_sessions(scale: Scale) -> str:
     """A crash: the new coordinator welcomes the agent and resumes none of its jobs."""
-    async with scenario_harness(scale.rng("killed")) as harness:
+    async with scenario_harness(scale.rng("killed"), dialect=scale.dialect) as harness:
         requests = await _start_streams(harness, scale.streams // 4)
         old = await harness.replace_coordinator()
         harness.link_proxy.cut()
@@ -29,7 +29,7 @@ async def coordinator_replaced_without_its_sessions(scale: Scale) -> str:
 
 async def coordinator_stops_and_starts_again(scale: Scale) -> str:
     """An orderly stop that does not wait for running jobs."""
-    async with scenario_harness(scale.rng("stopped")) as harness:
+    async with scenario_harness(scale.rng("stopped"), dialect=scale.dialect) as harness:
         requests = await _start_streams(harness, scale.streams // 4)
         old = await harness.replace_coordinator()
         await old.stop()
@@ -45,7 +45,7 @@ async def coordinator_stops_and_starts_again(scale: Scale) -> str:
 async def coordinator_drains_while_jobs_run(scale: Scale) -> str:
     """Running jobs finish at the draining coordinator; then the agent connects to the new one."""
     settings = replace(SETTINGS, drain_s=3600.0)
-    async with scenario_harness(scale.rng("drain"), settings) as harness:
+    async with scenario_harness(scale.rng("drain"), settings, dialect=scale.dialect) as harness:
         requests = await _start_streams(harness, scale.streams // 4)
         old = await harness.replace_coordinator()
         stopping = asyncio.create_task(old.stop(), name="old coordinator stops")

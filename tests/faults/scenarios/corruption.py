@@ -27,7 +27,7 @@ RESERVED_BITS = 0x70
 
 async def frame_head_corrupted_on_its_way_to_the_agent(scale: Scale) -> str:
     """The agent closes the link, and reconnects."""
-    async with scenario_harness(scale.rng("frame head")) as harness:
+    async with scenario_harness(scale.rng("frame head"), dialect=scale.dialect) as harness:
         failed = await _corrupt_frame_head(harness, towards_agent=True)
         await harness.wait_for_agents()
         await harness.check_served("later")
@@ -37,7 +37,7 @@ async def frame_head_corrupted_on_its_way_to_the_agent(scale: Scale) -> str:
 
 async def frame_head_corrupted_on_its_way_to_the_coordinator(scale: Scale) -> str:
     """The coordinator closes with 1002; an agent that received `Welcome` reconnects after 1002."""
-    async with scenario_harness(scale.rng("frame head")) as harness:
+    async with scenario_harness(scale.rng("frame head"), dialect=scale.dialect) as harness:
         failed = await _corrupt_frame_head(harness, towards_agent=False)
         await harness.wait_for_agents()
         await harness.check_served("later")
@@ -63,7 +63,9 @@ async def any_byte_corrupted(scale: Scale) -> str:
     """A random bit flips on the way to or from the agent: no hang, and at most one wrong stream."""
     rng = scale.rng("any byte")
     seen: Counter[str] = Counter()
-    async with scenario_harness(rng, replace(SETTINGS, deadline_s=DEADLINE_S)) as harness:
+    async with scenario_harness(
+        rng, replace(SETTINGS, deadline_s=DEADLINE_S), dialect=scale.dialect
+    ) as harness:
         for n in range(scale.rounds * 4):
             requests = [harness.clients.send(RequestSpec(f"{n}-{k}", 200, 300)) for k in range(3)]
             connection = harness.link_proxy.connections[-1]

@@ -19,15 +19,17 @@ from provider_agent.adapters.servers.openai_compatible import OpenAICompatibleBa
 from provider_agent.adapters.settings import TimeoutSettings
 from provider_agent.agent.backends.configured import Backends
 from provider_agent.agent.config import CoordinatorConfig, DiscoveryConfig, LimitsConfig
+from provider_agent.agent.config.dialect import USEPOD
 from provider_agent.agent.identity.key import Identity
 from provider_agent.agent.service import Service
 from provider_agent.coordinator.server import Coordinator
-from provider_agent.coordinator.settings import CoordinatorSettings
-from provider_agent.protocol.limits import CONNECT_PATH
+from provider_agent.coordinator.settings import CoordinatorSettings, ExtraDialect
+from provider_agent.protocol.limits import CONNECT_PATH, SUBPROTOCOL
 from tests.faults.scenarios.clients import Clients, ScenarioRequest
 from tests.faults.scenarios.numbered_server import NumberedServer, RequestSpec
 from tests.kit.agent_config import agent_config
 from tests.kit.fault_proxy import FaultProxy
+from tests.kit.usepod_agent import PRICING
 from tests.kit.virtual_time import now
 
 MAX_CONCURRENT = 256
@@ -69,6 +71,7 @@ class ScenarioHarness:
         agents: the agents, in the order in which they started.
         stack: stops everything when the scenario ends.
         rng: makes every random choice.
+        dialect: the protocol of agents and coordinator.
     """
 
     settings: CoordinatorSettings
@@ -79,6 +82,7 @@ class ScenarioHarness:
     agents: list[RunningService]
     stack: AsyncExitStack
     rng: random.Random
+    dialect: str = SUBPROTOCOL
 
     @property
     def service(self) -> Service:
@@ -122,7 +126,12 @@ class ScenarioHarness:
         service = Service(
             agent_config(
                 url,
-                coordinator=CoordinatorConfig(url=url, fallback_urls=fallback_urls),
+                coordinator=CoordinatorConfig(
+                    url=url,
+                    fallback_urls=fallback_urls,
+                    dialect=USEPOD if self.dialect == USEPOD else None,
+                ),
+                pricing=PRICING,
                 limits=limits,
                 discovery=DiscoveryConfig(interval_s=600.0),
             ),
@@ -193,17 +202,20 @@ async def scenario_harness(
     settings: CoordinatorSettings = SETTINGS,
     limits: LimitsConfig = LIMITS,
     agents: int = 1,
+    dialect: str = SUBPROTOCOL,
 ) -> AsyncIterator[ScenarioHarness]:
     """Start everything; yield once every agent offers the model."""
     async with AsyncExitStack() as stack:
         link_proxy = await stack.enter_async_context(FaultProxy())
         settings = replace(settings, authorities=(*settings.authorities, link_proxy.authority))
+        if dialect != SUBPROTOCOL:
+            settings = replace(settings, dialects=frozenset({ExtraDialect(dialect)}))
         server = await stack.enter_async_context(NumberedServer())
         coordinator = await stack.enter_async_context(_coordinator(settings, rng))
         link_proxy.target = _port(coordinator)
         clients = await stack.enter_async_context(Clients(_port(coordinator)))
         harness = ScenarioHarness(
-            settings, server, link_proxy, coordinator, clients, [], stack, rng
+            settings, server, link_proxy, coordinator, clients, [], stack, rng, dialect
         )
         for _ in range(agents):
             await harness.add_agent(limits)

@@ -9,7 +9,7 @@ from itertools import count
 
 from msgspec.structs import replace
 
-from provider_agent.protocol.limits import KIB
+from provider_agent.protocol.limits import KIB, SUBPROTOCOL
 from tests.faults.scenarios.clients import ScenarioRequest
 from tests.faults.scenarios.harness import SETTINGS, ScenarioHarness, scenario_harness
 from tests.faults.scenarios.numbered_server import RequestSpec
@@ -66,7 +66,7 @@ async def link_cut_repeatedly(scale: Scale) -> str:
     rng = scale.rng("cuts")
     cutter = LinkCutter(rng, scale.cuts)
     settings = replace(SETTINGS, window_bytes=WINDOW_BYTES, resume_ms=3_600_000)
-    async with scenario_harness(rng, settings) as harness:
+    async with scenario_harness(rng, settings, dialect=scale.dialect) as harness:
         harness.link_proxy.on_connection = cutter.on_connection
         harness.server.endless = lambda: cutter.left > 0
         specs = [RequestSpec(f"job-{n}", 40 + n, EVENT_BYTES) for n in range(scale.streams)]
@@ -106,7 +106,7 @@ async def clients_arrive_while_the_link_is_cut(scale: Scale) -> str:
                 seen["complete"] += 1
                 request.check_complete(harness.server)
 
-    async with scenario_harness(rng, settings) as harness:
+    async with scenario_harness(rng, settings, dialect=scale.dialect) as harness:
         harness.link_proxy.on_connection = cutter.on_connection
         harness.link_proxy.cut()
         clients = (run_client(harness, client) for client in range(scale.streams // 4))
@@ -118,7 +118,7 @@ async def clients_arrive_while_the_link_is_cut(scale: Scale) -> str:
 async def link_stalls_briefly(scale: Scale) -> str:
     """A pause shorter than every timeout: the connection survives."""
     rng = scale.rng("pause")
-    async with scenario_harness(rng) as harness:
+    async with scenario_harness(rng, dialect=scale.dialect) as harness:
         for n in range(scale.rounds):
             requests = await _start_streams(harness, f"round-{n}")
             pipes = _one_or_both(rng, harness.link_proxy.connections[0])
@@ -165,13 +165,16 @@ def _one_or_both(rng: random.Random, connection: ProxiedConnection) -> tuple[Fau
 async def _lose_link_during_streams(scale: Scale, lose: Callable[[ProxiedConnection], None]) -> str:
     rng = scale.rng("moments")
     longest = 0.0
-    async with scenario_harness(rng) as harness:
+    async with scenario_harness(rng, dialect=scale.dialect) as harness:
         for n in range(scale.rounds):
             requests = await _start_streams(harness, f"round-{n}")
             await asyncio.sleep(rng.uniform(0, 20))
             lost_at = now()
             lose(harness.link_proxy.connections[-1])
-            await _check_all_complete(harness, requests)
+            if scale.dialect == SUBPROTOCOL:
+                await _check_all_complete(harness, requests)
+            else:
+                await _check_all_failed_once(harness, requests)
             longest = max(longest, harness.link_proxy.accepted_at[-1] - lost_at)
         assert len(harness.link_proxy.accepted_at) == scale.rounds + 1, (
             "not one new connection per lost link"
@@ -180,9 +183,21 @@ async def _lose_link_during_streams(scale: Scale, lose: Callable[[ProxiedConnect
     return f"{scale.rounds} times, reconnected within {longest:.0f} s"
 
 
+async def _check_all_failed_once(harness: ScenarioHarness, requests: list[ScenarioRequest]) -> None:
+    """Check that each stream ends with one error and its run is cancelled, and later jobs run."""
+    for request in requests:
+        (await request.completed()).check_failed_once(harness.server)
+    for request in requests:
+        run = harness.server.only_run(request.spec.name)
+        assert run.finished or await run.abandoned.wait()
+    await harness.wait_for_agents()
+    await harness.wait_until_idle()
+    await harness.check_served(f"later-{requests[0].spec.name}")
+
+
 async def link_down_for_too_long(scale: Scale) -> str:
     """The session expires before the agent reconnects: every stream ends with one error."""
-    async with scenario_harness(scale.rng("away")) as harness:
+    async with scenario_harness(scale.rng("away"), dialect=scale.dialect) as harness:
         requests = await _start_streams(harness, "job", events=120)
         harness.link_proxy.refuse()
         harness.link_proxy.cut()

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from provider_agent.protocol.limits import SUBPROTOCOL
 from tests.kit.virtual_time import VirtualTimeLoop
 
 VIRTUAL_LIMIT_S = 7 * 24 * 3600.0
@@ -26,6 +27,7 @@ class Scale:
         cuts: number of cuts in scenarios that cut the link repeatedly.
         rounds: repetitions of a short scenario, with different random choices.
         seed: the seed of every random choice.
+        dialect: the protocol of agents and coordinator.
     """
 
     streams: int
@@ -33,6 +35,7 @@ class Scale:
     cuts: int
     rounds: int
     seed: int = 1
+    dialect: str = SUBPROTOCOL
 
     def rng(self, salt: object = "") -> random.Random:
         """Return a random generator that depends only on the seed and the salt."""

@@ -25,7 +25,7 @@ MAX_LATENESS_S = 5.0
 
 async def slow_distant_link(scale: Scale) -> str:
     """One job produces more than the link carries; small jobs keep their pace beside it."""
-    async with scenario_harness(scale.rng("slow")) as harness:
+    async with scenario_harness(scale.rng("slow"), dialect=scale.dialect) as harness:
         for pipe in harness.link_proxy.connections[0].pipes:
             pipe.delay_s = DELAY_S
             pipe.bytes_per_s = BYTES_PER_S
@@ -47,7 +47,7 @@ async def slow_distant_link(scale: Scale) -> str:
 async def large_request_on_a_slow_link(scale: Scale) -> str:
     """A large request travels to the agent; a small job beside it keeps its pace."""
     size = scale.rounds * MAX_REQUEST_BYTES // FULL.rounds - KIB
-    async with scenario_harness(scale.rng("request")) as harness:
+    async with scenario_harness(scale.rng("request"), dialect=scale.dialect) as harness:
         _throttle(harness.link_proxy.connections[0])
         started_at = now()
         large = harness.clients.send(RequestSpec("large", EVENTS, 200, padding=size))
@@ -68,7 +68,7 @@ async def large_request_on_a_broken_link(scale: Scale) -> str:
     """The link breaks several times while a large request travels to the agent."""
     size = scale.rounds * MAX_REQUEST_BYTES // FULL.rounds - KIB
     rng = scale.rng("broken request")
-    async with scenario_harness(rng) as harness:
+    async with scenario_harness(rng, dialect=scale.dialect) as harness:
         _throttle(await harness.link_proxy.next_connection())
         large = harness.clients.send(RequestSpec("large", EVENTS, 200, padding=size))
         for _ in range(BROKEN_LINKS):

@@ -1,8 +1,10 @@
 """The table of all scenarios: the fault, and what must hold."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
+from provider_agent.protocol.limits import SUBPROTOCOL
 from tests.faults.scenarios import (
     agent_stops,
     backend_restarts,
@@ -238,5 +240,77 @@ OTHERS: Final[Sequence[Scenario]] = (
         slow_clients.one_client_of_many_stops_reading,
     ),
 )
+
+_RESUMES: Final = "the dialect has no resumption: a lost link ends its jobs"
+_SCRIPTED: Final = "a scripted coordinator sends it (tests/faults/test_hostile_usepod.py)"
+
+_FAILED_ONCE: Final = (
+    "noticed within a minute; one clear error per stream, its run is cancelled; later jobs run"
+)
+
+ON_USEPOD: Final[Mapping[str, str]] = {
+    "link stalls permanently": _FAILED_ONCE,
+    "link half open": _FAILED_ONCE,
+    "link half closed": _FAILED_ONCE,
+    **dict.fromkeys(
+        (
+            "link stalls briefly",
+            "link down for too long",
+            "link slow and distant",
+            "large request on a slow link",
+            "frame head corrupted, to the agent",
+            "frame head corrupted, to the coordinator",
+            "coordinator crashes",
+            "coordinator stops and starts again",
+            "coordinator drains",
+            "first URL unreachable",
+            "connection accepted and reset",
+            "agent stopped with running jobs",
+            "agent stopped on a slow link",
+            "agent stopped, jobs too long",
+            "machine suspended for an hour",
+            "backend killed and restarted",
+        ),
+        "",
+    ),
+}
+"""What must hold over the dialect `usepod`, by the name of the scenario; "": the same."""
+
+NOT_ON_USEPOD: Final[Mapping[str, str]] = {
+    **dict.fromkeys(
+        (
+            "link cut repeatedly",
+            "clients arrive while the link is cut",
+            "large request on a broken link",
+            "agent stopped while the link is down",
+            "agent stopped on a stalled link",
+            "machine suspended briefly",
+            "wall clock set back and forth",
+        ),
+        _RESUMES,
+    ),
+    "coordinator sends Drain": "the dialect has no drain of the coordinator",
+    "job delivered repeatedly": _SCRIPTED,
+    "agent stopped, end not acknowledged": "the dialect has no acknowledgements",
+    "any byte corrupted": "without offsets, a damaged message is a gap, which only TLS detects",
+    "token rotated": "the HTTP upgrade is the same",
+    "link cut after each welcome": "its coordinator expects the agent back within a second",
+    "agent replaced by a newer process": "the dialect has no field that asks for it",
+    "one client of many stops reading": "the dialect has no window; the coordinator cancels the "
+    "job (tests/integration/test_usepod_end_to_end.py)",
+}
+"""Why a scenario does not run over the dialect `usepod`."""
+
+
+def scenarios_of(dialect: str) -> list[Scenario]:
+    """Return the scenarios that run over a dialect, with what must hold there."""
+    if dialect == SUBPROTOCOL:
+        return list(TABLE)
+    return [
+        replace(one, expectation=ON_USEPOD[one.name] or one.expectation)
+        for one in TABLE
+        if one.name in ON_USEPOD
+    ]
+
 
 TABLE: Final = (*LINK, *COORDINATOR, *AGENT, *OTHERS)
