@@ -50,7 +50,7 @@ ARGUMENT: Final = {
     "ClickException": 0,
     "PairingError": 0,
     "PairingFailed": 0,
-    "_malformed": 0,
+    "malformed": 0,
     "Disconnect": 1,
     "bad_value": 2,
 }

@@ -28,10 +28,10 @@ from provider_agent.agent.cli.init.writing import (
 )
 from provider_agent.agent.cli.settings import SetupError, run_async
 from provider_agent.agent.cli.setup.addresses import USEPOD_URL, Marketplace, marketplace_at
-from provider_agent.agent.cli.setup.pairing_client import (
+from provider_agent.agent.cli.setup.pairing_client import PairingClient
+from provider_agent.agent.cli.setup.pairing_messages import (
     Activation,
     DetectedBackend,
-    PairingClient,
     PairingFailed,
 )
 from provider_agent.agent.cli.setup.screen import Countdown, show_code
@@ -43,6 +43,7 @@ from provider_agent.agent.config.files import default_key_path, expand
 from provider_agent.agent.config.flags import CONFIG_VARIABLE, variable_of
 from provider_agent.agent.config.prices import dollars
 from provider_agent.agent.config.schema import MAX_CONCURRENT
+from provider_agent.agent.identity.key import Identity
 from provider_agent.agent.identity.provider_id import store_provider_id
 from provider_agent.agent.telemetry.logs import configure_logging
 
@@ -154,11 +155,22 @@ def setup(
         command="setup",
     )
     write_settings(path, answers, force=force)
+    _report(path, expanded_key_path, key, activation, servers)
+
+
+def _report(
+    path: Path,
+    key_path: Path,
+    key: Identity,
+    activation: Activation,
+    servers: Sequence[OfferedServer],
+) -> None:
+    """Keep the provider id; print the result and the next commands."""
     click.echo("Paired.\n")
     click.echo(f"settings     {path.absolute()} ({counted(len(servers), 'server')})")
     click.echo(f"public key   {key.public_key_text}")
-    click.echo(f"key file     {expanded_key_path}")
-    _store(expanded_key_path, activation.provider_id)
+    click.echo(f"key file     {key_path}")
+    _store(key_path, activation.provider_id)
     _print_models(activation, servers)
     print_missing_keys(servers, os.environ)
     click.echo("\nNext:")

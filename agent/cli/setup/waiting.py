@@ -5,12 +5,12 @@ from typing import Final
 
 from msgspec import Struct
 
-from provider_agent.agent.cli.setup.pairing_client import (
+from provider_agent.agent.cli.setup.pairing_client import PairingClient
+from provider_agent.agent.cli.setup.pairing_messages import (
     Activation,
     DetectedBackend,
     Expired,
     PairCode,
-    PairingClient,
     PairingFailed,
     Pending,
 )

@@ -4,7 +4,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from provider_agent.agent.cli.setup.pairing_client import (
+from provider_agent.agent.cli.setup.pairing_client import PairingClient
+from provider_agent.agent.cli.setup.pairing_messages import (
     CODE_VALID_S,
     MAX_VALID_S,
     ActivatedModel,
@@ -12,7 +13,6 @@ from provider_agent.agent.cli.setup.pairing_client import (
     DetectedBackend,
     Expired,
     PairCode,
-    PairingClient,
     PairingFailed,
     Pending,
 )

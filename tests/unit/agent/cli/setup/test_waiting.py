@@ -2,10 +2,10 @@
 
 import pytest
 
-from provider_agent.agent.cli.setup.pairing_client import (
+from provider_agent.agent.cli.setup.pairing_client import PairingClient
+from provider_agent.agent.cli.setup.pairing_messages import (
     Activation,
     PairCode,
-    PairingClient,
     PairingFailed,
 )
 from provider_agent.agent.cli.setup.waiting import (
