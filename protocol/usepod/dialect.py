@@ -302,13 +302,23 @@ def _auth_response(hello: Hello) -> messages.AuthResponse:
 def _heartbeat(beat: Heartbeat, error: LastError | None) -> messages.AgentHeartbeat:
     return messages.AgentHeartbeat(
         queue_depth=beat.queued,
-        tokens_per_sec_p50=beat.tokens_per_second or 0.0,
+        tokens_per_sec_p50=_speed_of_a_job(beat),
         p50_latency_ms=round(beat.first_byte_p50_ms or 0),
         p95_latency_ms=round(beat.first_byte_p95_ms or 0),
         error_rate_60s=beat.error_rate or 0.0,
         last_error_at=None if error is None else datetime.fromtimestamp(int(error.at), UTC),
         last_error_code=None if error is None else wire_code(error.code),
     )
+
+
+def _speed_of_a_job(beat: Heartbeat) -> float:
+    """Return the median of the models' speeds; 0 if none is measured.
+
+    Not `tokens_per_second`, the throughput of all jobs: an agent with few jobs would seem slow.
+    """
+    loads = [load.decode_tokens_per_second for one in beat.backends for load in one.models]
+    speeds = sorted(speed for speed in loads if speed is not None)
+    return speeds[(len(speeds) - 1) // 2] if speeds else 0.0
 
 
 def _job_done(text: str, end: JobResult) -> messages.JobDone:

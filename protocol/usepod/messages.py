@@ -123,7 +123,8 @@ class AgentHeartbeat(Struct, tag="heartbeat", frozen=True):
 
     Attributes:
         queue_depth: how many running jobs have no byte of response yet.
-        tokens_per_sec_p50: output tokens per second of the finished jobs of the last minute.
+        tokens_per_sec_p50: output tokens per second of one job, after its first byte: the median of
+            the models that were measured in the last five minutes.
         p50_latency_ms: median time to the first byte, over the last minute.
         p95_latency_ms: the 95th percentile of that time.
         error_rate_60s: share (0…1) of the ended jobs that failed through the provider's fault.

@@ -44,7 +44,10 @@ async def test_heartbeats_have_true_figures_every_15_seconds() -> None:
         good, bad, waiting = new_id(), new_id(), new_id()
         run = await harness.start_job(good)
         await asyncio.sleep(2)
-        run.answer(b"data: {}\n\n")
+        run.start()
+        run.send(b"data: {}\n\n")
+        await asyncio.sleep(1)
+        run.finish(output_tokens=31)
         await connection.end(good)
         run = await harness.start_job(bad)
         await asyncio.sleep(3)
@@ -59,11 +62,11 @@ async def test_heartbeats_have_true_figures_every_15_seconds() -> None:
     assert beats[0] == {
         "type": "heartbeat",
         "queue_depth": 1,
-        "tokens_per_sec_p50": pytest.approx(4 / 15, rel=0.01),
+        "tokens_per_sec_p50": pytest.approx(30, rel=0.01),  # not counting the first token
         "p50_latency_ms": 2000,
         "p95_latency_ms": 2000,
         "error_rate_60s": 0.5,
-        "last_error_at": "2026-05-28T20:26:45Z",
+        "last_error_at": "2026-05-28T20:26:46Z",
         "last_error_code": "backend_timeout",
     }
     assert beats[1]["last_error_at"] == beats[0]["last_error_at"]

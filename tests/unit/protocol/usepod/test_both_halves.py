@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from provider_agent.protocol.frames import (
     AgentFrame,
     AgentLimits,
+    BackendLoad,
     Cancel,
     Capabilities,
     Chunk,
@@ -20,6 +21,7 @@ from provider_agent.protocol.frames import (
     JobHeader,
     JobResult,
     JobStarted,
+    ModelLoad,
     ModelOffer,
     RequestChunk,
     Usage,
@@ -153,6 +155,9 @@ def test_a_heartbeat_arrives_with_its_figures(
 ) -> None:
     both = Both()
     both.to_coordinator(Capabilities(1, [], AgentLimits(7)))
-    sent = Heartbeat(0, queued, 7, speed, latency_ms, latency_ms, error_rate)
+    figures = (latency_ms, latency_ms, error_rate)
+    model = ModelLoad("m", "", 0, decode_tokens_per_second=speed)
+    load = BackendLoad("vllm", True, 0, 7, models=[model])
 
-    assert both.to_coordinator(sent) == [sent]
+    sent = Heartbeat(0, queued, 7, None, *figures, [load])
+    assert both.to_coordinator(sent) == [Heartbeat(0, queued, 7, speed, *figures)]

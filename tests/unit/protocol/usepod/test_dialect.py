@@ -12,6 +12,7 @@ from provider_agent.protocol.exceptions import MessageTooBig
 from provider_agent.protocol.frames import (
     Ack,
     AgentFrame,
+    BackendLoad,
     Cancel,
     Challenge,
     Chunk,
@@ -22,6 +23,7 @@ from provider_agent.protocol.frames import (
     JobHeader,
     JobResult,
     JobStarted,
+    ModelLoad,
     Rejected,
     RequestChunk,
     Usage,
@@ -318,8 +320,13 @@ def test_auth_failed_is_a_rejection_that_is_retried_slowly() -> None:
     assert harness.receive('{"type": "auth_failed"}') == [Rejected("auth_failed", "", 60_000)]
 
 
+def load(*speeds: float | None) -> BackendLoad:
+    models = [ModelLoad("m", "", 0, decode_tokens_per_second=speed) for speed in speeds]
+    return BackendLoad("vllm:http://host", True, 0, 8, models=models)
+
+
 def test_a_heartbeat_has_the_measured_figures() -> None:
-    beat = Heartbeat(3, 2, 8, 51.5, 120.4, 310.6, 0.25)
+    beat = Heartbeat(3, 2, 8, 7.5, 120.4, 310.6, 0.25, [load(None, 90.5), load(51.5, 20.0)])
 
     assert sent(DialectHarness(), beat) == {
         "type": "heartbeat",
