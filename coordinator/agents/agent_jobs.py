@@ -117,8 +117,6 @@ class AgentJobs:
     def consume(self, job: RunningJob, count: int) -> None:
         """Count `count` more bytes as passed on to the client, which may queue an `Ack`."""
         job.unconsumed -= count
-        if job.job_id not in self._jobs:
-            return  # abandoned: all of its bytes count as passed on already
         self._protocol.consumed(job.job_id, count)
         if self._protocol.to_send:
             self._wake()

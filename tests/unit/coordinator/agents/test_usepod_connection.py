@@ -88,7 +88,7 @@ def test_a_job_whose_client_does_not_read_is_cancelled_alone(connection: Connect
     (ended,) = [end for _, _, end, _ in connection.registry.ended]
     assert isinstance(ended, JobError)
     assert ended.code == "cancelled"
-    # What is buffered still reaches the client, and counts as passed on only once.
+    # What is buffered still reaches the client.
     slow.owner.consume(slow, len(slow.take()))
     slow.owner.abandon(slow)
     connection.receive_data(ID, b"late")

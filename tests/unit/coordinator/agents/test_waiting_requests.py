@@ -77,3 +77,22 @@ def test_request_may_leave_the_queue_while_it_is_dispatched() -> None:
 
     queue.dispatch(place)
     assert offered == [0, 2]
+
+
+def test_a_request_for_a_whole_response_does_not_hold_up_one_for_a_stream() -> None:
+    queue = WaitingRequests(2)
+    whole = Wanted(0, "a", Operation.CHAT, wants_stream=False)
+    stream = Wanted(1, "a", Operation.CHAT, wants_stream=True)
+    queue.add(whole)
+    queue.add(stream)
+    placed: list[Wanted] = []
+
+    def place(request: Wanted) -> bool:
+        if request.wants_stream:
+            placed.append(request)
+        return request.wants_stream
+
+    queue.dispatch(place)
+    assert placed == [stream]
+    queue.remove(whole)
+    assert len(queue) == 0
