@@ -358,7 +358,7 @@ class Uplink:
             "connected",
             coordinator=shown_url(self.url),
             provider_id=welcome.provider_id,
-            session=welcome.session_id.hex(),
+            session=welcome.session_id.hex() if any(welcome.session_id) else None,
             resumed=sum(not job.ended for job in welcome.resumed),
             abandoned=len(abandoned),
         )

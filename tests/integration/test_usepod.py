@@ -56,7 +56,7 @@ async def connection(coordinator: UsepodCoordinator, agent: RunningAgent) -> Use
 
 
 async def test_the_handshake_and_the_offers(
-    coordinator: UsepodCoordinator, agent: RunningAgent
+    coordinator: UsepodCoordinator, agent: RunningAgent, caplog: pytest.LogCaptureFixture
 ) -> None:
     connection = await coordinator.next_connection()
     capabilities = await connection.next("capabilities")
@@ -76,6 +76,8 @@ async def test_the_handshake_and_the_offers(
     }
     assert agent.service.uplink.connected.is_set()
     assert agent.service.status().dialect == "usepod"
+    (line,) = (one for one in caplog.records if one.message == "connected")
+    assert line.fields["session"] is None  # type: ignore[attr-defined]
 
 
 async def test_a_model_without_a_price_is_withheld_and_logged_once(
