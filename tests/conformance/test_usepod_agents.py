@@ -26,7 +26,7 @@ from provider_agent.protocol.usepod.dialect import UsepodDialect
 from provider_agent.protocol.usepod.job_ids import JobIds
 from tests.kit.conformance_results import broken, deviations
 from tests.kit.running_agent import RunningAgent
-from tests.kit.usepod_agent import usepod_config
+from tests.kit.usepod_harness import usepod_config
 from tests.kit.virtual_time import in_virtual_time
 
 WAIT_S: Final = 60.0

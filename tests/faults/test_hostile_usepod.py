@@ -12,7 +12,7 @@ from provider_agent.agent.link.backoff import UNAUTHORIZED_S
 from provider_agent.protocol.limits import KIB
 from tests.faults.test_hostile_coordinator import no_log_records
 from tests.kit.hostile_harness import task_names
-from tests.kit.usepod_agent import UsepodHarness, new_id, usepod_harness
+from tests.kit.usepod_harness import UsepodHarness, new_id, usepod_harness
 from tests.kit.virtual_time import in_virtual_time, now
 
 __all__ = ["no_log_records"]

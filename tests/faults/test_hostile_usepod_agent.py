@@ -22,7 +22,7 @@ from provider_agent.protocol.limits import (
 )
 from tests.kit.coordinator_harness import JSON_HEADERS, wait_until
 from tests.kit.hostile_harness import task_names
-from tests.kit.usepod_scripted_agent import UsepodAgent, encode64
+from tests.kit.scripted_usepod_agent import UsepodAgent, encode64
 from tests.kit.virtual_time import in_virtual_time, now
 
 CHAT = "/v1/chat/completions"

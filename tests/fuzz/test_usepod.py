@@ -21,8 +21,8 @@ from provider_agent.protocol.usepod.session import UsepodSession
 from tests.faults.scenarios.scenario import SHORT, Scale, Scenario, run_scenario
 from tests.fuzz.depth import STEPS_DONE, depth
 from tests.kit.scripted_backend import ScriptedBackend, model
-from tests.kit.usepod_agent import UsepodHarness, usepod_harness
 from tests.kit.usepod_coordinator import ENDS, UsepodConnection
+from tests.kit.usepod_harness import UsepodHarness, usepod_harness
 from tests.unit.protocol.usepod.dialects import DialectHarness
 
 JSON = st.recursive(

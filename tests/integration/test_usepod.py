@@ -17,8 +17,8 @@ from tests.kit.fakes.server import FakeResponse, Fault, stream_response
 from tests.kit.fakes.vllm import MODEL, FakeVllm
 from tests.kit.running_agent import RunningAgent
 from tests.kit.scripted_backend import ScriptedBackend, model
-from tests.kit.usepod_agent import new_id, usepod_config
 from tests.kit.usepod_coordinator import UsepodConnection, UsepodCoordinator
+from tests.kit.usepod_harness import new_id, usepod_config
 from tests.kit.virtual_time import in_virtual_time, now
 
 

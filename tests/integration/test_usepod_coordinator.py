@@ -20,7 +20,7 @@ from provider_agent.coordinator.settings import CoordinatorSettings, ExtraDialec
 from provider_agent.protocol.limits import CONNECT_PATH, KIB, MIB, SUBPROTOCOL
 from provider_agent.protocol.usepod.coordinator_dialect import MAX_UNREAD_BYTES
 from tests.kit.scripted_agent import ScriptedAgent
-from tests.kit.usepod_scripted_agent import UsepodAgent
+from tests.kit.scripted_usepod_agent import UsepodAgent
 from tests.kit.virtual_time import in_virtual_time, now
 
 CHAT = "/v1/chat/completions"
@@ -269,7 +269,10 @@ async def test_an_empty_response_is_an_error(
 
 @pytest.mark.parametrize("stream", [False, None, 1])
 async def test_a_request_without_a_stream_goes_to_another_agent_or_is_refused(
-    coordinator: Coordinator, agent: UsepodAgent, http: aiohttp.ClientSession, stream: object
+    coordinator: Coordinator,
+    agent: UsepodAgent,
+    http: aiohttp.ClientSession,
+    stream: object,
 ) -> None:
     status, body = await ask(http, stream=stream)
     code, message = error_of(body)

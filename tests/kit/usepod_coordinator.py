@@ -2,36 +2,21 @@
 
 import asyncio
 import base64
-import json
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from websockets.asyncio.server import Server, ServerConnection, serve
-from websockets.exceptions import ConnectionClosed
 
 from provider_agent.protocol.limits import CONNECT_PATH
+from tests.kit.json_connection import JsonConnection, Message
 
 NONCE = bytes(range(32))
 ENDS = ("job_done", "job_error")
-Message = dict[str, Any]
 
 
-class UsepodConnection:
-    """One connection of an agent.
-
-    Attributes:
-        socket: the WebSocket.
-        messages: all received messages, in order.
-        closed: set when the connection has ended.
-    """
-
-    def __init__(self, socket: ServerConnection) -> None:
-        self.socket = socket
-        self.messages: list[Message] = []
-        self.closed = asyncio.Event()
-        self._returned: set[int] = set()
-        self._changed = asyncio.Event()
+class UsepodConnection(JsonConnection):
+    """One connection of an agent."""
 
     def of_job(self, job_id: str) -> list[Message]:
         """Return all received messages of a job."""
@@ -42,18 +27,6 @@ class UsepodConnection:
         pieces = (one["data"] for one in self.of_job(job_id) if one["type"] == "job_chunk")
         return b"".join(map(base64.b64decode, pieces))
 
-    async def next(self, *kinds: str, job_id: str | None = None) -> Message:
-        """Wait for the oldest message of these types (and job) that was not returned yet."""
-        while True:
-            for index, message in enumerate(self.messages):
-                is_wanted = message["type"] in kinds and job_id in (None, message.get("job_id"))
-                if is_wanted and index not in self._returned:
-                    self._returned.add(index)
-                    return message
-            assert not self.closed.is_set(), f"closed without {kinds}: {self.messages}"
-            self._changed.clear()
-            await self._changed.wait()
-
     async def end(self, job_id: str) -> Message:
         """Wait for the end of a job."""
         return await self.next(*ENDS, job_id=job_id)
@@ -61,50 +34,14 @@ class UsepodConnection:
     async def wait_for_bytes(self, job_id: str, count: int) -> bytes:
         """Wait for `count` bytes of a job's response; return all received bytes."""
         while len(data := self.data(job_id)) < count:
-            assert not self.closed.is_set(), "closed before these bytes"
-            self._changed.clear()
-            await self._changed.wait()
+            await self.change(f"{count} bytes")
         return data
-
-    async def send(self, **message: object) -> None:
-        """Send one message."""
-        await self.socket.send(json.dumps(message))
-
-    async def send_raw(self, message: bytes | str) -> None:
-        """Send one WebSocket message with any content."""
-        await self.socket.send(message)
 
     async def send_job(self, job_id: str, model_id: str, **fields: object) -> None:
         """Send a chat job; `fields` replace or add fields of the message."""
         request = {"messages": [{"role": "user", "content": "hello"}]}
         job = {"type": "job", "job_id": job_id, "model_id": model_id, "request": request}
         await self.send(**(job | fields))
-
-    async def settle(self) -> None:
-        """Wait until the agent has received everything sent so far, and its answers are here."""
-        await (await self.socket.ping())
-
-    def clear(self) -> None:
-        """Forget the received messages."""
-        self.messages.clear()
-        self._returned.clear()
-
-    def cut(self) -> None:
-        """Abort the connection without a close handshake."""
-        self.socket.transport.abort()
-
-    async def serve(self) -> None:
-        """Read until the connection ends."""
-        try:
-            async for message in self.socket:
-                assert isinstance(message, str), "the agent sent a binary message"
-                self.messages.append(json.loads(message))
-                self._changed.set()
-        except ConnectionClosed:
-            pass
-        finally:
-            self.closed.set()
-            self._changed.set()
 
 
 class UsepodCoordinator:
@@ -164,7 +101,7 @@ class UsepodCoordinator:
             socket.transport.abort()
             return
         connection = UsepodConnection(socket)
-        reading = asyncio.create_task(connection.serve())
+        reading = asyncio.create_task(connection.read())
         try:
             await connection.send(type="auth_challenge", nonce=base64.b64encode(NONCE).decode())
             response = await connection.next("auth_response")

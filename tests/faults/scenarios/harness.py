@@ -29,7 +29,7 @@ from tests.faults.scenarios.clients import Clients, ScenarioRequest
 from tests.faults.scenarios.numbered_server import NumberedServer, RequestSpec
 from tests.kit.agent_config import agent_config
 from tests.kit.fault_proxy import FaultProxy
-from tests.kit.usepod_agent import PRICING
+from tests.kit.usepod_harness import PRICING
 from tests.kit.virtual_time import now
 
 MAX_CONCURRENT = 256

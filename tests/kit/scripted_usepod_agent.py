@@ -2,22 +2,20 @@
 
 import asyncio
 import base64
-import json
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed
+from websockets.asyncio.client import connect
 
-Message = dict[str, Any]
+from tests.kit.json_connection import JsonConnection
 
 
 def encode64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-class UsepodAgent:
+class UsepodAgent(JsonConnection):
     """An agent that connects when its context is entered.
 
     Args:
@@ -29,8 +27,6 @@ class UsepodAgent:
         authenticates: whether it answers `auth_challenge`.
 
     Attributes:
-        messages: every received message, in order.
-        closed: set when the connection has ended.
         refusal: the reason of `auth_failed`; None if it was admitted.
     """
 
@@ -44,31 +40,22 @@ class UsepodAgent:
         max_concurrent: int = 8,
         authenticates: bool = True,
     ) -> None:
+        super().__init__()
         self.key = key or Ed25519PrivateKey.generate()
         self.public_key = encode64(self.key.public_key().public_bytes_raw())
-        self.messages: list[Message] = []
-        self.closed = asyncio.Event()
         self.refusal: str | None = None
         self._connect_url = connect_url
         self._enrollment_code = enrollment_code
         self._models = models
         self._max_concurrent = max_concurrent
         self._authenticates = authenticates
-        self._returned: set[int] = set()
-        self._changed = asyncio.Event()
         self._reading: asyncio.Task[None] | None = None
-        self._socket: ClientConnection | None = None
-
-    @property
-    def socket(self) -> ClientConnection:
-        assert self._socket is not None
-        return self._socket
 
     async def __aenter__(self) -> Self:
         self._socket = await connect(
             self._connect_url, compression=None, ping_interval=None, max_size=None, proxy=None
         )
-        self._reading = asyncio.create_task(self._read())
+        self._reading = asyncio.create_task(self.read())
         if self._authenticates:
             await self._authenticate()
         return self
@@ -118,14 +105,6 @@ class UsepodAgent:
             metadata={"agent_version": "0.3.3"},
         )
 
-    async def send(self, **message: object) -> None:
-        """Send one message."""
-        await self.socket.send(json.dumps(message))
-
-    async def send_raw(self, message: bytes | str) -> None:
-        """Send one WebSocket message with any content."""
-        await self.socket.send(message)
-
     async def send_data(self, job_id: str, data: bytes) -> None:
         """Send the next bytes of a response."""
         await self.send(type="job_chunk", job_id=job_id, data=encode64(data))
@@ -141,33 +120,6 @@ class UsepodAgent:
             type="job_error", job_id=job_id, error_code=code, message="scripted", tokens_emitted=0
         )
 
-    async def next(self, *kinds: str) -> Message:
-        """Wait for the oldest message of these types that was not returned yet."""
-        while True:
-            for index, message in enumerate(self.messages):
-                if message["type"] in kinds and index not in self._returned:
-                    self._returned.add(index)
-                    return message
-            assert not self.closed.is_set(), f"closed without {kinds}: {self.messages}"
-            self._changed.clear()
-            await self._changed.wait()
-
     async def next_job(self) -> str:
         """Wait for the next job; return its id."""
         return str((await self.next("job"))["job_id"])
-
-    def cut(self) -> None:
-        """Abort the connection without a close handshake."""
-        self.socket.transport.abort()
-
-    async def _read(self) -> None:
-        try:
-            async for message in self.socket:
-                assert isinstance(message, str), "the coordinator sent a binary message"
-                self.messages.append(json.loads(message))
-                self._changed.set()
-        except ConnectionClosed:
-            pass
-        finally:
-            self.closed.set()
-            self._changed.set()
