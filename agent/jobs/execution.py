@@ -150,6 +150,11 @@ class JobExecution:
         return self._attempts.failover_causes
 
     @property
+    def stopping(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stop_reason is not None
+
+    @property
     def duration_s(self) -> float:
         """Seconds since the job arrived."""
         return self._clock() - self._arrived

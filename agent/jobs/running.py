@@ -128,6 +128,11 @@ class Jobs:
         """The running jobs, the oldest first."""
         return self._running.values()
 
+    @property
+    def stopping(self) -> bool:
+        """Whether a job that was stopped has not ended yet."""
+        return any(job.stopping for job in self._running.values())
+
     def age_s(self, job_id: bytes) -> float:
         """Seconds since a running job arrived; 0 if it does not run."""
         execution = self._running.get(job_id)

@@ -28,6 +28,7 @@ from provider_agent.protocol.agent_protocol import AgentSession
 from provider_agent.protocol.codec import VERSION_1, AgentDialect
 from provider_agent.protocol.exceptions import ProtocolError
 from provider_agent.protocol.frames import (
+    Cancel,
     CoordinatorFrame,
     Drain,
     JobHeader,
@@ -46,6 +47,10 @@ _MAX_REASON_CHARS: Final = 120
 
 _MAX_LOGGED_UNKNOWN_TYPES: Final = 64
 """Bounds the log and the memory that a coordinator with many unknown frame types can use."""
+
+
+_CANCEL_STEPS: Final = 50
+"""The HTTP clients need one or two to close a request; third-party adapters may need more."""
 
 
 class _Ended(Exception):
@@ -70,6 +75,7 @@ class Link:
             the link also drops the job's further frames of the same batch.
         coalescing: lets output accumulate under load.
         dialect: the wire encoding of frames.
+        are_jobs_stopping: whether a job that was cancelled has not ended yet.
     """
 
     def __init__(
@@ -82,6 +88,7 @@ class Link:
         on_unsendable: Callable[[ResponseFrame], None],
         coalescing: Coalescing,
         dialect: AgentDialect = VERSION_1,
+        are_jobs_stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self._settings = settings
         self._protocol = new_protocol(settings.authority)
@@ -91,6 +98,8 @@ class Link:
         self._on_unsendable = on_unsendable
         self._coalescing = coalescing
         self._dialect = dialect
+        self._are_jobs_stopping = are_jobs_stopping
+        self._is_cancel_received = False
         self._unknown_types: set[int | str] = set()
         self._drain: Drain | None = None
         self._drain_received = asyncio.Event()
@@ -206,6 +215,21 @@ class Link:
         # Not `async for`: it would hide the code and reason of a normal closure.
         while True:
             self._receive(await connection.recv())
+            if self._is_cancel_received:
+                self._is_cancel_received = False
+                await self._free_places()
+
+    async def _free_places(self) -> None:
+        """Let cancelled jobs end before the next message is read, if their ends are not sent.
+
+        The coordinator counts their places as free. They end within a few steps of the event loop;
+        one whose server ignores the cancellation must not hold up the reader.
+        """
+        if self._dialect.take_acks is not None:
+            for _ in range(_CANCEL_STEPS):
+                if not self._are_jobs_stopping():
+                    return
+                await asyncio.sleep(0)
 
     async def _close_when_drained(self, connection: ClientConnection) -> None:
         """After the coordinator's `Drain`: wait until all jobs have ended, then close."""
@@ -227,6 +251,8 @@ class Link:
         for frame in decoded.frames:
             if isinstance(frame, JobHeader | RequestChunk):
                 self._coalescing.request_received()
+            elif isinstance(frame, Cancel):
+                self._is_cancel_received = True
             event = self._protocol.receive(frame)
             if event is not None:
                 self._handle(event)

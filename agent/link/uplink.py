@@ -234,6 +234,7 @@ class Uplink:
                 on_unsendable=self._jobs.withdraw,
                 coalescing=Coalescing(config.coalesce_ms / 1000),
                 dialect=self._usepod.new_dialect() if is_usepod else VERSION_1,
+                are_jobs_stopping=lambda: self._jobs.stopping,
             )
             disconnect = await link.run()
             if link.hello_unanswered:

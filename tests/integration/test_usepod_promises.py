@@ -13,7 +13,7 @@ from provider_agent.agent.config import BackendConfig
 from provider_agent.agent.service import EXIT_OK
 from provider_agent.protocol.limits import KIB, MIB
 from provider_agent.protocol.usepod.dialect import MAX_JOB_MESSAGE_BYTES
-from tests.kit.fakes.server import stream_response
+from tests.kit.fakes.server import Fault, stream_response
 from tests.kit.fakes.vllm import MODEL, FakeVllm
 from tests.kit.running_agent import RunningAgent
 from tests.kit.scripted_backend import ScriptedBackend, model
@@ -189,6 +189,22 @@ async def test_embeddings_of_a_model_without_them_reach_no_server() -> None:
     assert (end["type"], end["error_code"]) == ("job_error", "model_not_loaded")
     assert "embeddings" in end["message"]
     assert server.jobs == []
+
+
+async def test_a_job_right_after_a_cancel_takes_the_place_of_the_cancelled_one() -> None:
+    """The coordinator receives no end of a cancelled job, so that it counts the place as free."""
+    async with running_with_vllm() as (connection, server):
+        server.script_jobs(Fault.HANG_AFTER_FIRST_CHUNK, Fault.HANG_AFTER_FIRST_CHUNK)
+        running = [new_id(), new_id()]
+        for job_id in running:
+            await connection.send_job(job_id, MODEL)
+            await connection.wait_for_bytes(job_id, 1)
+        next_job = new_id()
+        for job_id in running:
+            await connection.send(type="job_cancel", job_id=job_id)
+        await connection.send_job(next_job, MODEL)
+
+        assert (await connection.end(next_job))["type"] == "job_done"
 
 
 @in_virtual_time
