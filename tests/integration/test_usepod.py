@@ -58,6 +58,7 @@ async def connection(coordinator: UsepodCoordinator, agent: RunningAgent) -> Use
 async def test_the_handshake_and_the_offers(
     coordinator: UsepodCoordinator, agent: RunningAgent, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "provider_agent")
     connection = await coordinator.next_connection()
     capabilities = await connection.next("capabilities")
     await connection.next("heartbeat")
