@@ -49,6 +49,7 @@ from provider_agent.protocol.usepod.job_ids import JobIds
 from provider_agent.protocol.usepod.offers import offered_capabilities
 from provider_agent.protocol.usepod.requests import read_request
 from provider_agent.protocol.usepod.server_errors import message_of
+from provider_agent.protocol.usepod.surrogates import job_with_surrogates
 
 HEARTBEAT_MS: Final = 15_000
 """The interval that the marketplace expects."""
@@ -219,10 +220,13 @@ class UsepodDialect:
         if len(message) > max_bytes:
             raise MessageTooBig(f"a message of {len(message)} characters; the limit is {max_bytes}")
         try:
-            decoded = _DECODER.decode(message)
+            decoded: messages.CoordinatorMessage = _DECODER.decode(message)
         except (ValueError, RecursionError):
-            self._on_skipped(_skipped_type(message))
-            return Decoded([], [])
+            job = job_with_surrogates(message)
+            if job is None:
+                self._on_skipped(_skipped_type(message))
+                return Decoded([], [])
+            decoded = job
         return Decoded(self._frames(decoded), [])
 
     def _frames(self, message: messages.CoordinatorMessage) -> list[CoordinatorFrame]:
@@ -240,7 +244,7 @@ class UsepodDialect:
             case messages.AuthOk():
                 return [_welcome(message)]
             case messages.AuthFailed():
-                return [Rejected("auth_failed", message.reason or "", AUTH_RETRY_MS)]
+                return [Rejected("auth_failed", to_text(message.reason or ""), AUTH_RETRY_MS)]
 
     def _job(self, job: messages.Job) -> list[CoordinatorFrame]:
         job_id = self._job_ids.add(job.job_id)

@@ -25,10 +25,12 @@ class JobIds:
 
     def __init__(self) -> None:
         self._used: OrderedDict[bytes, None] = OrderedDict()
-        self._received: OrderedDict[str, bytes] = OrderedDict()
+        self._received: OrderedDict[str, None] = OrderedDict()
         """The ids that arrived on this connection."""
         self._texts: dict[bytes, str] = {}
         """The jobs whose end was not sent."""
+        self._live: dict[str, bytes] = {}
+        """The same jobs by text: of a long one, `_received` may no longer have the id."""
         self._derived = 0
 
     def __repr__(self) -> str:
@@ -38,27 +40,29 @@ class JobIds:
         """Forget the jobs of the previous connection."""
         self._received.clear()
         self._texts.clear()
+        self._live.clear()
 
     def add(self, text: str) -> bytes | None:
         """Return the 16 bytes of a new job; None if its id has already arrived."""
-        if text in self._received:
+        if text in self._received or text in self._live:
             return None
         job_id = _uuid_bytes(text)
         while job_id is None or job_id in self._used:
             self._derived += 1
             job_id = blake2b(f"{self._derived} {text}".encode(), digest_size=_ID_BYTES).digest()
-        self._received[text] = job_id
+        self._received[text] = None
         self._used[job_id] = None
         self._texts[job_id] = text
-        for remembered in (self._received, self._used):
-            if len(remembered) > _MAX_REMEMBERED:
-                remembered.popitem(last=False)
+        self._live[text] = job_id
+        if len(self._received) > _MAX_REMEMBERED:
+            self._received.popitem(last=False)
+        if len(self._used) > _MAX_REMEMBERED:
+            self._used.popitem(last=False)
         return job_id
 
     def find(self, text: str) -> bytes | None:
         """Return the 16 bytes of a job whose end was not sent; None for any other id."""
-        job_id = self._received.get(text)
-        return job_id if job_id in self._texts else None
+        return self._live.get(text)
 
     def text(self, job_id: bytes) -> str | None:
         """Return the id to send; None if nothing more may be sent for this job."""
@@ -66,7 +70,10 @@ class JobIds:
 
     def end(self, job_id: bytes) -> str | None:
         """Send nothing more for a job; return its id, None if that was already so."""
-        return self._texts.pop(job_id, None)
+        text = self._texts.pop(job_id, None)
+        if text is not None:
+            del self._live[text]
+        return text
 
 
 def _uuid_bytes(text: str) -> bytes | None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from provider_agent.protocol.limits import MAX_NAME_CHARS, MAX_TEXT_CHARS
+from provider_agent.protocol.limits import MAX_NAME_CHARS
 
 JobIdText = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARS)]
 """A UUID in the marketplace; any other text is returned unchanged."""
@@ -23,15 +23,18 @@ class AuthChallenge(Struct, tag="auth_challenge", frozen=True):
 
 
 class AuthOk(Struct, tag="auth_ok", frozen=True):
-    """The coordinator admits the agent; it may leave out the provider id."""
+    """The coordinator admits the agent; it may leave out the provider id.
 
-    provider_id: Annotated[str, Meta(max_length=MAX_NAME_CHARS)] | None = None
+    A text of any length is accepted: to skip this message would end the connection.
+    """
+
+    provider_id: str | None = None
 
 
 class AuthFailed(Struct, tag="auth_failed", frozen=True):
-    """The coordinator does not admit the agent."""
+    """The coordinator does not admit the agent; its reason may have any length."""
 
-    reason: Annotated[str, Meta(max_length=MAX_TEXT_CHARS)] | None = None
+    reason: str | None = None
 
 
 class Job(Struct, tag="job", frozen=True):

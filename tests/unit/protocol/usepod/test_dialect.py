@@ -29,7 +29,7 @@ from provider_agent.protocol.frames import (
     Usage,
     Welcome,
 )
-from provider_agent.protocol.limits import KIB, MAX_DEADLINE_MS, MAX_TEXT_CHARS, MIB
+from provider_agent.protocol.limits import KIB, MAX_DEADLINE_MS, MAX_NAME_CHARS, MAX_TEXT_CHARS, MIB
 from tests.unit.protocol.usepod.dialects import DialectHarness
 from tests.unit.protocol.usepod.recorded import recorded
 
@@ -299,6 +299,7 @@ def test_the_handshake_has_the_expected_form() -> None:
     [
         ('{"type": "auth_ok", "provider_id": "prov_1", "more": {}}', "prov_1"),
         ('{"type": "auth_ok"}', ""),
+        (json.dumps({"type": "auth_ok", "provider_id": "x" * 100_000}), "x" * MAX_NAME_CHARS),
     ],
 )
 def test_auth_ok_is_a_welcome_without_resumption(message: str, provider_id: str) -> None:
@@ -318,6 +319,10 @@ def test_auth_failed_is_a_rejection_that_is_retried_slowly() -> None:
         Rejected("auth_failed", "unknown key", 60_000)
     ]
     assert harness.receive('{"type": "auth_failed"}') == [Rejected("auth_failed", "", 60_000)]
+    page = "<html>" * 10_000  # of a proxy, perhaps
+    assert harness.receive(json.dumps({"type": "auth_failed", "reason": page})) == [
+        Rejected("auth_failed", page[:MAX_TEXT_CHARS], 60_000)
+    ]
 
 
 def load(*speeds: float | None) -> BackendLoad:
@@ -346,6 +351,21 @@ def test_a_heartbeat_without_measurements_has_numbers() -> None:
     assert beat["tokens_per_sec_p50"] == beat["p50_latency_ms"] == beat["error_rate_60s"] == 0
 
 
+@pytest.mark.parametrize("text", ["\\ud83d", "\\uDE00", "\\ud83d\\ud83d\\ude00", "\\ud83dx"])
+def test_a_job_with_a_single_surrogate_arrives_and_can_be_refused(text: str) -> None:
+    # JSON allows it, and JavaScript writes it when a text is cut inside of an emoji.
+    request = f'{{"messages": [{{"content": "{text}"}}]}}'
+    harness = DialectHarness()
+    start, chunk = harness.receive(job(request=request, deadline_ms=1234))
+
+    assert isinstance(start, JobHeader)
+    assert isinstance(chunk, RequestChunk)
+    assert (start.job_id, start.deadline_ms) == (JOB_ID, 1234)
+    assert json.loads(chunk.data) == json.loads(request)
+    assert start.request_bytes == len(chunk.data)
+    assert harness.skipped == []
+
+
 # --- hostile messages -----------------------------------------------------------------------------
 
 SKIPPED = [
@@ -368,6 +388,11 @@ SKIPPED = [
     (job(""), "malformed job"),
     (job("x" * 513), "malformed job"),
     (job().replace(TEXT, "\\ud800"), "malformed"),
+    (job(request='"\\ud800"', model_id=7), "malformed"),
+    ('{"type": "config_update", "text": "\\ud800"}', "malformed"),
+    ('["\\ud800"]', "malformed"),
+    (job(request='{"x": "\\ud800"'), "malformed"),
+    (job(request="[" * 100_000 + '"\\ud800"' + "]" * 100_000), "malformed"),
     (job(request="[" * 100_000 + "]" * 100_000), "malformed"),
     ('{"type": "job_cancel", "job_id": {}}', "malformed job_cancel"),
     (b"\x00\x01", "binary"),

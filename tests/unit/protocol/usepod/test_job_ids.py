@@ -69,6 +69,18 @@ def test_an_id_of_an_earlier_connection_is_another_job() -> None:
     assert ids.text(again) == TEXT
 
 
+def test_a_running_job_is_found_and_not_repeated_after_any_number_of_others() -> None:
+    ids = JobIds()
+    ids.add(TEXT)
+    for number in range(3 * MAX_LIVE_JOBS):
+        job_id = ids.add(f"job {number}")
+        assert job_id is not None
+        ids.end(job_id)
+
+    assert ids.add(TEXT) is None
+    assert ids.find(TEXT) == BYTES
+
+
 def test_memory_is_bounded() -> None:
     ids = JobIds()
     for number in range(3 * MAX_LIVE_JOBS):
