@@ -35,6 +35,7 @@ from provider_agent.protocol.frames import (
     Welcome,
 )
 from provider_agent.protocol.usepod import messages
+from provider_agent.protocol.usepod.job_ids import uuid_text
 
 _AgentMessage = (
     messages.AuthResponse
@@ -45,11 +46,6 @@ _AgentMessage = (
     | messages.JobFailed
 )
 _DECODER: Final = msgspec.json.Decoder(_AgentMessage)
-
-
-def job_text(job_id: bytes) -> str:
-    """Return the id of a job as the dialect writes it."""
-    return str(uuid.UUID(bytes=job_id))
 
 
 class UsepodMessages:
@@ -156,7 +152,7 @@ class UsepodMessages:
             case Rejected():
                 return {"type": "auth_failed", "reason": frame.message}
             case Cancel():
-                return {"type": "job_cancel", "job_id": job_text(frame.job_id)}
+                return {"type": "job_cancel", "job_id": uuid_text(frame.job_id)}
             case JobHeader():
                 self._headers[frame.job_id] = frame
                 self._requests[frame.job_id] = bytearray()
@@ -174,7 +170,7 @@ class UsepodMessages:
         del self._headers[chunk.job_id], self._requests[chunk.job_id]
         return {
             "type": "job",
-            "job_id": job_text(header.job_id),
+            "job_id": uuid_text(header.job_id),
             "model_id": header.model_id,
             "request": json.loads(request),
             "format": header.format,

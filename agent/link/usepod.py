@@ -16,8 +16,7 @@ from provider_agent.protocol.usepod.session import UsepodSession
 log = EventLogger(__name__)
 
 _MAX_LOGGED: Final = 64
-"""Bounds the log and the memory that a coordinator with many unknown types can use, and the names
-in one line."""
+"""Bounds the names in one line."""
 
 
 class UsepodLinks:
@@ -42,7 +41,6 @@ class UsepodLinks:
         """"": none is known; None: the file was not read yet."""
         self._job_ids = JobIds()
         self._withheld: list[str] = []
-        self._skipped: set[str] = set()
 
     def new_dialect(self) -> UsepodDialect:
         """Return the dialect of a new link; the jobs of the previous link are forgotten."""
@@ -50,7 +48,6 @@ class UsepodLinks:
             self._job_ids,
             agent_version(),
             self._log_withheld,
-            self._log_skipped,
             self._last_error,
         )
 
@@ -95,9 +92,3 @@ class UsepodLinks:
                 what_to_do="set default_input_per_1m and default_output_per_1m in [pricing]",
             )
         self._withheld = model_ids
-
-    def _log_skipped(self, kind: str) -> None:
-        """Log each unknown type once: a newer coordinator may send some regularly."""
-        if kind not in self._skipped and len(self._skipped) < _MAX_LOGGED:
-            self._skipped.add(kind)
-            log.warning("skipping unknown frames", type=kind)

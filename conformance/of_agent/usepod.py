@@ -5,6 +5,7 @@ The dialect names no rules of its own, so these are what docs/usepod.md promises
 
 import asyncio
 import json
+import uuid
 from collections.abc import Sequence
 from typing import Final
 
@@ -14,7 +15,6 @@ from provider_agent.conformance.agent_under_test import AgentUnderTest
 from provider_agent.conformance.case import Case, CaseList, NotTested, require
 from provider_agent.conformance.coordinator_peer import CoordinatorPeer, new_job, new_raw_job
 from provider_agent.conformance.peer import SILENCE_S
-from provider_agent.conformance.usepod_messages import job_text
 from provider_agent.conformance.usepod_peer import UsepodCoordinatorPeer
 from provider_agent.protocol.frames import Cancel, JobError, JobResult, ModelOffer
 
@@ -209,7 +209,7 @@ async def accepts_missing_fields(agent: AgentUnderTest) -> str:
     job = new_job(peer.model_id)
     message = {
         "type": "job",
-        "job_id": job_text(job.job_id),
+        "job_id": str(uuid.UUID(bytes=job.job_id)),
         "model_id": peer.model_id,
         "request": json.loads(job.request),
         "more": {},

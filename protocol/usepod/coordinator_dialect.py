@@ -4,7 +4,6 @@ One object serves one connection. What the dialect lacks is replaced here: respo
 status and content type, and a cancelled job gets its end.
 """
 
-import uuid
 from collections.abc import Sequence
 from typing import Final
 
@@ -16,37 +15,28 @@ from provider_agent.protocol.errors import REGISTRY, ErrorCode
 from provider_agent.protocol.exceptions import MalformedMessage, MessageTooBig
 from provider_agent.protocol.field_values import (
     clamp_count,
-    to_line,
     to_text,
-    valid_count,
-    valid_measure,
-    valid_share,
-    valid_speed,
 )
-from provider_agent.protocol.formats import Operation, WireFormat
 from provider_agent.protocol.frames import (
     AgentFrame,
-    AgentLimits,
     Cancel,
-    Capabilities,
     Challenge,
     Chunk,
     CoordinatorFrame,
-    Heartbeat,
-    Hello,
     JobError,
     JobHeader,
     JobResult,
     JobStarted,
-    ModelOffer,
     Rejected,
     RequestChunk,
-    Usage,
     Welcome,
 )
 from provider_agent.protocol.limits import MIB
 from provider_agent.protocol.usepod import messages, received
+from provider_agent.protocol.usepod.agent_frames import capabilities, heartbeat, hello, usage
+from provider_agent.protocol.usepod.job_ids import uuid_text
 from provider_agent.protocol.usepod.server_errors import read_error
+from provider_agent.protocol.usepod.skipped import BINARY, Skipped, read_skipped, types_of
 
 NAME: Final = "usepod"
 """The name of the dialect in settings, logs and metrics."""
@@ -62,15 +52,12 @@ MAX_JOB_BYTES: Final = 16 * MIB
 """The largest `job` message: the Rust agent's WebSocket library ends the connection after a larger
 one, and with it all jobs."""
 
-_MAX_TYPE_CHARS: Final = 64
-
 _NOT_THE_FIRST: Final = "the first message is not an `auth_response`"
 
 _DECODER: Final = msgspec.json.Decoder(received.AgentMessage)
-_HEAD_DECODER: Final = msgspec.json.Decoder(received.MessageHead)
 _ENCODER: Final = msgspec.json.Encoder()
 
-_KNOWN_TYPES: Final = frozenset(one.__struct_config__.tag for one in received.AgentMessage.__args__)
+_KNOWN_TYPES: Final = types_of(received.AgentMessage)
 
 _STREAM_STATUS: Final = 200
 
@@ -134,7 +121,7 @@ class UsepodCoordinatorDialect:
     def _message(self, frame: CoordinatorFrame) -> bytes:
         match frame:
             case JobHeader():
-                self._jobs[_text(frame.job_id)] = _Job(frame)
+                self._jobs[uuid_text(frame.job_id)] = _Job(frame)
             case RequestChunk():
                 return self._job(frame)
             case Cancel():
@@ -157,7 +144,7 @@ class UsepodCoordinatorDialect:
         return frames
 
     def _job(self, chunk: RequestChunk) -> bytes:
-        text = _text(chunk.job_id)
+        text = uuid_text(chunk.job_id)
         job = self._jobs.get(text)
         header = None if job is None else job.header
         if job is None or header is None:
@@ -177,7 +164,7 @@ class UsepodCoordinatorDialect:
         return b""
 
     def _cancel(self, frame: Cancel) -> bytes:
-        text = _text(frame.job_id)
+        text = uuid_text(frame.job_id)
         job = self._jobs.pop(text, None)
         if job is None:
             return b""
@@ -199,53 +186,43 @@ class UsepodCoordinatorDialect:
         if len(message) > max_bytes:
             raise MessageTooBig(f"a message of {len(message)} characters; the limit is {max_bytes}")
         if isinstance(message, bytes):
-            return self._skip("binary")
+            return self._skip(Skipped(BINARY))
         try:
             decoded = _DECODER.decode(message)
         except (ValueError, RecursionError):
-            return self._malformed(message)
+            return self._skip(read_skipped(message, _KNOWN_TYPES))
         if not (self._greeted or isinstance(decoded, received.AuthResponse)):
             raise MalformedMessage(_NOT_THE_FIRST)
         return Decoded(self._frames(decoded), [])
 
-    def _malformed(self, message: str) -> Decoded[AgentFrame]:
-        try:
-            head = _HEAD_DECODER.decode(message)
-        except (ValueError, RecursionError):
-            return self._skip("malformed")
-        if head.type not in _KNOWN_TYPES:
-            return self._skip(to_line(head.type, _MAX_TYPE_CHARS))
-        skipped = self._skip(f"malformed {head.type}")
-        job = self._jobs.pop(head.job_id, None)
-        if job is not None:
-            code = ErrorCode.INVALID_RESPONSE
-            skipped.frames.append(_error(job, code, "A message of the response is malformed."))
-        return skipped
-
-    def _skip(self, kind: str) -> Decoded[AgentFrame]:
+    def _skip(self, skipped: Skipped) -> Decoded[AgentFrame]:
         if not self._greeted:
             raise MalformedMessage(_NOT_THE_FIRST)
-        return Decoded([], [kind])
+        job = self._jobs.pop(skipped.job_id, None)
+        if job is None:
+            return Decoded([], [skipped.kind])
+        reason = "A message of the response is malformed."
+        return Decoded([_error(job, ErrorCode.INVALID_RESPONSE, reason)], [skipped.kind])
 
     def _frames(self, message: received.AgentMessage) -> list[AgentFrame]:
         match message:
-            case received.JobData():
+            case received.JobChunk():
                 return self._chunk(message)
             case received.JobDone():
                 return self._done(message)
             case received.JobFailed():
                 return self._failed(message)
-            case received.Load():
-                return [self._heartbeat(message)]
-            case received.Offers():
+            case received.AgentHeartbeat():
+                return [heartbeat(message, in_flight=len(self._jobs), capacity=self._capacity)]
+            case received.OfferedCapabilities():
                 self._capacity = message.limits.max_concurrent_total
                 self._revision += 1
-                return [_capabilities(message, self._revision)]
+                return [capabilities(message, self._revision)]
             case received.AuthResponse():
                 self._greeted = True
-                return [self._hello(message)]
+                return [hello(message, self._instance_id)]
 
-    def _chunk(self, message: received.JobData) -> list[AgentFrame]:
+    def _chunk(self, message: received.JobChunk) -> list[AgentFrame]:
         job = self._jobs.get(message.job_id)
         if job is None or not message.data:  # ended, cancelled or never sent
             return []
@@ -264,7 +241,7 @@ class UsepodCoordinatorDialect:
         result = JobResult(
             job_id=job.job_id,
             total_bytes=job.received,
-            usage=_usage(message.tokens),
+            usage=usage(message.tokens),
             backend_id="",
             duration_ms=clamp_count(message.duration_ms),
             first_byte_ms=None,
@@ -278,30 +255,6 @@ class UsepodCoordinatorDialect:
         found = read_error(message.error_code or "", message.message or "")
         error = _error(job, found.code, to_text(found.message))
         return [replace(error, upstream_status=found.status, body=found.body)]
-
-    def _heartbeat(self, load: received.Load) -> Heartbeat:
-        return Heartbeat(
-            in_flight=len(self._jobs),
-            queued=clamp_count(load.queue_depth),
-            capacity=self._capacity,
-            tokens_per_second=valid_speed(load.tokens_per_sec_p50),
-            first_byte_p50_ms=valid_measure(load.p50_latency_ms) or None,
-            first_byte_p95_ms=valid_measure(load.p95_latency_ms) or None,
-            error_rate=valid_share(load.error_rate_60s) or None,
-        )
-
-    def _hello(self, message: received.AuthResponse) -> Hello:
-        return Hello(
-            agent_version=to_line(message.agent_version),
-            public_key=message.pubkey,
-            signature=message.signature,
-            enrollment_code=message.enrollment_code or "",
-            instance_id=self._instance_id,
-        )
-
-
-def _text(job_id: bytes) -> str:
-    return str(uuid.UUID(bytes=job_id))
 
 
 def _is_utf8(data: bytes) -> bool:
@@ -325,38 +278,3 @@ def _job_message(text: str, header: JobHeader, request: bytes) -> messages.Job:
 def _error(job: _Job, code: ErrorCode, message: str, *, retryable: bool | None = None) -> JobError:
     is_retryable = REGISTRY[code].retryable if retryable is None else retryable
     return JobError(job.job_id, job.received, code.value, message, retryable=is_retryable)
-
-
-def _usage(tokens: received.Tokens | None) -> Usage:
-    """Return the reported tokens; if both counts are 0, nothing is known about them."""
-    if tokens is None:
-        return Usage()
-    counts = tokens.input or tokens.input_tokens, tokens.output or tokens.output_tokens
-    return Usage(*map(valid_count, counts)) if any(counts) else Usage()
-
-
-def _capabilities(offers: received.Offers, revision: int) -> Capabilities:
-    limits = offers.limits
-    return Capabilities(
-        revision=revision,
-        models=[_offer(model) for model in offers.models],
-        limits=AgentLimits(limits.max_concurrent_total, limits.max_tokens_per_minute),
-    )
-
-
-def _offer(model: received.Model) -> ModelOffer:
-    """Return the offer of a model, for chat only.
-
-    The dialect does not say more, and the Rust agent sends every job to the chat route.
-    """
-    return ModelOffer(
-        model_id=model.model_id,
-        formats=[WireFormat.OPENAI.value],
-        operations=[Operation.CHAT.value],
-        context_window=model.context_window,
-        native=True,
-        backend_kind=to_line(model.backend),
-        max_concurrent=model.max_concurrent,
-        input_price_per_1m=model.input_per_1m,
-        output_price_per_1m=model.output_per_1m,
-    )

@@ -7,7 +7,6 @@ Chunks are encoded by hand, as they are nearly all of the messages.
 
 from binascii import b2a_base64
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
@@ -44,11 +43,16 @@ from provider_agent.protocol.limits import (
     WINDOW_BYTES,
 )
 from provider_agent.protocol.usepod import messages
-from provider_agent.protocol.usepod.error_codes import wire_code
+from provider_agent.protocol.usepod.agent_messages import (
+    auth_response,
+    heartbeat,
+    job_done,
+    job_failed,
+)
 from provider_agent.protocol.usepod.job_ids import JobIds
 from provider_agent.protocol.usepod.offers import offered_capabilities
 from provider_agent.protocol.usepod.requests import read_request
-from provider_agent.protocol.usepod.server_errors import message_of
+from provider_agent.protocol.usepod.skipped import BINARY, read_skipped, types_of
 from provider_agent.protocol.usepod.surrogates import job_with_surrogates
 
 HEARTBEAT_MS: Final = 15_000
@@ -67,16 +71,11 @@ _ACK_BYTES: Final = 16 * KIB
 """Bytes count as acknowledged when the response passes a multiple of this: an acknowledgement of
 each chunk would cost more than the chunk. Until then, the bytes remain in memory."""
 
-_MAX_TYPE_CHARS: Final = 64
-
 _DECODER: Final = msgspec.json.Decoder(messages.CoordinatorMessage)
-_TYPE_DECODER: Final = msgspec.json.Decoder(messages.MessageType)
 _COUNT_DECODER: Final = msgspec.json.Decoder(int)
 _ENCODER: Final = msgspec.json.Encoder()
 
-_KNOWN_TYPES: Final = frozenset(
-    one.__struct_config__.tag for one in messages.CoordinatorMessage.__args__
-)
+_KNOWN_TYPES: Final = types_of(messages.CoordinatorMessage)
 
 
 class UsepodDialect:
@@ -87,7 +86,6 @@ class UsepodDialect:
         agent_version: the version of the agent's software.
         on_withheld: called with the ids of the models that `Capabilities` offers without two
             prices, which the coordinator does not receive; empty if there are none.
-        on_skipped: called with the type of each message that is unknown or malformed.
         last_error: returns the last error for a heartbeat; None: there was none.
 
     Attributes:
@@ -105,14 +103,12 @@ class UsepodDialect:
         job_ids: JobIds,
         agent_version: str,
         on_withheld: Callable[[list[str]], None],
-        on_skipped: Callable[[str], None],
         last_error: Callable[[], LastError | None] = lambda: None,
     ) -> None:
         job_ids.start_connection()
         self._job_ids = job_ids
         self._agent_version = agent_version
         self._on_withheld = on_withheld
-        self._on_skipped = on_skipped
         self._last_error = last_error
         self._acks: list[Ack] = []
         self._offers: Capabilities | None = None
@@ -172,21 +168,21 @@ class UsepodDialect:
             case JobResult() | JobError():
                 return self._end(frame)
             case Heartbeat():
-                return _ENCODER.encode(_heartbeat(frame, self._last_error()))
+                return _ENCODER.encode(heartbeat(frame, self._last_error()))
             case Capabilities():
                 self._offers = frame
                 return self._capabilities(frame)
             case Draining():
                 return self._draining()
             case Hello():
-                return _ENCODER.encode(_auth_response(frame))
+                return _ENCODER.encode(auth_response(frame))
         return b""
 
     def _end(self, end: JobResult | JobError) -> bytes:
         text = self._job_ids.text(end.job_id)
         message = b""
         if text is not None:
-            last = _job_done(text, end) if isinstance(end, JobResult) else _job_error(text, end)
+            last = job_done(text, end) if isinstance(end, JobResult) else job_failed(text, end)
             message = _ENCODER.encode(last)
         self._acks.append(Ack(end.job_id, end.total_bytes, final=True))
         return message
@@ -215,8 +211,7 @@ class UsepodDialect:
             MessageTooBig: it has more than `max_bytes` characters.
         """
         if not isinstance(message, str):
-            self._on_skipped("binary")
-            return Decoded([], [])
+            return Decoded([], [BINARY])
         if len(message) > max_bytes:
             raise MessageTooBig(f"a message of {len(message)} characters; the limit is {max_bytes}")
         try:
@@ -224,8 +219,7 @@ class UsepodDialect:
         except (ValueError, RecursionError):
             job = job_with_surrogates(message)
             if job is None:
-                self._on_skipped(_skipped_type(message))
-                return Decoded([], [])
+                return Decoded([], [read_skipped(message, _KNOWN_TYPES).kind])
             decoded = job
         return Decoded(self._frames(decoded), [])
 
@@ -265,15 +259,6 @@ class UsepodDialect:
         return [header, RequestChunk(job_id, 0, request.body)]
 
 
-def _skipped_type(message: str) -> str:
-    """Return the type of a message that was skipped, for the log."""
-    try:
-        name = _TYPE_DECODER.decode(message).type
-    except (ValueError, RecursionError):
-        return "malformed"
-    return f"malformed {name}" if name in _KNOWN_TYPES else to_line(name, _MAX_TYPE_CHARS)
-
-
 def _welcome(message: messages.AuthOk) -> Welcome:
     """Return what `auth_ok` means: no resumption, and a window that bounds each job's memory."""
     return Welcome(
@@ -292,49 +277,3 @@ def _deadline_ms(value: msgspec.Raw) -> int:
     except ValueError:
         return DEFAULT_DEADLINE_MS
     return min(deadline_ms, MAX_DEADLINE_MS) if deadline_ms >= 0 else DEFAULT_DEADLINE_MS
-
-
-def _auth_response(hello: Hello) -> messages.AuthResponse:
-    return messages.AuthResponse(
-        pubkey=hello.public_key,
-        signature=hello.signature,
-        agent_version=hello.agent_version,
-        enrollment_code=hello.enrollment_code or msgspec.UNSET,
-    )
-
-
-def _heartbeat(beat: Heartbeat, error: LastError | None) -> messages.AgentHeartbeat:
-    return messages.AgentHeartbeat(
-        queue_depth=beat.queued,
-        tokens_per_sec_p50=_speed_of_a_job(beat),
-        p50_latency_ms=round(beat.first_byte_p50_ms or 0),
-        p95_latency_ms=round(beat.first_byte_p95_ms or 0),
-        error_rate_60s=beat.error_rate or 0.0,
-        last_error_at=None if error is None else datetime.fromtimestamp(int(error.at), UTC),
-        last_error_code=None if error is None else wire_code(error.code),
-    )
-
-
-def _speed_of_a_job(beat: Heartbeat) -> float:
-    """Return the median of the models' speeds; 0 if none is measured.
-
-    Not `tokens_per_second`, the throughput of all jobs: an agent with few jobs would seem slow.
-    """
-    loads = [load.decode_tokens_per_second for one in beat.backends for load in one.models]
-    speeds = sorted(speed for speed in loads if speed is not None)
-    return speeds[(len(speeds) - 1) // 2] if speeds else 0.0
-
-
-def _job_done(text: str, end: JobResult) -> messages.JobDone:
-    used = end.usage
-    counts = used.input_tokens or 0, used.output_tokens or 0
-    return messages.JobDone(text, messages.Tokens(*counts, *counts), end.duration_ms)
-
-
-def _job_error(text: str, end: JobError) -> messages.JobFailed:
-    body = end.body.decode(errors="replace")
-    if (end.upstream_status or 0) >= 400:
-        message = message_of(end.upstream_status or 0, body or end.message)
-    else:
-        message = f"{end.message}: {body}" if body else end.message
-    return messages.JobFailed(text, wire_code(end.code), to_text(message), end.total_bytes)

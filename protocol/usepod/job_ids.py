@@ -76,6 +76,11 @@ class JobIds:
         return text
 
 
+def uuid_text(job_id: bytes) -> str:
+    """Return the usual form of a UUID, which the coordinators of this project send."""
+    return str(uuid.UUID(bytes=job_id))
+
+
 def _uuid_bytes(text: str) -> bytes | None:
     """Return the bytes of a UUID in its usual form; None for any other text."""
     try:

@@ -64,12 +64,6 @@ class JobCancel(Struct, tag="job_cancel", frozen=True):
 CoordinatorMessage = AuthChallenge | AuthOk | AuthFailed | Job | JobCancel
 
 
-class MessageType(Struct, frozen=True):
-    """Decodes only the type of a message; the other fields are skipped."""
-
-    type: str
-
-
 # --- from the agent -------------------------------------------------------------------------------
 
 

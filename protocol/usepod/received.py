@@ -1,7 +1,7 @@
 """The messages that a coordinator of the dialect accepts from agents.
 
-They have only the fields that it reads; others are skipped. A field that an agent may leave out has
-a default.
+They have the names of those in `messages`, which our agent sends, but only the fields that a
+coordinator reads; others are skipped. A field that an agent may leave out has a default.
 """
 
 from typing import Annotated
@@ -21,7 +21,7 @@ class AuthResponse(Struct, tag="auth_response", frozen=True):
     enrollment_code: Name | None = None
 
 
-class Model(Struct, frozen=True):
+class OfferedModel(Struct, frozen=True):
     """One model; prices are in millionths of a US dollar per million tokens."""
 
     model_id: Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARS)]
@@ -39,14 +39,14 @@ class Limits(Struct, frozen=True):
     max_tokens_per_minute: Count | None = None
 
 
-class Offers(Struct, tag="capabilities", frozen=True):
+class OfferedCapabilities(Struct, tag="capabilities", frozen=True):
     """What the agent serves now."""
 
-    models: Annotated[list[Model], Meta(max_length=MAX_MODELS)]
+    models: Annotated[list[OfferedModel], Meta(max_length=MAX_MODELS)]
     limits: Limits
 
 
-class Load(Struct, tag="heartbeat", frozen=True):
+class AgentHeartbeat(Struct, tag="heartbeat", frozen=True):
     """The agent's load; 0 also means that nothing was measured."""
 
     queue_depth: int = 0
@@ -56,7 +56,7 @@ class Load(Struct, tag="heartbeat", frozen=True):
     error_rate_60s: float = 0.0
 
 
-class JobData(Struct, tag="job_chunk", frozen=True, gc=False):
+class JobChunk(Struct, tag="job_chunk", frozen=True, gc=False):
     """The next bytes of a response."""
 
     job_id: str
@@ -88,11 +88,4 @@ class JobFailed(Struct, tag="job_error", frozen=True):
     message: str | None = None
 
 
-AgentMessage = AuthResponse | Offers | Load | JobData | JobDone | JobFailed
-
-
-class MessageHead(Struct, frozen=True):
-    """What can be read of a message that is unknown or malformed."""
-
-    type: str
-    job_id: str = ""
+AgentMessage = AuthResponse | OfferedCapabilities | AgentHeartbeat | JobChunk | JobDone | JobFailed

@@ -229,15 +229,19 @@ async def test_nothing_follows_a_cancel(connection: UsepodConnection, server: Fa
     assert len(connection.of_job(cancelled)) == received
 
 
-async def test_messages_that_the_agent_does_not_know_are_skipped(
-    connection: UsepodConnection,
+async def test_messages_that_the_agent_does_not_know_are_skipped_and_logged_once(
+    connection: UsepodConnection, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for message in ('{"type":', '{"type":"config_update","pricing":{}}', '{"type":"job"}', b"\x00"):
+    unknown = ('{"type":', '{"type":"config_update","pricing":{}}', '{"type":"job"}', b"\x00")
+    for message in 2 * unknown:
         await connection.send_raw(message)
     job_id = new_id()
     await connection.send_job(job_id, MODEL)
 
     assert (await connection.end(job_id))["type"] == "job_done"
+    logged = [one for one in caplog.records if one.message == "skipping unknown frames"]
+    kinds = [getattr(one, "fields", {})["type"] for one in logged]
+    assert kinds == ["malformed", "config_update", "malformed job", "binary"]
 
 
 async def test_a_large_request_arrives_whole(

@@ -16,7 +16,6 @@ from provider_agent.protocol.frames import (
     ModelOffer,
     Rejected,
 )
-from provider_agent.protocol.limits import MIB
 
 
 @pytest.fixture
@@ -74,16 +73,6 @@ def test_withheld_models_are_logged_when_they_change(
 
     logged = [one for one in caplog.records if one.message == "models without a price withheld"]
     assert len(logged) == 3
-
-
-def test_each_skipped_type_is_logged_once_and_their_number_is_bounded(
-    links: UsepodLinks, caplog: pytest.LogCaptureFixture
-) -> None:
-    for number in [0, 0, *range(1000)]:
-        links.new_dialect().decode_from_coordinator(f'{{"type": "kind {number}"}}', MIB)
-
-    logged = [one for one in caplog.records if one.message == "skipping unknown frames"]
-    assert len(logged) == 64
 
 
 def test_auth_failed_is_retried_slowly_and_comes_with_advice() -> None:

@@ -19,7 +19,7 @@ def message(harness: DialectHarness, frame: Capabilities | Draining) -> Any:
 
 
 def heartbeat(error: LastError | None) -> Any:
-    dialect = UsepodDialect(JobIds(), "1", lambda _: None, lambda _: None, lambda: error)
+    dialect = UsepodDialect(JobIds(), "1", lambda _: None, lambda: error)
     return json.loads(dialect.encode_messages([BEAT])[0])
 
 
