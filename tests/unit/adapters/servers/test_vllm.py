@@ -81,6 +81,18 @@ async def test_routes_are_probed_once_per_version_and_base_model(
     assert backend.version == "0.33.0"
 
 
+async def test_route_that_accepts_any_model_exists(
+    server: FakeVllm, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that is not vLLM may answer the probes, and need no other kind in `agent.toml`."""
+    monkeypatch.setattr(server, "_rejection", lambda request: None)
+    server.routes = {Operation.CHAT}
+
+    models = await connect(server).list_models()
+
+    assert {model.operations for model in models} == {frozenset({Operation.CHAT})}
+
+
 async def test_llamacpp_server_is_refused_before_any_probe(connect: Connect) -> None:
     # llama.cpp accepts any model name, so it would run a probe of vLLM's routes as a job.
     async with FakeLlamaCpp() as server:
