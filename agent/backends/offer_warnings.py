@@ -11,6 +11,7 @@ from provider_agent.adapters.base import Backend
 from provider_agent.agent.backends.health_check import BackendState
 from provider_agent.agent.backends.offer_groups import ServedModel, group_by_model
 from provider_agent.agent.config.addresses import is_public
+from provider_agent.agent.config.dialect import USEPOD, dialect_of
 from provider_agent.agent.config.schema import Config
 from provider_agent.event_log import EventLogger
 
@@ -89,7 +90,8 @@ def _withheld(serving: Sequence[ServedModel]) -> Iterator[OfferWarning]:
 
 def _wrong_prices(serving: Sequence[ServedModel], config: Config) -> Iterator[OfferWarning]:
     pricing = config.pricing
-    is_paid = bool(
+    needs_price = dialect_of(config.coordinator, config.coordinator.url) == USEPOD
+    is_paid = needs_price or bool(
         config.operator.wallet or pricing.models or pricing.default_input_per_1m is not None
     )
     for one in serving:
@@ -97,6 +99,8 @@ def _wrong_prices(serving: Sequence[ServedModel], config: Config) -> Iterator[Of
         if price is None and model.native and is_paid:
             advice = "set it in [pricing.models], or set the defaults in [pricing]"
             problem = "it has no price; a coordinator that pays sends no jobs for it"
+            if needs_price:
+                problem = f"it has no price, and so it is not offered in the dialect {USEPOD}"
             yield OfferWarning(model.model_id, problem, advice)
         if price is None or model.native:
             continue

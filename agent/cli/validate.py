@@ -14,10 +14,17 @@ from provider_agent.agent.cli.settings import (
 )
 from provider_agent.agent.cli.terminal import counted
 from provider_agent.agent.config.addresses import shown_url
-from provider_agent.agent.config.dialect import dialect_of, dialect_reason
+from provider_agent.agent.config.dialect import USEPOD, dialect_of, dialect_reason
+from provider_agent.agent.config.schema import PricingConfig
 
 EXIT_INVALID: Final = 78
 """The configuration is not valid (EX_CONFIG)."""
+
+
+_NO_PRICE: Final = (
+    "[pricing] is empty: in the dialect usepod, no model of a local server is offered; set "
+    "default_input_per_1m and default_output_per_1m"
+)
 
 
 class _InvalidConfig(click.ClickException):
@@ -44,5 +51,10 @@ def validate(config_path: Path | None, allow_insecure: bool | None) -> None:
     click.echo(f"coordinator  {shown_url(url)}")
     click.echo(f"dialect      {dialect} ({dialect_reason(config.coordinator)})")
     click.echo(f"servers      {counted(len(config.backends), 'backend')}")
-    for warning in loaded.warnings if config.backends else (str(NO_BACKEND), *loaded.warnings):
+    warnings = list(loaded.warnings)
+    if not config.backends:
+        warnings.insert(0, str(NO_BACKEND))
+    elif dialect == USEPOD and config.pricing == PricingConfig():
+        warnings.append(_NO_PRICE)
+    for warning in warnings:
         click.echo(f"warning: {warning}", err=True)

@@ -85,7 +85,7 @@ async def test_route_that_accepts_any_model_exists(
     server: FakeVllm, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server that is not vLLM may answer the probes, and need no other kind in `agent.toml`."""
-    monkeypatch.setattr(server, "_rejection", lambda request: None)
+    monkeypatch.setattr(server, "_rejection", lambda _: None)
     server.routes = {Operation.CHAT}
 
     models = await connect(server).list_models()

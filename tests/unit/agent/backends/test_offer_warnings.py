@@ -11,7 +11,13 @@ from provider_agent.agent.backends.offer_warnings import (
     offer_warnings,
 )
 from provider_agent.agent.backends.pricing import price_for
-from provider_agent.agent.config import BackendConfig, OperatorConfig, Price, PricingConfig
+from provider_agent.agent.config import (
+    BackendConfig,
+    CoordinatorConfig,
+    OperatorConfig,
+    Price,
+    PricingConfig,
+)
 from tests.kit.agent_config import agent_config
 from tests.kit.scripted_backend import ScriptedBackend, model
 
@@ -34,10 +40,12 @@ def warnings_of(
     pricing: PricingConfig | None = None,
     wallet: str | None = None,
     skipped: int = 0,
+    dialect: str | None = None,
 ) -> list[OfferWarning]:
     pricing = pricing or PricingConfig()
     config = agent_config(
-        "ws://127.0.0.1:1",
+        "",
+        coordinator=CoordinatorConfig(url="ws://127.0.0.1:1", dialect=dialect),
         operator=OperatorConfig(wallet=wallet),
         backends=(BackendConfig(kind="scripted"),) * (len(states) + skipped),
         pricing=pricing,
@@ -48,6 +56,19 @@ def warnings_of(
         for one in state.models
     ]
     return offer_warnings(serving, states, config)
+
+
+def test_model_without_a_price_is_reported_as_not_offered_in_usepod() -> None:
+    state = state_of(model("m"))
+
+    assert warnings_of(state, dialect="provider-agent.v1") == []
+    assert warnings_of(state, dialect="usepod") == [
+        OfferWarning(
+            "m",
+            "it has no price, and so it is not offered in the dialect usepod",
+            "set it in [pricing.models], or set the defaults in [pricing]",
+        )
+    ]
 
 
 @pytest.mark.parametrize(

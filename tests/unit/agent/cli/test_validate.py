@@ -8,11 +8,12 @@ from tests.kit.mistakes import IN_THE_SETTINGS, Mistake
 from tests.unit.agent.cli.calls import ECHO, invoke
 
 USEPOD = '[coordinator]\nurl = "wss://api.usepod.ai/provider/connect"\n'
+PRICES = "[pricing]\ndefault_input_per_1m = 500_000\ndefault_output_per_1m = 750_000\n"
 PASSWORD = "ws://127.0.0.1/provider/connect?token=SECRET-ENROLLMENT-CODE"
 
 
 def test_valid_file_exits_with_0_and_touches_nothing(runner: CliRunner) -> None:
-    result = invoke(runner, "validate", config=USEPOD + ECHO)
+    result = invoke(runner, "validate", config=USEPOD + ECHO + PRICES)
 
     assert result.exit_code == 0
     assert result.output.splitlines() == [
@@ -39,6 +40,14 @@ def test_warnings_do_not_change_the_exit_code(runner: CliRunner) -> None:
     assert (result.exit_code, empty.exit_code) == (0, 0)
     assert "warning: backends[0].markup has no effect" in result.stderr
     assert empty.stderr.startswith("warning: no backend is configured; ")
+
+
+def test_missing_prices_are_a_warning_only_where_models_need_them(runner: CliRunner) -> None:
+    missing = "warning: [pricing] is empty: in the dialect usepod, no model of a local server is "
+
+    assert missing in invoke(runner, "validate", config=USEPOD + ECHO).stderr
+    assert invoke(runner, "validate", config=USEPOD + ECHO + PRICES).stderr == ""
+    assert invoke(runner, "validate", config=ECHO).stderr == ""
 
 
 @pytest.mark.parametrize("mistake", IN_THE_SETTINGS, ids=lambda mistake: mistake.what)
