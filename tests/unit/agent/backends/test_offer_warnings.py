@@ -1,3 +1,5 @@
+from typing import Literal
+
 import pytest
 from msgspec.structs import replace
 
@@ -40,7 +42,7 @@ def warnings_of(
     pricing: PricingConfig | None = None,
     wallet: str | None = None,
     skipped: int = 0,
-    dialect: str | None = None,
+    dialect: Literal["usepod"] | None = None,
 ) -> list[OfferWarning]:
     pricing = pricing or PricingConfig()
     config = agent_config(
@@ -61,7 +63,7 @@ def warnings_of(
 def test_model_without_a_price_is_reported_as_not_offered_in_usepod() -> None:
     state = state_of(model("m"))
 
-    assert warnings_of(state, dialect="provider-agent.v1") == []
+    assert warnings_of(state, dialect=None) == []
     assert warnings_of(state, dialect="usepod") == [
         OfferWarning(
             "m",
