@@ -188,7 +188,7 @@ class Dispatcher:
             return None
         reason = self._fleet.why_no_agent(wanted.model_id, wanted.operation, chosen)
         wire_format = wanted.operation.wire_format
-        return NoAgent(reason, self._fleet.why_not_offered(wanted.model_id, wire_format))
+        return NoAgent(reason, self._fleet.offers.why_not_offered(wanted.model_id, wire_format))
 
     def _withdraw(self, wanted: Wanted) -> None:
         """Remove a request from the queue; abandon its job if it was sent meanwhile."""

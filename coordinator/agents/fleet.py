@@ -11,16 +11,10 @@ from collections.abc import Callable, Collection, Iterable
 from provider_agent.coordinator.agents.admission import Admission
 from provider_agent.coordinator.agents.close_reason import REPLACED_BY_NEWER
 from provider_agent.coordinator.agents.connected_agent import RECONNECT_AFTER_MS, ConnectedAgent
+from provider_agent.coordinator.agents.fleet_offers import FleetOffers
 from provider_agent.coordinator.agents.job_history import JobHistory, is_refusal
 from provider_agent.coordinator.agents.missing_models import MissingModels
-from provider_agent.coordinator.agents.model_names import offered_instead
-from provider_agent.coordinator.agents.offer_index import OfferIndex
-from provider_agent.coordinator.agents.readiness import why_not_ready
-from provider_agent.coordinator.agents.routable_agent import (
-    NO_REMOTE_AGENTS,
-    RemoteAgents,
-    RoutableAgent,
-)
+from provider_agent.coordinator.agents.routable_agent import RoutableAgent
 from provider_agent.coordinator.agents.routing import choose_agent
 from provider_agent.coordinator.agents.snapshots import (
     AgentSnapshot,
@@ -35,7 +29,7 @@ from provider_agent.coordinator.sessions.detached_sessions import DetachedSessio
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.event_log import EventLogger
 from provider_agent.protocol.errors import ErrorCode
-from provider_agent.protocol.formats import Operation, WireFormat
+from provider_agent.protocol.formats import Operation
 from provider_agent.protocol.frames import Hello, JobEnd, Rejected
 
 log = EventLogger(__name__)
@@ -50,6 +44,9 @@ class Fleet:
     Args:
         settings: the coordinator's settings.
         clock: monotonic, in seconds; the same clock as that of every `ConnectedAgent`.
+
+    Attributes:
+        offers: the agents that can receive jobs, and what they offer.
     """
 
     def __init__(self, settings: CoordinatorSettings, clock: Callable[[], float]) -> None:
@@ -58,17 +55,14 @@ class Fleet:
         self._admission = Admission(settings, clock)
         self._agents: dict[bytes, ConnectedAgent] = {}
         self._retired: dict[bytes, ConnectedAgent] = {}
-        self._index = OfferIndex[ConnectedAgent]()
-        """The offers of `_agents`."""
+        self.offers = FleetOffers(self._agents)
         self._detached = DetachedSessions(settings.max_agents, settings.resume_ms / 1000)
         self._missing = MissingModels(clock)
         self._history = JobHistory(clock)
         self._logs = AgentLogs(log, clock)
         self._on_capacity: Callable[[str | None], None] = lambda _: None
         self._on_local_change: Callable[[], None] = lambda: None
-        self._remote: RemoteAgents = NO_REMOTE_AGENTS
         self._drain_reason: str | None = None
-        self._handing_over = False
         self._closed = False
         self._had_agents = False
 
@@ -94,7 +88,7 @@ class Fleet:
             return refusal
         if self._drain_reason is not None and (self._closed or not self._has_session(hello)):
             return Rejected("draining", "This coordinator is stopping.", RECONNECT_AFTER_MS)
-        if not self._has_session(hello) and self._remote.must_wait(hello):
+        if not self._has_session(hello) and self.offers.remote.must_wait(hello):
             return Rejected(
                 "cluster_unavailable",
                 "The coordinators of this agent's jobs cannot be reached.",
@@ -157,7 +151,9 @@ class Fleet:
         self, hello: Hello, session_id: bytes, done: Callable[[DetachedSession | None], None]
     ) -> bool:
         """Ask other coordinators for the session that `hello` resumes; see `RemoteAgents`."""
-        return hello.session_id is not None and self._remote.take_over(hello, session_id, done)
+        if hello.session_id is None:
+            return False
+        return self.offers.remote.take_over(hello, session_id, done)
 
     def release(
         self, public_key: bytes, session_id: bytes, job_ids: Collection[bytes]
@@ -197,7 +193,7 @@ class Fleet:
         """Add an admitted agent; close or retire older connections of its key."""
         key = agent.public_key
         self._had_agents = True
-        self._remote.agent_joined(key, agent.instance_id)
+        self.offers.remote.agent_joined(key, agent.instance_id)
         if not agent.resumed:
             self._detached.end_replaced(key, agent.instance_id)
             self._close_same_process(agent)
@@ -209,7 +205,7 @@ class Fleet:
             self._agents[key] = agent
             if older is not None:
                 self._retire(older)
-        self._index.update(key, self._agents[key])
+        self.offers.update(key)
         self._send_drain(agent)
         self.capacity_changed()
 
@@ -253,7 +249,7 @@ class Fleet:
         for agents in (self._agents, self._retired):
             if agents.get(agent.public_key) is agent:
                 del agents[agent.public_key]
-                self._index.update(agent.public_key, self._agents.get(agent.public_key))
+                self.offers.update(agent.public_key)
                 return True
         return False
 
@@ -276,10 +272,10 @@ class Fleet:
         Returns:
             The agent, or the reason why no agent is eligible.
         """
-        if self._drain_reason is not None and not self._handing_over:
+        if self._drain_reason is not None and not self.offers.only_remote:
             return ErrorCode.DRAINING
         excluded = set(tried)
-        candidates = self._offering(model_id)
+        candidates = self.offers.agents_with(model_id)
         if excluded:
             candidates = [agent for agent in candidates if agent.public_key not in excluded]
         chosen = choose_agent(
@@ -290,36 +286,6 @@ class Fleet:
         if not isinstance(chosen, ErrorCode):
             self._record_job(chosen, model_id)
         return chosen
-
-    def _routable(self) -> Iterable[RoutableAgent]:
-        """Return the agents that can receive jobs; of one key, the agent that is connected here."""
-        if self._handing_over:
-            yield from self._remote.agents()
-            return
-        yield from self._agents.values()
-        for agent in self._remote.agents():
-            if not self._serves_here(agent):
-                yield agent
-
-    def _serves_here(self, remote: RoutableAgent) -> bool:
-        """Whether a remote agent is connected here too, has sent its offers and does not drain.
-
-        One that drains may have a successor there.
-        """
-        local = self._agents.get(remote.public_key)
-        return local is not None and local.offers is not None and not local.draining
-
-    def _offering(self, model_id: str) -> list[RoutableAgent]:
-        """Return the agents of `_routable` that offer a model."""
-        remote = self._remote.offering(model_id)
-        if self._handing_over:
-            return list(remote)
-        others = (agent for agent in remote if not self._serves_here(agent))
-        return [*self._index.offering(model_id), *others]
-
-    def set_remote_agents(self, remote: RemoteAgents) -> None:
-        """Include the agents of other coordinators in routing."""
-        self._remote = remote
 
     def remote_offers_changed(self, public_key: bytes, model_ids: Iterable[str]) -> None:
         """Forget a remote agent's refusals of models whose offers are new."""
@@ -349,38 +315,23 @@ class Fleet:
 
     def why_no_agent(self, model_id: str, operation: Operation, code: ErrorCode) -> Reason:
         """Return the cause behind a code that `pick` returned."""
-        if self._drain_reason is not None and not self._handing_over:
+        if self._drain_reason is not None and not self.offers.only_remote:
             return Reason.COORDINATOR_STOPPING
         match code:
             case ErrorCode.MODEL_NOT_LOADED:
-                if not (self._had_agents or any(self._routable())):
+                if not (self._had_agents or any(self.offers.agents())):
                     return Reason.NO_AGENT
-                return Reason.UNROUTABLE if self.why_unroutable(model_id) else Reason.NOT_OFFERED
+                is_unroutable = self.offers.why_unroutable(model_id)
+                return Reason.UNROUTABLE if is_unroutable else Reason.NOT_OFFERED
             case ErrorCode.FORMAT_NOT_SUPPORTED:
-                is_offered = self._offers(model_id, operation)
+                is_offered = self.offers.has_operation(model_id, operation)
                 return Reason.STREAM_REQUIRED if is_offered else Reason.WRONG_OPERATION
             case ErrorCode.DRAINING:
                 return Reason.PROVIDER_STOPPING
-        if any(not agent.overdue for agent in self._offering(model_id)):
+        if any(not agent.overdue for agent in self.offers.agents_with(model_id)):
             return Reason.QUEUE_TIMEOUT
         is_awaited = self.is_awaited(model_id)
         return Reason.PROVIDER_OFFLINE if is_awaited else Reason.MODEL_WITHDRAWN
-
-    def _offers(self, model_id: str, operation: Operation) -> bool:
-        tables = (agent.offers for agent in self._offering(model_id))
-        return any(
-            table is not None and operation in table.models.get(model_id, ()) for table in tables
-        )
-
-    def why_unroutable(self, model_id: str) -> str:
-        """Return why an offered model receives no jobs, as one sentence, or ""."""
-        tables = (agent.offers for agent in self._routable() if agent.offers is not None)
-        reasons = (table.unroutable.get(model_id, "") for table in tables)
-        return next(filter(None, reasons), "")
-
-    def why_not_offered(self, model_id: str, wire_format: WireFormat) -> str:
-        """Return why an offered model is unroutable, or else a clause with the offered models."""
-        return self.why_unroutable(model_id) or offered_instead(self.models(wire_format))
 
     def set_capacity_callback(self, callback: Callable[[str | None], None]) -> None:
         """Call `callback` when an agent may have room, with the model of the job that has ended.
@@ -402,7 +353,7 @@ class Fleet:
     def offers_changed(self, public_key: bytes, model_ids: Iterable[str]) -> None:
         """Forget the agent's refusals of models whose offers are new; try to send requests."""
         self._history.forget_refusals(public_key, model_ids)
-        self._index.update(public_key, self._agents.get(public_key))
+        self.offers.update(public_key)
         self.capacity_changed()
 
     def capacity_changed(self) -> None:
@@ -426,7 +377,7 @@ class Fleet:
         It may if an agent offers the model, or the last one that did has disconnected lately. If
         agents have withdrawn it, it may be long until it returns.
         """
-        if self._offering(model_id) or any(
+        if self.offers.agents_with(model_id) or any(
             session.offers is not None and model_id in session.offers.models
             for session in self._detached
         ):
@@ -443,25 +394,13 @@ class Fleet:
 
     def next_retry_s(self, model_id: str) -> float | None:
         """Return seconds until the first agent that refused the model may get a job, or None."""
-        keys = [agent.public_key for agent in self._offering(model_id)]
+        keys = [agent.public_key for agent in self.offers.agents_with(model_id)]
         return self._history.next_retry_s(keys, model_id)
 
     def _may_return(self, model_id: str) -> bool:
         """Whether the model may soon be available again."""
         used_lately = self._missing.used_lately(model_id, awaits_offers=self._awaits_offers)
         return used_lately or self.is_awaited(model_id)
-
-    def models(self, wire_format: WireFormat) -> list[str]:
-        """Return the ids of all models that an agent offers in this format, sorted."""
-        found: set[str] = set()
-        for agent in self._routable():
-            if agent.offers is not None:
-                found |= agent.offers.models_for(wire_format)
-        return sorted(found)
-
-    def why_not_ready(self) -> str:
-        """Return why no agent can receive a job now; "" if one can, even if all are busy."""
-        return why_not_ready(self._routable())
 
     def snapshot(self) -> list[AgentSnapshot]:
         """Return the current state of every connected agent, sorted by public key."""
@@ -483,14 +422,15 @@ class Fleet:
             handing_over: whether the agents may reconnect at once, to other coordinators, which
                 serve the waiting requests too. Otherwise those fail.
         """
-        self._drain_reason, self._handing_over = reason, handing_over
+        self._drain_reason, self.offers.only_remote = reason, handing_over
         for agent in [*self._agents.values(), *self._retired.values()]:
             self._send_drain(agent)
         self.capacity_changed()
 
     def _send_drain(self, agent: ConnectedAgent) -> None:
         if self._drain_reason is not None:
-            agent.send_drain(self._drain_reason, 0 if self._handing_over else RECONNECT_AFTER_MS)
+            wait_ms = 0 if self.offers.only_remote else RECONNECT_AFTER_MS
+            agent.send_drain(self._drain_reason, wait_ms)
 
     def hand_over(self) -> None:
         """Close the connections with running jobs, so that other coordinators continue them."""

@@ -110,7 +110,7 @@ class ClusterMember:
             ask=ask,
             clock=clock,
         )
-        fleet.set_remote_agents(self)
+        fleet.offers.remote = self
         fleet.set_local_change_callback(snapshot_changed)
 
     def __repr__(self) -> str:

@@ -235,7 +235,7 @@ class HttpApi:
         """Return why requests cannot be served now; "" if they can."""
         if not self._ready:
             return "the coordinator is stopping"
-        reason, cluster = self._fleet.why_not_ready(), self._cluster()
+        reason, cluster = self._fleet.offers.why_not_ready(), self._cluster()
         if reason and cluster is not None and not cluster.connected:
             return f"{reason}, and NATS cannot be reached"
         return reason
@@ -273,17 +273,17 @@ class HttpApi:
         wire_format = wire_format_of(request)
         if (denied := self._deny(request, wire_format)) is not None:
             return denied
-        return json_response(render_models(wire_format, self._fleet.models(wire_format)))
+        return json_response(render_models(wire_format, self._fleet.offers.models(wire_format)))
 
     async def _model(self, request: web.Request) -> web.StreamResponse:
         wire_format = wire_format_of(request)
         if (denied := self._deny(request, wire_format)) is not None:
             return denied
         model_id = request.match_info["model_id"]
-        if model_id not in self._fleet.models(wire_format):
-            is_unroutable = bool(self._fleet.why_unroutable(model_id))
+        if model_id not in self._fleet.offers.models(wire_format):
+            is_unroutable = bool(self._fleet.offers.why_unroutable(model_id))
             reason = Reason.UNROUTABLE if is_unroutable else Reason.NOT_OFFERED
-            detail = self._fleet.why_not_offered(model_id, wire_format)
+            detail = self._fleet.offers.why_not_offered(model_id, wire_format)
             error = error_of_reason(reason, model_id, detail=detail)
             return error_response(wire_format, error)
         return json_response(render_model(wire_format, model_id))

@@ -150,14 +150,14 @@ def test_other_model_is_not_offered_and_the_offered_ones_are_named() -> None:
         harness.fleet.why_no_agent("other", Operation.CHAT, ErrorCode.MODEL_NOT_LOADED)
         is Reason.NOT_OFFERED
     )
-    assert harness.fleet.why_not_offered("other", WireFormat.OPENAI) == "; offered: `tiny`"
+    assert harness.fleet.offers.why_not_offered("other", WireFormat.OPENAI) == "; offered: `tiny`"
 
 
 def test_models_of_all_agents_are_sorted() -> None:
     harness = FleetHarness()
     for key, model_id in ((b"a", "z"), (b"b", "b"), (b"c", "z")):
         harness.fleet.join(harness.agent(key, model_id))
-    assert harness.fleet.models(WireFormat.OPENAI) == ["b", "z"]
+    assert harness.fleet.offers.models(WireFormat.OPENAI) == ["b", "z"]
 
 
 def test_draining_fleet_picks_no_agent_and_rejects_new_ones() -> None:

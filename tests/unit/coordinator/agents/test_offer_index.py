@@ -203,7 +203,7 @@ class Comparison:
         self.harness = FleetHarness()
         self.fleet: Fleet = self.harness.fleet
         self.remote = Remote(lambda: self.harness.now)
-        self.fleet.set_remote_agents(self.remote)
+        self.fleet.offers.remote = self.remote
         self.history = JobHistory(lambda: self.harness.now)
         self.revision = 0
 

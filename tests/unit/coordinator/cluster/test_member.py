@@ -110,8 +110,8 @@ class Members:
 def test_remote_agent_receives_jobs_and_its_models_are_listed() -> None:
     members = Members()
     assert members.remote().holder == members.one.member.own_id
-    assert members.two.fleet.models(WireFormat.OPENAI) == ["tiny"]
-    assert members.two.fleet.why_not_ready() == ""
+    assert members.two.fleet.offers.models(WireFormat.OPENAI) == ["tiny"]
+    assert members.two.fleet.offers.why_not_ready() == ""
     members.remote().submit(chat_job())
     message = members.two.member.next_message()
     assert message is not None
@@ -179,7 +179,7 @@ def test_requests_wait_for_remote_agents_while_disconnected() -> None:
         fleet.why_no_agent("tiny", Operation.CHAT, ErrorCode.OUT_OF_CAPACITY)
         is Reason.PROVIDER_OFFLINE
     )
-    assert fleet.why_not_ready()
+    assert fleet.offers.why_not_ready()
     members.two.member.set_connected(True)
     assert members.remote() in members.two.member.agents()
 
