@@ -17,6 +17,11 @@ _NOT_ENROLLED: Final = Rejected(
     "not_enrolled", "This coordinator knows neither the agent's public key nor its enrollment code."
 )
 
+_NO_CODE: Final = Rejected(
+    "not_enrolled",
+    "This coordinator does not know the agent's public key, and the agent sent no enrollment code.",
+)
+
 
 class Admission:
     """Admits agents by public key or enrollment code.
@@ -60,6 +65,7 @@ class Admission:
             if len(self._enrolled) > MAX_REMEMBERED_KEYS:
                 del self._enrolled[next(iter(self._enrolled))]
             return None
-        if hello.enrollment_code:
-            self._failures.add(address)
+        if not hello.enrollment_code:
+            return _NO_CODE
+        self._failures.add(address)
         return _NOT_ENROLLED

@@ -140,7 +140,9 @@ async def test_codes_and_keys_admit_agents() -> None:
         async with UsepodAgent(coordinator.connect_url, key=key) as agent:
             assert agent.refusal is None
         async with UsepodAgent(coordinator.connect_url, enrollment_code="POD-2") as agent:
-            assert str(agent.refusal).startswith("not_enrolled: ")
+            assert str(agent.refusal).startswith("not_enrolled: This coordinator knows neither ")
+        async with UsepodAgent(coordinator.connect_url) as agent:
+            assert str(agent.refusal).endswith("the agent sent no enrollment code.")
 
 
 async def test_a_second_agent_with_the_same_key_is_refused_while_the_first_responds(

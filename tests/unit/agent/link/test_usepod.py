@@ -85,4 +85,8 @@ def test_auth_failed_is_retried_slowly_and_comes_with_advice() -> None:
     detail = "rejected by the coordinator: auth_failed: unknown key"
     assert disconnect == Disconnect(DisconnectCause.AUTH_FAILED, detail, 60.0)
     assert all(isinstance(wait, Retry) and 60 <= wait.after_s <= 120 for wait in waits)
-    assert "enrollment_code" in explain_disconnect(disconnect).what_to_do
+    advice = explain_disconnect(disconnect).what_to_do
+    assert (
+        "enrollment_code, which is sent only as long as the key file has no provider_id" in advice
+    )
+    assert "that no other agent runs with it" in advice
