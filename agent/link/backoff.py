@@ -132,8 +132,8 @@ FATAL_HINTS: Final = {
 
 OPERATOR_HINTS: Final = {
     DisconnectCause.AUTH_FAILED: "check which key is enrolled (`provider-agent identity`), that no "
-    "other agent runs with it, and [coordinator] enrollment_code, which is sent only as long as the "
-    "key file has no provider_id",
+    "other agent runs with it, and [coordinator] enrollment_code, which is sent only as long as "
+    "the key file has no provider_id",
     DisconnectCause.BAD_CERTIFICATE: "check [coordinator] url, the clock of this machine and, for "
     "a private certificate authority, ca_file",
     DisconnectCause.UNAUTHORIZED: "check [coordinator] token_file and client_cert_file",
