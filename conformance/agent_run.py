@@ -48,11 +48,9 @@ CASES: Final[list[Case[AgentUnderTest]]] = [
 TRAFFIC_CASES: Final = [*traffic.CASES]
 CASE_IDS: Final = [case.id for case in (*CASES, *traffic.CASES)]
 
-USEPOD_CASES: Final = [*usepod.CASES, *usepod.applicable(CASES)]
-USEPOD_TRAFFIC_CASES: Final = usepod.applicable(TRAFFIC_CASES)
-NOT_APPLICABLE: Final = {
-    case: reason for case in CASE_IDS if (reason := usepod.reason_against(case))
-}
+USEPOD_CASES: Final = [*usepod.CASES, *usepod.VERSION_1.choose(CASES)]
+USEPOD_TRAFFIC_CASES: Final = usepod.VERSION_1.choose(TRAFFIC_CASES)
+NOT_APPLICABLE: Final = usepod.VERSION_1.not_applicable(CASE_IDS)
 """The cases that do not apply to the dialect `usepod`, and why."""
 
 

@@ -19,9 +19,9 @@ from provider_agent.conformance.case import NotHeld
 from provider_agent.conformance.coordinator_run import CASE_IDS, run_against_coordinator
 from provider_agent.conformance.coordinator_under_test import CoordinatorTarget
 from provider_agent.conformance.failed_connection import describe
-from provider_agent.conformance.of_agent.usepod import DIALECT as USEPOD
 from provider_agent.conformance.peer import ANSWER_S
 from provider_agent.conformance.report import Report, printable, table, to_json, to_junit
+from provider_agent.conformance.usepod_cases import DIALECT as USEPOD
 from provider_agent.protocol.limits import SUBPROTOCOL
 
 EXIT_NOT_HELD: Final = 1

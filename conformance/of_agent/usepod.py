@@ -9,18 +9,15 @@ import uuid
 from collections.abc import Sequence
 from typing import Final
 
-from msgspec.structs import replace
-
 from provider_agent.conformance.agent_under_test import AgentUnderTest
-from provider_agent.conformance.case import Case, CaseList, NotTested, require
+from provider_agent.conformance.case import CaseList, NotTested, require
 from provider_agent.conformance.coordinator_peer import CoordinatorPeer, new_job, new_raw_job
 from provider_agent.conformance.peer import SILENCE_S
+from provider_agent.conformance.usepod_cases import ANCHOR, MESSAGEPACK, VersionOneCases
 from provider_agent.conformance.usepod_peer import UsepodCoordinatorPeer
 from provider_agent.protocol.frames import Cancel, JobError, JobResult, ModelOffer
 
-DIALECT: Final = "usepod"
-
-APPLICABLE: Final = {
+_APPLICABLE: Final = {
     "no-compression": "The agent does not offer compression.",
     "hello": "`auth_response` signs the nonce.",
     "capabilities-after-welcome": "`capabilities` follow `auth_ok`.",
@@ -37,8 +34,6 @@ APPLICABLE: Final = {
     "traffic-states": "`auth_response` is sent once, and first.",
     "traffic-jobs": "A job has one end, and nothing after it.",
 }
-"""The cases of version 1 that also hold here, by id, with the rule in the words of the dialect."""
-
 _NO_SUBPROTOCOL: Final = "the dialect has no subprotocol"
 _NO_FIELDS: Final = "`auth_ok` has no such field"
 _OPEN: Final = "an open connection skips what it does not expect"
@@ -46,7 +41,6 @@ _ONE_MESSAGE: Final = "a job is one message"
 _NO_CODE: Final = "the dialect has no code for it"
 _NO_WINDOW: Final = "the dialect has no window and no acknowledgements"
 _NO_RESUMPTION: Final = "the dialect has no resumption"
-_MESSAGEPACK: Final = "messages are JSON"
 
 _REASONS: Final[dict[str, Sequence[str]]] = {
     _NO_SUBPROTOCOL: ("subprotocol-offered", "no-subprotocol"),
@@ -106,7 +100,7 @@ _REASONS: Final[dict[str, Sequence[str]]] = {
     "the dialect has no notices": ("notices",),
     "the dialect has no response headers": ("traffic-headers",),
     "no list of the dialect has unique entries": ("traffic-lists",),
-    _MESSAGEPACK: (
+    MESSAGEPACK: (
         "integer-forms",
         "integer-too-large",
         "integer-fraction",
@@ -117,32 +111,7 @@ _REASONS: Final[dict[str, Sequence[str]]] = {
     "the dialect names no limit of a message": ("message-too-big", "message-largest"),
 }
 
-UNKNOWN: Final = "no reason is known"
-
-_HOSTILE: Final = "message-"
-"""The ids of the cases about hostile messages of version 1 begin like this."""
-
-
-def reason_against(case_id: str) -> str:
-    """Return why a case of version 1 does not apply; "" if it does."""
-    if case_id in APPLICABLE:
-        return ""
-    for reason, ids in _REASONS.items():
-        if case_id in ids:
-            return reason
-    return _MESSAGEPACK if case_id.startswith(_HOSTILE) else UNKNOWN
-
-
-def applicable(cases: Sequence[Case]) -> list[Case]:  # type: ignore[type-arg]
-    """Return those of the cases that apply, with the rules of the dialect."""
-    return [
-        replace(case, rule=APPLICABLE[case.id], anchor=_ANCHOR)
-        for case in cases
-        if case.id in APPLICABLE
-    ]
-
-
-_ANCHOR: Final = "rules-that-the-conformance-kit-tests"
+VERSION_1: Final = VersionOneCases(_APPLICABLE, _REASONS)
 
 CASES = CaseList[AgentUnderTest]()
 
@@ -161,7 +130,7 @@ def _ends(peer: CoordinatorPeer, job_id: bytes) -> int:
     return len(peer.received_of(JobResult, job_id)) + len(peer.received_of(JobError, job_id))
 
 
-@CASES.must("usepod-upgrade", _ANCHOR, "The upgrade has no subprotocol and no `Authorization`.")
+@CASES.must("usepod-upgrade", ANCHOR, "The upgrade has no subprotocol and no `Authorization`.")
 async def sends_plain_upgrade(agent: AgentUnderTest) -> str:
     request = (await agent.connected()).socket.request
     headers = {} if request is None else dict(request.headers.raw_items())
@@ -173,7 +142,7 @@ async def sends_plain_upgrade(agent: AgentUnderTest) -> str:
 _UNEXPECTED_HEADERS: Final = frozenset({"sec-websocket-protocol", "authorization"})
 
 
-@CASES.must("usepod-prices", _ANCHOR, "Every offered model has both prices, and is offered once.")
+@CASES.must("usepod-prices", ANCHOR, "Every offered model has both prices, and is offered once.")
 async def offers_prices(agent: AgentUnderTest) -> str:
     offers = (await agent.connected()).capabilities.models
     free = [one.model_id for one in offers if not all(_prices(one))]
@@ -182,19 +151,19 @@ async def offers_prices(agent: AgentUnderTest) -> str:
     return f"{len(offers)} models"
 
 
-@CASES.must("usepod-job-twice", _ANCHOR, "A job id that arrives again on a connection runs once.")
+@CASES.must("usepod-job-twice", ANCHOR, "A job id that arrives again on a connection runs once.")
 async def runs_job_once(agent: AgentUnderTest) -> str:
     peer = await _connected(agent)
     job = await agent.long_job(peer)
     await peer.send_job(job)
     await peer.read_to_end(job)
     await peer.send_job(job)
-    await peer.run_job()
+    await peer.expect_silence(job)
     require(_ends(peer, job.job_id) == 1, f"{_ends(peer, job.job_id)} ends")
     return "one end, although the job was sent again while it ran and after its end"
 
 
-@CASES.must("usepod-request", _ANCHOR, "A request that is not a JSON object is refused.")
+@CASES.must("usepod-request", ANCHOR, "A request that is not a JSON object is refused.")
 async def refuses_invalid_request(agent: AgentUnderTest) -> str:
     peer = await _connected(agent)
     for request in (b"[]", b"7", b"null", b'"text"'):
@@ -203,7 +172,7 @@ async def refuses_invalid_request(agent: AgentUnderTest) -> str:
     return "an array, a number, null and a text: internal"
 
 
-@CASES.must("usepod-fields-missing", _ANCHOR, "A job needs no `format` and no `deadline_ms`.")
+@CASES.must("usepod-fields-missing", ANCHOR, "A job needs no `format` and no `deadline_ms`.")
 async def accepts_missing_fields(agent: AgentUnderTest) -> str:
     peer = await _connected(agent)
     job = new_job(peer.model_id)
@@ -220,7 +189,7 @@ async def accepts_missing_fields(agent: AgentUnderTest) -> str:
     return "a job without them was run"
 
 
-@CASES.must("usepod-stream", _ANCHOR, "A chat job is answered with an event stream.")
+@CASES.must("usepod-stream", ANCHOR, "A chat job is answered with an event stream.")
 async def makes_jobs_stream(agent: AgentUnderTest) -> str:
     peer = await _connected(agent)
     for extra in ({}, {"stream": False}, {"stream": None}):
@@ -232,7 +201,7 @@ async def makes_jobs_stream(agent: AgentUnderTest) -> str:
     return "also if the request does not ask for one"
 
 
-@CASES.must("usepod-usage", _ANCHOR, "A result has the tokens, although the job did not ask.")
+@CASES.must("usepod-usage", ANCHOR, "A result has the tokens, although the job did not ask.")
 async def reports_usage(agent: AgentUnderTest) -> str:
     peer = await _connected(agent)
     request = {"messages": [{"role": "user", "content": "hello"}], "stream_options": {}}
@@ -243,7 +212,7 @@ async def reports_usage(agent: AgentUnderTest) -> str:
     return f"{usage.input_tokens} and {usage.output_tokens} tokens"
 
 
-@CASES.must("usepod-capacity", _ANCHOR, "A job over the limit: `out_of_capacity`, at once.")
+@CASES.must("usepod-capacity", ANCHOR, "A job over the limit: `out_of_capacity`, at once.")
 async def refuses_beyond_capacity(agent: AgentUnderTest) -> str:
     peer = await _connected(agent)
     limit = peer.capabilities.limits.max_concurrent
@@ -262,7 +231,7 @@ async def refuses_beyond_capacity(agent: AgentUnderTest) -> str:
 _MAX_TESTED_CAPACITY: Final = 64
 
 
-@CASES.must("usepod-cancel", _ANCHOR, "After `job_cancel` nothing more is sent for the job.")
+@CASES.must("usepod-cancel", ANCHOR, "After `job_cancel` nothing more is sent for the job.")
 async def cancels(agent: AgentUnderTest) -> str:
     peer = await _connected(agent)
     job = await agent.long_job(peer)
@@ -272,7 +241,7 @@ async def cancels(agent: AgentUnderTest) -> str:
     return f"nothing after {len(peer.data(job.job_id))} bytes"
 
 
-@CASES.must("usepod-skipped", _ANCHOR, "What the agent does not know or expect is skipped.")
+@CASES.must("usepod-skipped", ANCHOR, "What the agent does not know or expect is skipped.")
 async def skips_messages(agent: AgentUnderTest) -> str:
     peer = await _connected(agent)
     for message in _SKIPPED:
@@ -296,7 +265,7 @@ _SKIPPED: Final[Sequence[bytes | str]] = (
 )
 
 
-@CASES.must("usepod-lost-link", _ANCHOR, "A lost link ends its jobs; the next has none of them.")
+@CASES.must("usepod-lost-link", ANCHOR, "A lost link ends its jobs; the next has none of them.")
 async def forgets_jobs_of_lost_link(agent: AgentUnderTest) -> str:
     lost = await _connected(agent)
     job = await agent.long_job(lost)
