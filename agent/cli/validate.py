@@ -15,6 +15,7 @@ from provider_agent.agent.cli.settings import (
 from provider_agent.agent.cli.terminal import counted
 from provider_agent.agent.config.addresses import shown_url
 from provider_agent.agent.config.dialect import USEPOD, dialect_of, dialect_reason
+from provider_agent.agent.config.files import RUST_AGENT_FOLDER
 from provider_agent.agent.config.schema import PricingConfig
 
 EXIT_INVALID: Final = 78
@@ -24,6 +25,11 @@ EXIT_INVALID: Final = 78
 _NO_PRICE: Final = (
     "[pricing] is empty: in the dialect usepod, no model of a local server is offered; set "
     "default_input_per_1m and default_output_per_1m"
+)
+
+_OTHER_DIALECT: Final = (
+    "the file is that of usepod-agent, which speaks the dialect usepod; set "
+    'dialect = "usepod" in [coordinator] if the coordinator speaks only that'
 )
 
 
@@ -56,5 +62,8 @@ def validate(config_path: Path | None, allow_insecure: bool | None) -> None:
         warnings.insert(0, str(NO_BACKEND))
     elif dialect == USEPOD and config.pricing == PricingConfig():
         warnings.append(_NO_PRICE)
+    is_rust_agents = loaded.path is not None and loaded.path.parent.name == RUST_AGENT_FOLDER
+    if is_rust_agents and config.coordinator.dialect is None and dialect != USEPOD:
+        warnings.append(_OTHER_DIALECT)
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)

@@ -12,6 +12,9 @@ from provider_agent.agent.config.flags import CONFIG_VARIABLE
 MAX_FILE_BYTES: Final = 1024 * 1024
 """A thousand priced models need about 100 KB; a file over this size is not an `agent.toml`."""
 
+RUST_AGENT_FOLDER: Final = "usepod-agent"
+"""The folder of the Rust agent's `agent.toml`, beside that of `config_home`."""
+
 RUST_AGENT_KEY: Final = Path(".usepod-agent/identity.key")
 """The key file of the Rust agent, in the home folder."""
 
@@ -69,7 +72,7 @@ def search_path(environ: Mapping[str, str]) -> tuple[Path, ...]:
     return (
         Path("agent.toml"),
         config_home(environ) / "agent.toml",
-        config_home(environ).with_name("usepod-agent") / "agent.toml",
+        config_home(environ).with_name(RUST_AGENT_FOLDER) / "agent.toml",
         Path("/etc/provider-agent/agent.toml"),
     )
 

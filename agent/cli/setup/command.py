@@ -228,9 +228,11 @@ async def _try_code(
         return await wait_for_activation(client, code, backends, clock, countdown.show)
     except PairingFailed as failed:
         countdown.clear()
-        advice = "check --coordinator-url"
+        advice = "check --coordinator-url; without pairing, use `provider-agent init`"
         if failed.is_temporary:
-            advice += ", the network and the proxy (HTTPS_PROXY), and try again"
+            advice = (
+                "check --coordinator-url, the network and the proxy (HTTPS_PROXY), and try again"
+            )
         raise PairingError(f"{marketplace.api_url}: {visible(str(failed))}; {advice}") from failed
     finally:
         countdown.clear()

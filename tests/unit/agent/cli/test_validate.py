@@ -50,6 +50,28 @@ def test_missing_prices_are_a_warning_only_where_models_need_them(runner: CliRun
     assert missing not in invoke(runner, "validate", config=ECHO).stderr
 
 
+@pytest.mark.parametrize(
+    ("coordinator", "warned"),
+    [
+        ('url = "ws://127.0.0.1:9/provider/connect"', True),
+        ('url = "ws://127.0.0.1:9/provider/connect"\ndialect = "provider-agent.v1"', False),
+        ('url = "ws://127.0.0.1:9/provider/connect"\ndialect = "usepod"', False),
+        ('url = "wss://api.usepod.ai/provider/connect"', False),
+    ],
+)
+def test_file_of_the_rust_agent_with_another_dialect_is_a_warning(
+    coordinator: str, warned: bool, runner: CliRunner
+) -> None:
+    path = Path("usepod-agent/agent.toml")
+    path.parent.mkdir()
+    path.write_text(f"[coordinator]\n{coordinator}\n{ECHO}", encoding="utf-8")
+
+    result = runner.invoke(main, ["validate", "--config", str(path)])
+
+    assert result.exit_code == 0
+    assert ("warning: the file is that of usepod-agent" in result.stderr) is warned
+
+
 @pytest.mark.parametrize("mistake", IN_THE_SETTINGS, ids=lambda mistake: mistake.what)
 def test_mistake_exits_with_78_and_names_the_field(mistake: Mistake, runner: CliRunner) -> None:
     content = mistake.config

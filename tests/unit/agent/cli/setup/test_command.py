@@ -264,6 +264,7 @@ async def test_existing_file_is_replaced_only_with_force(runner: CliRunner, vllm
     assert config_of().coordinator.dialect == "usepod"
 
 
+WRONG = "; check --coordinator-url; without pairing, use `provider-agent init`\n"
 NETWORK = "; check --coordinator-url, the network and the proxy (HTTPS_PROXY), and try again\n"
 
 
@@ -278,12 +279,12 @@ NETWORK = "; check --coordinator-url, the network and the proxy (HTTPS_PROXY), a
         (
             json_answer({"error": "closed"}, 403),
             [],
-            "the server answered with HTTP status 403: closed; check --coordinator-url\n",
+            f"the server answered with HTTP status 403: closed{WRONG}",
         ),
-        (text_answer(b"", 404), [], "HTTP status 404; check --coordinator-url\n"),
+        (text_answer(b"", 404), [], f"HTTP status 404{WRONG}"),
         (text_answer(b"", 503), [], f"HTTP status 503{NETWORK}"),
         (text_answer(b"<html>"), [], f"is not usable: it is not the expected JSON{NETWORK}"),
-        (None, [json_answer({}, 401)], "HTTP status 401; check --coordinator-url\n"),
+        (None, [json_answer({}, 401)], f"HTTP status 401{WRONG}"),
     ],
 )
 async def test_failed_pairing_is_one_message_and_writes_only_the_key(
