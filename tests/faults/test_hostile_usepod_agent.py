@@ -21,6 +21,7 @@ from provider_agent.protocol.limits import (
     MIN_MESSAGE_TO_COORDINATOR_BYTES,
 )
 from tests.kit.coordinator_harness import JSON_HEADERS, wait_until
+from tests.kit.end_to_end_harness import wait_for_models
 from tests.kit.hostile_harness import task_names
 from tests.kit.scripted_usepod_agent import UsepodAgent, encode64
 from tests.kit.virtual_time import in_virtual_time, now
@@ -143,7 +144,7 @@ async def answer(agent: UsepodAgent, job_id: str) -> None:
 async def check_service(coordinator: Coordinator, http: aiohttp.ClientSession) -> None:
     """Check that the coordinator serves a request once a correct agent is connected."""
     async with UsepodAgent(coordinator.connect_url) as agent:
-        await wait_until(lambda: any(one.models for one in coordinator.agents()))
+        await wait_for_models(coordinator)
         asking = ask(http)
         await answer(agent, await agent.next_job())
         assert await asking == (200, DONE)
@@ -157,7 +158,7 @@ async def test_an_attack_affects_only_its_own_connection(
     await check_service(coordinator, http)
     tasks = task_names()
     async with UsepodAgent(coordinator.connect_url) as agent:
-        await wait_until(lambda: any(one.models for one in coordinator.agents()))
+        await wait_for_models(coordinator)
         asking = ask(http)
         job_id = await agent.next_job()
         with contextlib.suppress(ConnectionClosed):
@@ -179,7 +180,7 @@ async def test_data_that_is_not_base64_fails_only_its_job(
     coordinator: Coordinator, http: aiohttp.ClientSession, data: object
 ) -> None:
     async with UsepodAgent(coordinator.connect_url) as agent:
-        await wait_until(lambda: any(one.models for one in coordinator.agents()))
+        await wait_for_models(coordinator)
         first, second = ask(http), ask(http)
         damaged, correct = await agent.next_job(), await agent.next_job()
         await agent.send(type="job_chunk", job_id=damaged, data=data)
@@ -196,7 +197,7 @@ async def test_nothing_after_the_end_of_a_job_reaches_its_client(
     coordinator: Coordinator, http: aiohttp.ClientSession
 ) -> None:
     async with UsepodAgent(coordinator.connect_url) as agent:
-        await wait_until(lambda: any(one.models for one in coordinator.agents()))
+        await wait_for_models(coordinator)
         first, second = ask(http), ask(http)
         ended, correct = await agent.next_job(), await agent.next_job()
         await answer(agent, ended)
@@ -231,7 +232,7 @@ async def test_the_text_of_an_error_does_not_reach_the_client(
     coordinator: Coordinator, http: aiohttp.ClientSession
 ) -> None:
     async with UsepodAgent(coordinator.connect_url) as agent:
-        await wait_until(lambda: any(one.models for one in coordinator.agents()))
+        await wait_for_models(coordinator)
         asking = ask(http)
         await agent.send(
             type="job_error",

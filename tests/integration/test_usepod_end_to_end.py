@@ -1,7 +1,9 @@
-"""Our agent and our coordinator with the Use Pod dialect between them."""
+"""Our agent and our coordinator with the Use Pod dialect between them.
+
+`tests/marketplace/` has the cases that also hold for the marketplace's own agent.
+"""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,7 +25,6 @@ from provider_agent.coordinator.settings import CoordinatorSettings, ExtraDialec
 from provider_agent.protocol.limits import CONNECT_PATH, MIB
 from tests.kit.agent_config import agent_config
 from tests.kit.end_to_end_harness import wait_for_models
-from tests.kit.fakes.frames import INPUT_TOKENS, OUTPUT_TOKENS
 from tests.kit.fakes.server import FakeResponse, Fault
 from tests.kit.fakes.vllm import MODEL, FakeVllm
 from tests.kit.fault_proxy import FaultProxy
@@ -93,40 +94,6 @@ async def http(coordinator: Coordinator) -> AsyncIterator[aiohttp.ClientSession]
         yield session
 
 
-async def test_every_byte_and_the_usage_arrive(
-    coordinator: Coordinator, agent: Service, http: aiohttp.ClientSession, server: FakeVllm
-) -> None:
-    async with http.post(CHAT, json=REQUEST) as response:
-        received = await response.read()
-
-    assert response.status == 200
-    assert response.content_type == "text/event-stream"
-    assert received == server.jobs[0].sent
-    assert server.jobs[0].json["messages"] == REQUEST["messages"]
-    assert coordinator.counters.completed == 1
-    (seen,) = coordinator.agents()
-    assert (seen.dialect, seen.in_flight, seen.unknown_frames) == ("usepod", 0, 0)
-    async with http.get("/metrics") as response:
-        metrics = await response.text()
-    assert f'coordinator_tokens_total{{direction="input"}} {INPUT_TOKENS}.0' in metrics
-    assert f'coordinator_tokens_total{{direction="output"}} {OUTPUT_TOKENS}.0' in metrics
-
-
-async def test_a_disconnected_client_stops_the_generation(
-    coordinator: Coordinator, agent: Service, http: aiohttp.ClientSession, server: FakeVllm
-) -> None:
-    server.script_jobs(Fault.HANG_AFTER_FIRST_CHUNK)
-    async with http.post(CHAT, json=REQUEST) as response:
-        await response.content.readany()
-        response.close()
-
-    await server.jobs[0].disconnected.wait()
-    await agent.jobs.wait_until_idle()
-    async with http.post(CHAT, json=REQUEST) as response:
-        assert await response.read() == server.jobs[1].sent
-    assert coordinator.agents()[0].in_flight == 0
-
-
 async def test_a_rejected_request_and_an_unknown_model_are_errors(
     agent: Service, http: aiohttp.ClientSession, server: FakeVllm
 ) -> None:
@@ -168,43 +135,6 @@ async def test_a_link_that_is_lost_before_the_first_byte_is_an_error_without_ano
     assert response.status == 502
     assert (await response.json())["error"]["code"] == "provider_lost"
     assert coordinator.detached_sessions() == []
-
-
-async def test_a_link_that_is_lost_after_the_first_byte_ends_the_response(
-    agent: Service,
-    coordinator: Coordinator,
-    proxy: FaultProxy,
-    http: aiohttp.ClientSession,
-    server: FakeVllm,
-) -> None:
-    server.script_jobs(Fault.HANG_AFTER_FIRST_CHUNK)
-    async with http.post(CHAT, json=REQUEST) as response:
-        first = await response.content.readany()
-        proxy.connections[0].cut()
-        rest = await response.read()
-    await server.jobs[0].disconnected.wait()
-    async with http.post(CHAT, json=REQUEST) as response:
-        assert await response.read() == server.jobs[1].sent
-
-    assert first == server.jobs[0].sent
-    assert json.loads(rest.removeprefix(b"data: "))["error"]["code"] == "provider_lost"
-
-
-async def test_a_restarted_coordinator_serves_the_agent_again(
-    server: FakeVllm, tmp_path: Path
-) -> None:
-    backend = BackendConfig(kind="vllm", url=server.url)
-    async with FaultProxy() as proxy, our_agent(tmp_path, proxy.port, backend):
-        for number in range(2):
-            async with Coordinator(SETTINGS) as coordinator:
-                proxy.target = coordinator.port
-                await wait_for_models(coordinator)
-                url = coordinator.http_url + CHAT
-                async with (
-                    aiohttp.ClientSession() as http,
-                    http.post(url, json=REQUEST) as response,
-                ):
-                    assert await response.read() == server.jobs[number].sent
 
 
 async def test_a_client_that_does_not_read_costs_only_its_own_job(

@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from provider_agent.coordinator.access import SecretSet
 from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings, ExtraDialect
+from tests.kit.end_to_end_harness import wait_for_models
 from tests.kit.fakes.frames import INPUT_TOKENS, OUTPUT_TOKENS
 from tests.kit.fakes.server import FakeResponse, Fault
 from tests.kit.fakes.vllm import MODEL, FakeVllm
@@ -93,10 +94,6 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.01)
 
 
-def is_offered(coordinator: Coordinator) -> bool:
-    return any(MODEL in agent.models for agent in coordinator.agents())
-
-
 @asynccontextmanager
 async def coordinator_behind(
     proxy: FaultProxy, settings: CoordinatorSettings = SETTINGS
@@ -118,7 +115,7 @@ async def served(
         coordinator_behind(proxy) as (coordinator, http),
         launcher.run(files),
     ):
-        await until(lambda: is_offered(coordinator))
+        await wait_for_models(coordinator, MODEL)
         yield coordinator, http
 
 
@@ -220,7 +217,7 @@ async def test_an_agent_with_a_wrong_code_is_refused_until_its_key_is_listed(
         coordinator_behind(proxy, replace(SETTINGS, agent_keys=keys)) as (coordinator, http),
         launcher.run(files),
     ):
-        await until(lambda: is_offered(coordinator))
+        await wait_for_models(coordinator, MODEL)
         assert await ask(http) == (200, bytes(server.jobs[0].sent))
 
     rejections = [one for one in caplog.records if one.message == "agent rejected"]
@@ -235,14 +232,14 @@ async def test_a_restarted_coordinator_serves_the_agent_again(
     server.script_jobs(Fault.HANG_AFTER_FIRST_CHUNK)
     async with launcher.run(files):
         async with coordinator_behind(proxy, settings) as (coordinator, http):
-            await until(lambda: is_offered(coordinator))
+            await wait_for_models(coordinator, MODEL)
             response = await http.post(CHAT, json=REQUEST)
             first = await response.content.readany()
             await coordinator.stop()
             rest = await response.read()
         await asyncio.wait_for(server.jobs[0].disconnected.wait(), WITHIN_S)
         async with coordinator_behind(proxy, settings) as (coordinator, http):
-            await until(lambda: is_offered(coordinator))
+            await wait_for_models(coordinator, MODEL)
             assert await ask(http) == (200, bytes(server.jobs[1].sent))
 
     assert first == server.jobs[0].sent
