@@ -9,6 +9,7 @@ from typing import Final
 
 import aiohttp
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec import Struct
 from websockets.exceptions import ConnectionClosed
 
@@ -257,7 +258,8 @@ FIRST_MESSAGES: Final = [
         send(
             {
                 "type": "auth_response",
-                "pubkey": encode64(bytes(32)),
+                # Not zeros: with that key, a signature of zeros is valid for one nonce in four.
+                "pubkey": encode64(Ed25519PrivateKey.generate().public_key().public_bytes_raw()),
                 "signature": encode64(bytes(64)),
             }
         ),
