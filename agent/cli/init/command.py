@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from provider_agent.agent.backends.local_servers import WELL_KNOWN_PORTS
 from provider_agent.agent.cli.found_servers import ports_text
 from provider_agent.agent.cli.init.document import Answers, OfferedServer, render
+from provider_agent.agent.cli.init.options import config_file_option, force_option, ports_option
 from provider_agent.agent.cli.init.prices import InvalidPrice, Prices, combine
 from provider_agent.agent.cli.init.prompts import (
     ask_coordinator,
@@ -36,7 +37,7 @@ from provider_agent.agent.cli.terminal import counted
 from provider_agent.agent.config.addresses import coordinator_url
 from provider_agent.agent.config.dialect import is_usepod_address
 from provider_agent.agent.config.files import config_home, default_key_path, expand
-from provider_agent.agent.config.flags import CONFIG_VARIABLE, variable_of
+from provider_agent.agent.config.flags import variable_of
 from provider_agent.agent.telemetry.logs import configure_logging
 
 CODE_VARIABLE: Final = variable_of("coordinator.enrollment_code")
@@ -62,13 +63,7 @@ class _Options(Struct, frozen=True):
 
 
 @click.command(short_help="Find your servers and write agent.toml.")
-@click.option(
-    "-c",
-    "--config",
-    "config_path",
-    type=click.Path(path_type=Path),
-    help=f"The file to write. [default: ${CONFIG_VARIABLE}, or ./agent.toml]",
-)
+@config_file_option
 @click.option("--coordinator-url", envvar=URL_VARIABLE, default="", help="[coordinator] url.")
 @click.option("--allow-insecure", is_flag=True, help="Allow ws:// to other machines.")
 @click.option(
@@ -91,15 +86,9 @@ class _Options(Struct, frozen=True):
     default="",
     help="[identity] key_path. [default: identity.key in ~/.config/provider-agent]",
 )
-@click.option(
-    "--port",
-    "ports",
-    multiple=True,
-    type=click.IntRange(1, 65535),
-    help="Search this port instead of the well-known ones. Repeatable.",
-)
+@ports_option
 @click.option("-y", "--yes", is_flag=True, help="Ask nothing; offer every server that is found.")
-@click.option("--force", is_flag=True, help="Replace an existing file.")
+@force_option
 @click.option("--dry-run", is_flag=True, help="Print the file, and write nothing.")
 def init(
     config_path: Path | None,

@@ -13,6 +13,7 @@ import click
 from provider_agent.agent.backends.local_servers import WELL_KNOWN_PORTS
 from provider_agent.agent.cli.found_servers import ports_text
 from provider_agent.agent.cli.init.document import Answers, OfferedServer
+from provider_agent.agent.cli.init.options import config_file_option, force_option, ports_option
 from provider_agent.agent.cli.init.prices import Prices
 from provider_agent.agent.cli.init.servers import search_servers
 from provider_agent.agent.cli.init.writing import (
@@ -40,7 +41,7 @@ from provider_agent.agent.cli.terminal import counted, visible
 from provider_agent.agent.config import Price
 from provider_agent.agent.config.dialect import USEPOD
 from provider_agent.agent.config.files import default_key_path, expand
-from provider_agent.agent.config.flags import CONFIG_VARIABLE, variable_of
+from provider_agent.agent.config.flags import variable_of
 from provider_agent.agent.config.prices import dollars
 from provider_agent.agent.config.schema import MAX_CONCURRENT
 from provider_agent.agent.identity.key import Identity
@@ -67,13 +68,7 @@ class PairingError(click.ClickException):
 
 
 @click.command(short_help="Pair with the Use Pod marketplace; write agent.toml.")
-@click.option(
-    "-c",
-    "--config",
-    "config_path",
-    type=click.Path(path_type=Path),
-    help=f"The file to write. [default: ${CONFIG_VARIABLE}, or ./agent.toml]",
-)
+@config_file_option
 @click.option(
     "--coordinator-url",
     "--coordinator",
@@ -93,15 +88,9 @@ class PairingError(click.ClickException):
     help="[identity] key_path. [default: identity.key in ~/.config/provider-agent; else, if it "
     "exists, in ~/.usepod-agent]",
 )
-@click.option(
-    "--port",
-    "ports",
-    multiple=True,
-    type=click.IntRange(1, 65535),
-    help="Search this port instead of the well-known ones. Repeatable.",
-)
+@ports_option
 @click.option("-y", "--yes", is_flag=True, help="Ask nothing.")
-@click.option("--force", is_flag=True, help="Replace an existing file.")
+@force_option
 def setup(
     config_path: Path | None,
     coordinator_url: str,
