@@ -99,7 +99,7 @@ def test_a_job_whose_client_does_not_read_is_cancelled_alone(connection: Connect
 
 def test_a_client_that_reads_may_receive_any_amount(connection: Connection) -> None:
     job = connection.agent.submit(JOB)
-    for _ in range(20 * MAX_UNREAD_BYTES // len(PIECE)):
+    for _ in range(connection.settings.window_bytes // len(PIECE) + 1):
         connection.receive_data(ID, PIECE)
         job.owner.consume(job, len(job.take()))
         connection.agent.acknowledge()
