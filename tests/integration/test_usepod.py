@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import json
 from collections.abc import AsyncIterator
 
 import pytest
@@ -10,15 +9,14 @@ import pytest
 from provider_agent.adapters.base import Backend
 from provider_agent.agent.backends.configured import make_backends
 from provider_agent.agent.config import BackendConfig, PricingConfig
-from provider_agent.agent.service import EXIT_OK
-from provider_agent.protocol.limits import KIB, MIB
+from provider_agent.protocol.limits import MIB
 from tests.kit.fakes.frames import INPUT_TOKENS, OUTPUT_TOKENS
 from tests.kit.fakes.server import FakeResponse, Fault, stream_response
 from tests.kit.fakes.vllm import MODEL, FakeVllm
 from tests.kit.running_agent import RunningAgent
 from tests.kit.scripted_backend import ScriptedBackend, model
 from tests.kit.usepod_coordinator import UsepodConnection, UsepodCoordinator
-from tests.kit.usepod_harness import new_id, usepod_config
+from tests.kit.usepod_harness import new_id, send_until_paused, usepod_config, usepod_harness
 from tests.kit.virtual_time import in_virtual_time, now
 
 
@@ -320,52 +318,16 @@ async def test_a_refused_agent_comes_back_after_a_minute_and_is_then_admitted() 
             await again.next("capabilities")
 
 
-async def test_a_stalled_coordinator_pauses_the_backend(coordinator: UsepodCoordinator) -> None:
-    backend = ScriptedBackend("scripted:http://b", model("m"))
-    async with RunningAgent(None, backend, config=usepod_config(coordinator.url)):
-        connection = await coordinator.next_connection()
-        await connection.next("capabilities")
-        job_id = new_id()
-        await connection.send_job(job_id, "m")
-        run = await backend.next_run()
+async def test_a_stalled_coordinator_pauses_the_backend() -> None:
+    async with usepod_harness() as harness:
+        connection, job_id = harness.connection, new_id()
+        run = await harness.start_job(job_id)
         run.start()
         connection.socket.transport.pause_reading()
-        piece, sent = bytes(64 * KIB), 0
-        while not run.paused:
-            assert sent < 64 * MIB, "the backend is never paused"
-            run.send(piece)
-            sent += len(piece)
-            await asyncio.sleep(0)
+        sent = await send_until_paused(run)
         connection.socket.transport.resume_reading()
         await run.resumed.wait()
         run.finish()
 
         assert (await connection.end(job_id))["type"] == "job_done"
         assert connection.data(job_id) == bytes(sent)
-
-
-async def test_a_stopping_agent_finishes_its_jobs_and_refuses_new_ones(
-    agent: RunningAgent, connection: UsepodConnection, server: FakeVllm
-) -> None:
-    server.wait_after_first_chunk = asyncio.Event()
-    running, refused = new_id(), new_id()
-    await connection.send_job(running, MODEL)
-    await connection.wait_for_bytes(running, 1)
-    agent.service.stop()
-    await connection.send_job(refused, MODEL)
-
-    assert (await connection.end(refused))["error_code"] == "out_of_capacity"
-    server.wait_after_first_chunk.set()
-    assert (await connection.end(running))["type"] == "job_done"
-    assert connection.data(running) == server.jobs[0].sent
-    assert await agent.task == EXIT_OK
-    types = {one["type"] for one in connection.messages}
-    assert types <= {
-        "auth_response",
-        "capabilities",
-        "heartbeat",
-        "job_chunk",
-        "job_done",
-        "job_error",
-    }
-    assert json.dumps(connection.messages).count('"job_done"') == 1

@@ -11,14 +11,14 @@ from provider_agent.adapters.base import BackendHealth, BackendTimeout, Operatio
 from provider_agent.agent.backends.configured import make_backends
 from provider_agent.agent.config import BackendConfig
 from provider_agent.agent.service import EXIT_OK
-from provider_agent.protocol.limits import KIB, MIB
+from provider_agent.protocol.limits import MIB
 from provider_agent.protocol.usepod.dialect import MAX_JOB_MESSAGE_BYTES
 from tests.kit.fakes.server import Fault, stream_response
 from tests.kit.fakes.vllm import MODEL, FakeVllm
 from tests.kit.running_agent import RunningAgent
 from tests.kit.scripted_backend import ScriptedBackend, model
 from tests.kit.usepod_coordinator import UsepodConnection, UsepodCoordinator
-from tests.kit.usepod_harness import new_id, usepod_config, usepod_harness
+from tests.kit.usepod_harness import new_id, send_until_paused, usepod_config, usepod_harness
 from tests.kit.virtual_time import in_virtual_time, now
 
 
@@ -227,12 +227,7 @@ async def test_a_control_message_overtakes_chunks_on_a_slow_link() -> None:
         run = await harness.start_job(job_id)
         run.start()
         connection.socket.transport.pause_reading()
-        sent = 0
-        while not run.paused:
-            assert sent < 64 * MIB, "the backend is never paused"
-            run.send(bytes(64 * KIB))
-            sent += 64 * KIB
-            await asyncio.sleep(0)
+        sent = await send_until_paused(run)
         harness.agent.service.advertiser.send()
         connection.socket.transport.resume_reading()
         await connection.next("capabilities")
@@ -329,6 +324,8 @@ async def test_a_stopping_agent_withdraws_its_offers_and_finishes_its_jobs() -> 
         run.finish()
 
         assert (await connection.end(running))["type"] == "job_done"
+        assert connection.data(running) == b"data: {}\n\n"
         assert await harness.agent.task == EXIT_OK
+    assert [one["type"] for one in connection.messages].count("job_done") == 1
     assert withdrawn["models"] == repeated["models"] == []
     assert withdrawn["limits"]["max_concurrent_total"] == 2

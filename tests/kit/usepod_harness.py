@@ -1,5 +1,6 @@
 """An agent for tests with a coordinator of the Use Pod dialect."""
 
+import asyncio
 import gc
 import uuid
 from collections.abc import AsyncIterator
@@ -8,6 +9,7 @@ from contextlib import asynccontextmanager
 from msgspec import Struct
 
 from provider_agent.agent.config import Config, CoordinatorConfig, LimitsConfig, PricingConfig
+from provider_agent.protocol.limits import KIB, MIB
 from tests.kit.agent_config import agent_config
 from tests.kit.running_agent import RunningAgent
 from tests.kit.scripted_backend import ScriptedBackend, ScriptedRun, model
@@ -22,6 +24,17 @@ PRICING = PricingConfig(default_input_per_1m=500_000, default_output_per_1m=750_
 def new_id() -> str:
     """Return a job id as the marketplace makes them."""
     return str(uuid.uuid4())
+
+
+async def send_until_paused(run: ScriptedRun) -> int:
+    """Send zeros as the response of a job until its backend is paused; return their number."""
+    sent = 0
+    while not run.paused:
+        assert sent < 64 * MIB, "the backend is never paused"
+        run.send(bytes(64 * KIB))
+        sent += 64 * KIB
+        await asyncio.sleep(0)
+    return sent
 
 
 def usepod_config(url: str, pricing: PricingConfig = PRICING, max_concurrent: int = 2) -> Config:
