@@ -140,6 +140,7 @@ class BackendHealth(Struct, frozen=True):
         timed_out: whether the check failed because the server did not respond in time.
         key_refused: whether the check failed because the server refused the key.
         wrong_server: whether the response was not that of a server of this kind.
+        answered: whether the check failed because of the HTTP status of a response.
         advice: what the operator can do, the end of `last_error`; "" if that depends on the server.
     """
 
@@ -150,6 +151,7 @@ class BackendHealth(Struct, frozen=True):
     timed_out: bool = False
     key_refused: bool = False
     wrong_server: bool = False
+    answered: bool = False
     advice: str = ""
 
 

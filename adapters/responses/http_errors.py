@@ -52,6 +52,7 @@ def failed_health(error: BackendError, *, native: bool, has_key: bool = True) ->
         key_refused=isinstance(error, BadStatus) and error.status in _KEY_REFUSED,
         wrong_server=isinstance(error, InvalidResponse)
         or (isinstance(error, BadStatus) and error.status == 404),
+        answered=isinstance(error, BadStatus),
         advice=advice,
     )
 

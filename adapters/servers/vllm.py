@@ -181,7 +181,7 @@ class VllmBackend(HttpBackend):
         if response.status in _ROUTE_ABSENT or b"does not support" in response.body:
             return False
         if response.status == 404:
-            return b"does not exist" in response.body
+            return b"model" in response.body.lower()
         # Another server under the name of vLLM may answer a request for any model.
         if response.status in _ROUTE_PRESENT or 200 <= response.status < 300:
             return True

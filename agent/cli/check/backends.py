@@ -29,9 +29,15 @@ def skipped_backend(skipped: SkippedBackend) -> Finding:
     return Finding("backend", skipped.backend_id, Outcome.FAILED, skipped.reason, advice)
 
 
-def missing_offer(served: Sequence[ServedModel]) -> list[Finding]:
-    """Return a failure if the backends have models, but none of them would be offered."""
-    if not served or any(group.members for group in group_by_model(served).values()):
+def missing_offer(served: Sequence[ServedModel], *, needs_price: bool) -> list[Finding]:
+    """Return a failure if the backends have models, but none of them would be offered.
+
+    Args:
+        served: every model of every healthy backend.
+        needs_price: whether the coordinator's dialect has no offer without a price.
+    """
+    offers = [group for group in group_by_model(served).values() if group.members]
+    if not served or any(group.price is not None or not needs_price for group in offers):
         return []
     details = "the agent would offer no model: not one has a known price"
     advice = "set prices in [pricing.models]"
@@ -59,7 +65,7 @@ async def check_backend_state(
         return [Finding("backend", backend_id, Outcome.FAILED, details, _advice(state))]
     if not state.models:
         details = f"reachable, but has no model to offer{_withheld_suffix(state)}"
-        advice = "load a model, or check the `models` list of the backend"
+        advice = "load a model, or check `kind` and the `models` list of the backend"
         return [Finding("backend", backend_id, Outcome.FAILED, details, advice)]
     findings = [Finding("backend", backend_id, Outcome.OK, _describe(state))]
     if other is not None:
@@ -99,6 +105,8 @@ def _advice(state: BackendState) -> str:
         return "restart the server if it is frozen, or check `url` under [[backends]]"
     if state.backend.native and state.health.loading:
         return "start the server, or wait until it has loaded its model, or check `url`"
+    if state.backend.native and state.health.answered:
+        return "check the log of the server, and `kind` and `url` under [[backends]]"
     if state.backend.native:
         return "start the server, or check `url` under [[backends]]"
     return "check `url` under [[backends]], and the network"

@@ -33,6 +33,7 @@ from provider_agent.agent.cli.settings import (
     start_logging,
 )
 from provider_agent.agent.config import Config, ConfigError, LoadedConfig, load_config
+from provider_agent.agent.config.dialect import USEPOD, dialect_of
 from provider_agent.agent.config.errors import SeveralConfigErrors
 from provider_agent.agent.config.files import find_file
 from provider_agent.agent.config.flags import variable_of
@@ -158,7 +159,8 @@ async def _check_backends(config: Config, completions: bool) -> list[Finding]:
             Finding("offer", warning.target, Outcome.WARNING, warning.problem, warning.what_to_do)
             for warning in offer_warnings(served, discovery.states, config)
         ]
-        findings += missing_offer(served)
+        is_usepod = dialect_of(config.coordinator, config.coordinator.url) == USEPOD
+        findings += missing_offer(served, needs_price=is_usepod)
         for state in discovery.states:
             settings = state.backend.settings
             findings += await check_backend_state(

@@ -93,6 +93,18 @@ async def test_route_that_accepts_any_model_exists(
     assert {model.operations for model in models} == {frozenset({Operation.CHAT})}
 
 
+async def test_route_that_knows_models_exists_whatever_its_words(
+    server: FakeVllm, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unknown = json_response({"error": "Model provider-agent-probe not found"}, 404)
+    monkeypatch.setattr(server, "_rejection", lambda _: unknown)
+    server.routes = {Operation.CHAT}
+
+    models = await connect(server).list_models()
+
+    assert {model.operations for model in models} == {frozenset({Operation.CHAT})}
+
+
 async def test_llamacpp_server_is_refused_before_any_probe(connect: Connect) -> None:
     # llama.cpp accepts any model name, so it would run a probe of vLLM's routes as a job.
     async with FakeLlamaCpp() as server:

@@ -60,7 +60,8 @@ async def test_no_request_is_sent_to_an_unreachable_backend() -> None:
         (BackendHealth(False, key_refused=True), "check `api_key_env` or `api_key_file`"),
         (BackendHealth(False, wrong_server=True), "check `kind` and `url`"),
         (BackendHealth(False, timed_out=True), "restart the server if it is frozen"),
-        (BackendHealth(False, loading=True), "wait until it has loaded its model"),
+        (BackendHealth(False, answered=True), "check the log of the server, and `kind`"),
+        (BackendHealth(False, loading=True, answered=True), "wait until it has loaded its model"),
     ],
 )
 async def test_advice_depends_on_the_cause(health: BackendHealth, advice: str) -> None:
@@ -85,16 +86,23 @@ async def test_advice_for_a_passthrough_does_not_suggest_starting_a_server() -> 
 
 
 @pytest.mark.parametrize(
-    ("native", "price", "fails"),
-    [(True, None, False), (False, Price(1, 2), False), (False, None, True)],
+    ("native", "price", "fails", "fails_in_usepod"),
+    [
+        (True, None, False, True),
+        (True, Price(1, 2), False, False),
+        (False, Price(1, 2), False, False),
+        (False, None, True, True),
+    ],
 )
 def test_check_fails_if_there_are_models_but_none_would_be_offered(
-    native: bool, price: Price | None, fails: bool
+    native: bool, price: Price | None, fails: bool, fails_in_usepod: bool
 ) -> None:
     served = ServedModel(ScriptedBackend(), model("m", native=native), price)
 
-    assert [one.outcome for one in missing_offer([served])] == [Outcome.FAILED] * fails
-    assert missing_offer([]) == []
+    for needs_price, expected in ((False, fails), (True, fails_in_usepod)):
+        findings = missing_offer([served], needs_price=needs_price)
+        assert [one.outcome for one in findings] == [Outcome.FAILED] * expected
+    assert missing_offer([], needs_price=True) == []
 
 
 async def test_backend_without_models_fails() -> None:
