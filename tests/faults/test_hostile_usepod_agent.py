@@ -137,17 +137,12 @@ def ask(http: aiohttp.ClientSession) -> "asyncio.Task[tuple[int, bytes]]":
     return asyncio.create_task(post())
 
 
-async def answer(agent: UsepodAgent, job_id: str) -> None:
-    await agent.send_data(job_id, DONE)
-    await agent.send_done(job_id)
-
-
 async def check_service(coordinator: Coordinator, http: aiohttp.ClientSession) -> None:
     """Check that the coordinator serves a request once a correct agent is connected."""
     async with UsepodAgent(coordinator.connect_url) as agent:
         await wait_for_models(coordinator)
         asking = ask(http)
-        await answer(agent, await agent.next_job())
+        await agent.answer(await agent.next_job(), DONE)
         assert await asking == (200, DONE)
     await wait_until(lambda: not coordinator.agents())
 
@@ -165,7 +160,7 @@ async def test_an_attack_affects_only_its_own_connection(
         with contextlib.suppress(ConnectionClosed):
             await attack.perform(agent, job_id)
         if attack.close_code is None:
-            await answer(agent, job_id)
+            await agent.answer(job_id, DONE)
             assert await asking == (200, DONE)
         else:
             await agent.closed.wait()
@@ -185,8 +180,8 @@ async def test_data_that_is_not_base64_fails_only_its_job(
         first, second = ask(http), ask(http)
         damaged, correct = await agent.next_job(), await agent.next_job()
         await agent.send(type="job_chunk", job_id=damaged, data=data)
-        await answer(agent, damaged)
-        await answer(agent, correct)
+        await agent.answer(damaged, DONE)
+        await agent.answer(correct, DONE)
         answers = sorted([await first, await second])
 
     assert answers[0] == (200, DONE)
@@ -201,13 +196,13 @@ async def test_nothing_after_the_end_of_a_job_reaches_its_client(
         await wait_for_models(coordinator)
         first, second = ask(http), ask(http)
         ended, correct = await agent.next_job(), await agent.next_job()
-        await answer(agent, ended)
-        await answer(agent, ended)
+        await agent.answer(ended, DONE)
+        await agent.answer(ended, DONE)
         await agent.send_data(ended, b"late")
         await agent.send_error(ended, "internal")
         (seen,) = coordinator.agents()
         assert seen.in_flight >= 1, "the other job still runs"
-        await answer(agent, correct)
+        await agent.answer(correct, DONE)
         assert [await first, await second] == [(200, DONE)] * 2
         await wait_until(lambda: coordinator.agents()[0].in_flight == 0)
 
@@ -225,7 +220,7 @@ async def test_an_agent_cannot_answer_the_job_of_another(
         await thief.send_data(job_id, b"forged")
         await thief.send_done(job_id)
         await (await thief.socket.ping())  # the coordinator has processed them
-        await answer(agent, job_id)
+        await agent.answer(job_id, DONE)
         assert await asking == (200, DONE)
 
 

@@ -17,8 +17,7 @@ from msgspec.structs import replace
 from provider_agent.coordinator.access import SecretSet
 from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings, ExtraDialect
-from provider_agent.protocol.limits import CONNECT_PATH, KIB, MIB, SUBPROTOCOL
-from provider_agent.protocol.usepod.coordinator_dialect import MAX_UNREAD_BYTES
+from provider_agent.protocol.limits import CONNECT_PATH, MIB, SUBPROTOCOL
 from tests.kit.scripted_agent import ScriptedAgent
 from tests.kit.scripted_usepod_agent import UsepodAgent
 from tests.kit.virtual_time import in_virtual_time, now
@@ -201,8 +200,7 @@ async def test_a_disconnected_client_cancels_its_job_and_frees_the_slot(
     await agent.send_data(job_id, EVENT)  # this crossed the cancel
     asking = ask(http)
     job_id = await agent.next_job()
-    await agent.send_data(job_id, EVENT + DONE)
-    await agent.send_done(job_id)
+    await agent.answer(job_id, EVENT + DONE)
     assert await asking == (200, EVENT + DONE)
 
 
@@ -316,8 +314,7 @@ async def test_a_waiting_request_without_a_stream_does_not_hold_up_others() -> N
             await asyncio.sleep(0.001)
         streamed = ask(http)
         job_id = await agent.next_job()
-        await agent.send_data(job_id, DONE)
-        await agent.send_done(job_id)
+        await agent.answer(job_id, DONE)
         assert await streamed == (200, DONE)
         await job.answer(b"{}", content_type="application/json")
         await (await full.next_job()).answer(b"{}", content_type="application/json")
@@ -334,8 +331,7 @@ async def test_a_request_that_is_not_utf_8_fails_alone(
     async with http.post(CHAT, data=body, headers=headers) as response:
         assert response.status == 400
         assert "UTF-8" in error_of(await response.read())[1]
-    await agent.send_data(job_id, DONE)
-    await agent.send_done(job_id)
+    await agent.answer(job_id, DONE)
 
     assert await other == (200, DONE)
 
@@ -347,48 +343,10 @@ async def test_a_large_request_arrives_in_one_message(
     headers = {"Content-Type": "application/json"}
     posting = asyncio.create_task(http.post(CHAT, data=body, headers=headers))
     job = await agent.next("job")
-    await agent.send_data(job["job_id"], DONE)
-    await agent.send_done(job["job_id"])
+    await agent.answer(job["job_id"], DONE)
 
     assert len(job["request"]["padding"]) == 4 * MIB
     assert await (await posting).read() == DONE
-
-
-async def test_a_client_that_does_not_read_loses_only_its_own_job(
-    coordinator: Coordinator, agent: UsepodAgent, http: aiohttp.ClientSession
-) -> None:
-    reading = ask(http)
-    other_id = await agent.next_job()
-    await agent.send_data(other_id, EVENT)
-    connection = await open_slow_client(coordinator)
-    job_id = await agent.next_job()
-    piece, sent = b"data: " + b"x" * (64 * KIB) + b"\n\n", 0
-    while not any(one["type"] == "job_cancel" for one in agent.messages):
-        assert sent < 64 * MIB, "the job is never cancelled"
-        await agent.send_data(job_id, piece)
-        sent += len(piece)
-        await asyncio.sleep(0)
-    assert sent > MAX_UNREAD_BYTES
-    assert (await agent.next("job_cancel"))["job_id"] == job_id
-    await agent.send_data(other_id, DONE)
-    await agent.send_done(other_id)
-
-    assert await reading == (200, EVENT + DONE)
-    await no_jobs(coordinator)
-    connection.close()
-
-
-async def open_slow_client(coordinator: Coordinator) -> asyncio.StreamWriter:
-    """Send a request; its response is never read."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", coordinator.port, limit=KIB)
-    body = json.dumps(REQUEST).encode()
-    head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
-    writer.write(head.encode() + b"Content-Type: application/json\r\n\r\n" + body)
-    transport = writer.transport
-    assert isinstance(transport, asyncio.Transport)
-    transport.pause_reading()
-    del reader
-    return writer
 
 
 # --- the link -------------------------------------------------------------------------------------
@@ -405,8 +363,7 @@ async def test_a_link_that_is_lost_before_the_first_byte_sends_the_request_elsew
             await offered(coordinator, 2)
             agent.cut()
             job_id = await other.next_job()
-            await other.send_data(job_id, DONE)
-            await other.send_done(job_id)
+            await other.answer(job_id, DONE)
             assert await asking == (200, DONE)
     assert coordinator.detached_sessions() == []
 
@@ -435,8 +392,7 @@ async def test_a_stopping_coordinator_lets_jobs_finish() -> None:
         asking = ask(http, coordinator.http_url + CHAT)
         job_id = await agent.next_job()
         stopping = asyncio.create_task(coordinator.stop())
-        await agent.send_data(job_id, DONE)
-        await agent.send_done(job_id)
+        await agent.answer(job_id, DONE)
         assert await asking == (200, DONE)
         await stopping
         await agent.closed.wait()

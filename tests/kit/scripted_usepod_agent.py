@@ -114,6 +114,11 @@ class UsepodAgent(JsonConnection):
         tokens = {"input": input_tokens, "output": output_tokens}
         await self.send(type="job_done", job_id=job_id, tokens=tokens, duration_ms=5)
 
+    async def answer(self, job_id: str, data: bytes) -> None:
+        """Send a complete response."""
+        await self.send_data(job_id, data)
+        await self.send_done(job_id)
+
     async def send_error(self, job_id: str, code: str) -> None:
         """End a job with an error."""
         await self.send(
