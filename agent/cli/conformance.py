@@ -175,8 +175,8 @@ def agent(
     """Listen, print the address, and play a coordinator for the agent that dials it.
 
     Configure the agent with the printed address and the backend `echo`, or any model whose answers
-    are longer than 64 KiB; shorter ones leave some rules untested. The tests take about 50 seconds,
-    mostly the agent's waits before it reconnects.
+    are longer than 64 KiB; shorter ones leave some rules untested. With --dialect usepod, the model
+    needs two prices. The tests take about a minute, mostly the agent's waits before it reconnects.
     """
     _check_names(only, case_ids(dialect))
     _check_junit(junit)

@@ -63,7 +63,7 @@ async def signs_hello(agent: AgentUnderTest) -> str:
 @CASES.must("capabilities-after-welcome", _HANDSHAKE, "`Capabilities` follow `Welcome`.")
 async def sends_capabilities(agent: AgentUnderTest) -> str:
     models = (await agent.connected()).capabilities.models
-    return f"{len(models)} models"
+    return f"models: {len(models)}"
 
 
 @CASES.must("heartbeat", "heartbeat", "A `Heartbeat` is sent at the interval of `Welcome`.")

@@ -148,7 +148,7 @@ async def offers_prices(agent: AgentUnderTest) -> str:
     free = [one.model_id for one in offers if not all(_prices(one))]
     require(not free, f"without a price: {', '.join(free)}")
     require(len({one.model_id for one in offers}) == len(offers), "a model twice")
-    return f"{len(offers)} models"
+    return f"models: {len(offers)}"
 
 
 @CASES.must("usepod-job-twice", ANCHOR, "A job id that arrives again on a connection runs once.")
