@@ -6,8 +6,9 @@ from typing import Final, TypeVar
 from msgspec.structs import replace
 
 from provider_agent.conformance.case import Case
+from provider_agent.protocol.limits import USEPOD_DIALECT
 
-DIALECT: Final = "usepod"
+DIALECT: Final = USEPOD_DIALECT
 
 ANCHOR: Final = "rules-that-the-conformance-kit-tests"
 """The anchor of the section in docs/usepod.md that states the rules."""

@@ -20,6 +20,7 @@ from provider_agent.protocol.limits import (
     MIB,
     MIN_WINDOW_BYTES,
     RESUME_MS,
+    USEPOD_DIALECT,
     WINDOW_BYTES,
 )
 from provider_agent.protocol.receipts import FEATURE
@@ -84,7 +85,7 @@ class ExtraDialect(StrEnum):
         USEPOD: the JSON dialect of the Use Pod marketplace.
     """
 
-    USEPOD = "usepod"
+    USEPOD = USEPOD_DIALECT
 
 
 class CoordinatorSettings(Struct, frozen=True, kw_only=True):

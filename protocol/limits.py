@@ -8,6 +8,9 @@ MIB: Final = 1024 * KIB
 SUBPROTOCOL: Final = "provider-agent.v1"
 """Required in the WebSocket upgrade, so that a server of another protocol is noticed at once."""
 
+USEPOD_DIALECT: Final = "usepod"
+"""The name of the JSON dialect of the Use Pod marketplace, which has no subprotocol."""
+
 CONNECT_PATH: Final = "/provider/connect"
 """The path at which the reference coordinator accepts agents."""
 

@@ -13,6 +13,7 @@ from provider_agent.agent.cli.settings import (
     start_logging,
 )
 from provider_agent.agent.cli.terminal import counted
+from provider_agent.agent.config import LoadedConfig
 from provider_agent.agent.config.addresses import shown_url
 from provider_agent.agent.config.dialect import USEPOD, dialect_of, dialect_reason
 from provider_agent.agent.config.files import RUST_AGENT_FOLDER
@@ -57,7 +58,13 @@ def validate(config_path: Path | None, allow_insecure: bool | None) -> None:
     click.echo(f"coordinator  {shown_url(url)}")
     click.echo(f"dialect      {dialect} ({dialect_reason(config.coordinator)})")
     click.echo(f"servers      {counted(len(config.backends), 'backend')}")
-    warnings = list(loaded.warnings)
+    for warning in _warnings(loaded, dialect):
+        click.echo(f"warning: {warning}", err=True)
+
+
+def _warnings(loaded: LoadedConfig, dialect: str) -> list[str]:
+    """Return what a valid configuration probably lacks."""
+    config, warnings = loaded.config, list(loaded.warnings)
     if not config.backends:
         warnings.insert(0, str(NO_BACKEND))
     elif dialect == USEPOD and config.pricing == PricingConfig():
@@ -65,5 +72,4 @@ def validate(config_path: Path | None, allow_insecure: bool | None) -> None:
     is_rust_agents = loaded.path is not None and loaded.path.parent.name == RUST_AGENT_FOLDER
     if is_rust_agents and config.coordinator.dialect is None and dialect != USEPOD:
         warnings.append(_OTHER_DIALECT)
-    for warning in warnings:
-        click.echo(f"warning: {warning}", err=True)
+    return warnings

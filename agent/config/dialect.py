@@ -4,9 +4,9 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from provider_agent.agent.config.schema import CoordinatorConfig
-from provider_agent.protocol.limits import CONNECT_PATH, SUBPROTOCOL
+from provider_agent.protocol.limits import CONNECT_PATH, SUBPROTOCOL, USEPOD_DIALECT
 
-USEPOD: Final = "usepod"
+USEPOD: Final = USEPOD_DIALECT
 """The JSON dialect of the Use Pod marketplace."""
 
 USEPOD_HOST: Final = "api.usepod.ai"

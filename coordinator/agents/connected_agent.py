@@ -354,25 +354,26 @@ class ConnectedAgent:
             case Heartbeat():
                 self.heartbeat.receive(frame)
             case Capabilities():
-                limit, older = self._settings.max_price, self.offers
-                self.offers, answer = check_offers(
-                    frame,
-                    max_price=limit,
-                    replaced=self.retired,
-                    only_streams=self._dialect.only_streams,
-                )
-                self._protocol.to_send += answer
-                if self.offers.unroutable and not (self.retired or self._unroutable_logged):
-                    self._unroutable_logged = True  # once, however often the offers change
-                    self._log(
-                        logging.WARNING, "offered models receive no jobs", **unroutable(self.offers)
-                    )
-                self._registry.offers_changed(self.public_key, self.offers.changed_models(older))
+                self._on_capabilities(frame)
             case Draining() if not self.draining:  # the agent repeats it on each new connection
                 self.draining = True
                 self._log(logging.INFO, "agent draining", jobs=self.in_flight)
             case Hello():
                 self._on_hello(frame)
+
+    def _on_capabilities(self, frame: Capabilities) -> None:
+        older = self.offers
+        self.offers, answer = check_offers(
+            frame,
+            max_price=self._settings.max_price,
+            replaced=self.retired,
+            only_streams=self._dialect.only_streams,
+        )
+        self._protocol.to_send += answer
+        if self.offers.unroutable and not (self.retired or self._unroutable_logged):
+            self._unroutable_logged = True  # once, however often the offers change
+            self._log(logging.WARNING, "offered models receive no jobs", **unroutable(self.offers))
+        self._registry.offers_changed(self.public_key, self.offers.changed_models(older))
 
     def _on_end(self, end: JobEnd) -> None:
         job, sent = self._jobs.end(end)

@@ -47,7 +47,7 @@ class ConnectionFactory:
 
     def __init__(self, settings: CoordinatorSettings, random_bytes: Callable[[int], bytes]) -> None:
         self._settings = settings
-        self._usepod_settings = usepod_settings(settings)
+        self._usepod_settings = _usepod_settings(settings)
         self._random_bytes = random_bytes
 
     def __repr__(self) -> str:
@@ -77,7 +77,7 @@ class ConnectionFactory:
         return NewConnection(dialect, protocol, self._usepod_settings)
 
 
-def usepod_settings(settings: CoordinatorSettings) -> CoordinatorSettings:
+def _usepod_settings(settings: CoordinatorSettings) -> CoordinatorSettings:
     """Return the settings of connections of the dialect: no resumption, no receipts."""
     return replace(
         settings,

@@ -31,15 +31,12 @@ from provider_agent.protocol.frames import (
     RequestChunk,
     Welcome,
 )
-from provider_agent.protocol.limits import MIB
+from provider_agent.protocol.limits import MIB, USEPOD_DIALECT
 from provider_agent.protocol.usepod import messages, received
 from provider_agent.protocol.usepod.agent_frames import capabilities, heartbeat, hello, usage
 from provider_agent.protocol.usepod.job_ids import uuid_text
 from provider_agent.protocol.usepod.server_errors import read_error
 from provider_agent.protocol.usepod.skipped import BINARY, Skipped, read_skipped, types_of
-
-NAME: Final = "usepod"
-"""The name of the dialect in settings, logs and metrics."""
 
 CONTENT_TYPE: Final = "text/event-stream"
 """The dialect does not name the content type: agents make every job stream."""
@@ -93,7 +90,7 @@ class UsepodCoordinatorDialect:
         max_unread_bytes: how many bytes of a response its client may leave unread.
     """
 
-    name: Final = NAME
+    name: Final = USEPOD_DIALECT
     is_text: Final = True
     only_streams: Final = True
     max_unread_bytes: Final = MAX_UNREAD_BYTES
