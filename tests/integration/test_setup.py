@@ -132,7 +132,9 @@ async def test_check_and_run_accept_the_file_unchanged(tmp_path: Path) -> None:
     [(PENDING, "Waiting for the code", "\x03"), (EXPIRED, "new one? [Y/n]: ", "\x04")],
     ids=["Ctrl-C while waiting", "Ctrl-D at a question"],
 )
-async def test_interrupt_writes_no_file(poll: object, shown: str, key: str, tmp_path: Path) -> None:
+async def test_interrupt_writes_no_settings(
+    poll: object, shown: str, key: str, tmp_path: Path
+) -> None:
     async with (
         FakeVllm() as vllm,
         PairingServer(poll) as server,
@@ -142,5 +144,5 @@ async def test_interrupt_writes_no_file(poll: object, shown: str, key: str, tmp_
         terminal.type(key)
         assert await terminal.wait() == 130
 
-    assert "Not paired, and no file was written." in lines_of(terminal)
+    assert "Not paired, and no settings were written." in lines_of(terminal)
     assert not (tmp_path / "agent.toml").exists()

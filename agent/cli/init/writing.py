@@ -1,10 +1,13 @@
 """What `init` and `setup` share: the place of the file, its key, and writing both."""
 
+import errno
 import os
 import shlex
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -14,6 +17,10 @@ from provider_agent.agent.config.files import expand, find_file
 from provider_agent.agent.config.flags import CONFIG_VARIABLE
 from provider_agent.agent.identity.key import Identity, IdentityError, load_or_create
 from provider_agent.agent.private_file import resolved, write_private_file
+from provider_agent.protocol.limits import KIB
+
+_USUAL_BYTES: Final = 16 * KIB
+"""More than the file usually has."""
 
 
 def settings_path(config_path: Path | None, environ: Mapping[str, str]) -> Path:
@@ -59,13 +66,18 @@ def own_key(path: Path, *, rust_form: bool = False) -> Identity:
 
 
 def make_folder(path: Path) -> None:
-    """Create the folder of the file.
+    """Create the folder of the file, and check that the file can be written.
 
     Raises:
         SetupError: that is not possible.
     """
     try:
-        resolved(path).parent.mkdir(parents=True, exist_ok=True)
+        target = resolved(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=target.parent) as file:
+            file.write(bytes(_USUAL_BYTES))
     except OSError as error:
         raise _unwritable(path, error) from error
 

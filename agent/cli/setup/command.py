@@ -131,7 +131,7 @@ def setup(
         servers = _find(ports or WELL_KNOWN_PORTS, asks=asks)
         activation = _pair(marketplace, key.public_key_text, servers, asks=asks)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("\nNot paired, and no file was written.", err=True, nl=False)
+        click.echo("\nNot paired, and no settings were written.", err=True, nl=False)
         raise KeyboardInterrupt from None
     answers = Answers(
         marketplace.connect_url,

@@ -320,6 +320,8 @@ async def test_failing_polls_are_reported_once_and_repeated(
         (("--key-path", "a\nb"), "--key-path: it contains"),
         (("--key-path", "."), "cannot be read: Is a directory"),
         (("-c", "/dev/null/x"), "/dev/null/x: cannot be written"),
+        (("-c", "/proc/agent.toml"), "/proc/agent.toml: cannot be written"),
+        (("-c", ".", "--force"), "cannot be written: Is a directory"),
     ],
 )
 async def test_wrong_option_is_one_message_and_exit_code_2(
