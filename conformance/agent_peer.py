@@ -1,6 +1,7 @@
 """The kit as an agent, which dials the coordinator under test."""
 
 import uuid
+from collections.abc import Callable
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -11,12 +12,14 @@ from websockets.typing import Subprotocol
 from provider_agent.conformance.case import NotHeld, require
 from provider_agent.conformance.peer import ANSWER_S, MAX_RECEIVED_BYTES, SILENCE_S, Peer
 from provider_agent.protocol.auth import signed_bytes
-from provider_agent.protocol.codec import VERSION_1
+from provider_agent.protocol.codec import VERSION_1, Decoded
 from provider_agent.protocol.frames import (
+    Ack,
     AgentLimits,
     Capabilities,
     Challenge,
     Chunk,
+    CoordinatorFrame,
     Hello,
     JobError,
     JobHeader,
@@ -35,6 +38,8 @@ from provider_agent.protocol.limits import SUBPROTOCOL
 VERSION: Final = "conformance"
 EVENT_STREAM: Final = "text/event-stream"
 BACKEND: Final = "conformance"
+
+Decode = Callable[[bytes | str, int], Decoded[CoordinatorFrame]]
 
 
 class Process(Struct, frozen=True):
@@ -76,12 +81,17 @@ def offer(model_id: str, max_concurrent: int = 16) -> ModelOffer:
 
 
 async def dial(
-    url: str, answer_s: float, *, host: str | None = None, port: int | None = None
+    url: str,
+    answer_s: float,
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    subprotocol: str = SUBPROTOCOL,
 ) -> ClientConnection:
     """Open a WebSocket to a coordinator within `answer_s` seconds.
 
     The connection goes to `host` and `port` if they are given, and TLS expects `host`; the `Host`
-    header is from `url`.
+    header is from `url`. With an empty `subprotocol`, none is offered.
 
     Raises:
         OSError, TimeoutError, websockets.exceptions.InvalidHandshake: it does not open.
@@ -91,7 +101,7 @@ async def dial(
         address["server_hostname"] = host
     return await connect(
         url,
-        subprotocols=[Subprotocol(SUBPROTOCOL)],
+        subprotocols=[Subprotocol(subprotocol)] if subprotocol else None,
         compression=None,
         proxy=None,
         max_size=MAX_RECEIVED_BYTES,
@@ -105,14 +115,24 @@ async def dial(
 class AgentPeer(Peer):
     """The kit's end of a connection to the coordinator under test.
 
-    Attributes:
+    Args:
+        socket: the open WebSocket.
         process: the agent process that the kit plays.
+        answer_s: see `Peer`.
+        decode: decodes a message of the coordinator; by default as in version 1.
+
+    Attributes:
+        process: see above.
     """
 
     def __init__(
-        self, socket: ClientConnection, process: Process, answer_s: float = ANSWER_S
+        self,
+        socket: ClientConnection,
+        process: Process,
+        answer_s: float = ANSWER_S,
+        decode: Decode = VERSION_1.decode_from_coordinator,
     ) -> None:
-        super().__init__(socket, VERSION_1.decode_from_coordinator, answer_s)
+        super().__init__(socket, decode, answer_s)
         self.process = process
         self._welcome: Welcome | None = None
 
@@ -122,6 +142,10 @@ class AgentPeer(Peer):
         if self._welcome is None:
             raise RuntimeError("not welcomed yet")
         return self._welcome
+
+    def signed_bytes(self, authority: str, nonce: bytes) -> bytes:
+        """What `Hello` signs."""
+        return signed_bytes(authority, nonce)
 
     async def hello(
         self,
@@ -148,7 +172,7 @@ class AgentPeer(Peer):
             features: see `Hello`.
         """
         challenge = await self.expect(Challenge)
-        signed = signed_bytes(authority, nonce or challenge.nonce)
+        signed = self.signed_bytes(authority, nonce or challenge.nonce)
         return Hello(
             agent_version=VERSION,
             public_key=self.process.public_key,
@@ -196,6 +220,12 @@ class AgentPeer(Peer):
             )
         except NotHeld:
             require(not self.closed.is_set(), "closed after Capabilities")
+
+    async def expect_final_ack(self, job_id: bytes, total_bytes: int) -> Ack:
+        """Wait for the final acknowledgement; raises `NotHeld` if its offset is wrong."""
+        ack = await self.expect(Ack, job_id, where=lambda ack: ack.final)
+        require(ack.offset == total_bytes, f"a final Ack of {ack.offset}, not {total_bytes}")
+        return ack
 
     async def expect_request(self, header: JobHeader) -> bytes:
         """Wait for the whole request of a job, and check its pieces."""

@@ -16,7 +16,9 @@ from provider_agent.conformance.of_coordinator import (
     messages,
     resumption,
     traffic,
+    usepod,
 )
+from provider_agent.conformance.of_coordinator.usepod_version_1 import VERSION_1
 from provider_agent.conformance.report import Report
 from provider_agent.conformance.runner import (
     Run,
@@ -25,6 +27,7 @@ from provider_agent.conformance.runner import (
     run_case,
     with_traffic,
 )
+from provider_agent.protocol.limits import SUBPROTOCOL
 
 CASES: Final[list[Case[CoordinatorUnderTest]]] = [
     *handshake.CASES,
@@ -33,7 +36,20 @@ CASES: Final[list[Case[CoordinatorUnderTest]]] = [
     *flow.CASES,
     *resumption.CASES,
 ]
-CASE_IDS: Final = [case.id for case in (*CASES, *traffic.CASES)]
+TRAFFIC_CASES: Final = [*traffic.CASES]
+CASE_IDS: Final = [case.id for case in (*CASES, *TRAFFIC_CASES)]
+
+USEPOD_CASES: Final = [*usepod.CASES, *VERSION_1.choose(CASES)]
+USEPOD_TRAFFIC_CASES: Final = VERSION_1.choose(TRAFFIC_CASES)
+NOT_APPLICABLE: Final = VERSION_1.not_applicable(CASE_IDS)
+"""The cases that do not apply to the dialect `usepod`, and why."""
+
+
+def case_ids(dialect: str) -> list[str]:
+    """Return the ids of the cases for coordinators of a dialect."""
+    if dialect == SUBPROTOCOL:
+        return CASE_IDS
+    return [case.id for case in (*USEPOD_CASES, *USEPOD_TRAFFIC_CASES)]
 
 
 async def run_against_coordinator(target: CoordinatorTarget, only: Collection[str]) -> Report:
@@ -56,8 +72,11 @@ async def run_against_coordinator(target: CoordinatorTarget, only: Collection[st
                 await scope.check_reachable()
             return result
 
-    chosen = [case for case in CASES if not only or case.id in only]
-    traffic_cases = [case for case in traffic.CASES if not only or case.id in only]
+    is_version_1 = target.dialect == SUBPROTOCOL
+    cases = CASES if is_version_1 else USEPOD_CASES
+    of_traffic = TRAFFIC_CASES if is_version_1 else USEPOD_TRAFFIC_CASES
+    chosen = [case for case in cases if not only or case.id in only]
+    traffic_cases = [case for case in of_traffic if not only or case.id in only]
     async with CoordinatorUnderTest(target) as probe:
         await probe.connect()
         try:
@@ -70,4 +89,6 @@ async def run_against_coordinator(target: CoordinatorTarget, only: Collection[st
     else:
         tested = await run_at_once(chosen, run)
     whole = await with_traffic(tested, traffic_cases, peers)
-    return Report("coordinator", target.url, whole.results, whole.early_end_reason)
+    return Report(
+        "coordinator", target.url, whole.results, whole.early_end_reason, dialect=target.dialect
+    )

@@ -14,20 +14,19 @@ from provider_agent.conformance.agent_peer import (
     EVENT_STREAM,
     AgentPeer,
     Process,
-    chunk,
     dial,
-    error,
     new_process,
     offer,
-    result,
-    started,
 )
 from provider_agent.conformance.case import NotHeld, NotTested, Unreachable, require
 from provider_agent.conformance.client import Client, ClientRequest, chat_body
 from provider_agent.conformance.failed_connection import describe
 from provider_agent.conformance.peer import ABNORMAL, ANSWER_S
+from provider_agent.conformance.played_job import PlayedJob
+from provider_agent.conformance.usepod_agent_peer import UsepodAgentPeer
 from provider_agent.protocol.auth import canonical_authority
-from provider_agent.protocol.frames import Ack, JobHeader, LiveJob
+from provider_agent.protocol.frames import JobHeader, LiveJob
+from provider_agent.protocol.limits import SUBPROTOCOL
 
 
 class CoordinatorTarget(Struct, frozen=True):
@@ -40,6 +39,7 @@ class CoordinatorTarget(Struct, frozen=True):
         api_key: the key for the API.
         enrollment_code: admits new keys.
         answer_s: how long an answer may take, in seconds.
+        dialect: the protocol to speak with the coordinator.
     """
 
     url: str
@@ -47,73 +47,18 @@ class CoordinatorTarget(Struct, frozen=True):
     api_key: str = ""
     enrollment_code: str = ""
     answer_s: float = ANSWER_S
+    dialect: str = SUBPROTOCOL
+
+    @property
+    def subprotocol(self) -> str:
+        """The subprotocol that the kit offers; "" for none."""
+        return SUBPROTOCOL if self.dialect == SUBPROTOCOL else ""
 
     @property
     def authority(self) -> str:
         """The `host:port` that the kit dials, in the form that `Hello` signs."""
         parts = urlsplit(self.url)
         return canonical_authority(parts.scheme, parts.hostname or "", parts.port)
-
-
-class PlayedJob:
-    """A job that the kit executes as an agent. The kit also sent its request, as a client.
-
-    Attributes:
-        header: the received header.
-        request: the received body.
-        submitted: the body that the client sent.
-        client: the client's request.
-        agent: the connection that sends the response; replaced after a resumption.
-        sent: how many bytes of the response have been sent.
-    """
-
-    def __init__(
-        self,
-        agent: AgentPeer,
-        header: JobHeader,
-        submitted: bytes,
-        client: ClientRequest,
-    ) -> None:
-        self.agent = agent
-        self.header = header
-        self.submitted = submitted
-        self.client = client
-        self.request = b""
-        self.sent = 0
-
-    @property
-    def job_id(self) -> bytes:
-        """The job's id."""
-        return self.header.job_id
-
-    async def start(self, content_type: str = EVENT_STREAM) -> None:
-        """Send `JobStarted`."""
-        await self.agent.send(started(self.job_id, content_type))
-
-    async def write(self, data: bytes) -> None:
-        """Send bytes of the response, even if they exceed the window."""
-        await self.agent.send(chunk(self.job_id, self.sent, data))
-        self.sent += len(data)
-
-    async def finish(self) -> Ack:
-        """Send the end, and wait for its final acknowledgement."""
-        await self.agent.send(result(self.job_id, self.sent))
-        return await self.expect_final_ack()
-
-    async def fail(self, code: str = "backend_error") -> Ack:
-        """Send a `JobError`, and wait for its final acknowledgement."""
-        await self.agent.send(error(self.job_id, self.sent, code))
-        return await self.expect_final_ack()
-
-    async def expect_final_ack(self) -> Ack:
-        """Wait for the final acknowledgement; raises `NotHeld` if its offset is wrong."""
-        ack = await self.agent.expect(Ack, self.job_id, where=lambda ack: ack.final)
-        require(ack.offset == self.sent, f"a final Ack of {ack.offset}, not {self.sent}")
-        return ack
-
-    def live(self, *, ended: bool = False, first_offset: int = 0) -> LiveJob:
-        """The job's entry in `Hello.live_jobs`."""
-        return LiveJob(self.job_id, first_offset, self.sent, self.header.request_bytes, ended)
 
 
 class CoordinatorUnderTest:
@@ -162,12 +107,15 @@ class CoordinatorUnderTest:
         """
         parts = urlsplit(self.target.url)
         port = parts.port or (443 if parts.scheme == "wss" else 80)
-        socket = (
-            await dial(url, self.target.answer_s, host=parts.hostname, port=port)
-            if to_target
-            else await dial(url or self.target.url, self.target.answer_s)
+        socket = await dial(
+            url or self.target.url,
+            self.target.answer_s,
+            host=parts.hostname if to_target else None,
+            port=port if to_target else None,
+            subprotocol=self.target.subprotocol,
         )
-        peer = AgentPeer(socket, process or new_process(), self.target.answer_s)
+        peer_type = AgentPeer if self.target.subprotocol else UsepodAgentPeer
+        peer = peer_type(socket, process or new_process(), self.target.answer_s)
         self._peers.append(peer)
         return peer
 
@@ -216,7 +164,9 @@ class CoordinatorUnderTest:
                 upgrade alone may be a limit on connections.
         """
         try:
-            probe = await dial(self.target.url, self.target.answer_s)
+            probe = await dial(
+                self.target.url, self.target.answer_s, subprotocol=self.target.subprotocol
+            )
         except OSError as refused:  # `TimeoutError` is an `OSError`
             raise Unreachable(f"the coordinator cannot be reached: {describe(refused)}") from None
         except InvalidHandshake as refused:
@@ -254,14 +204,16 @@ class CoordinatorUnderTest:
         self._stack.push_async_callback(request.disconnect)
         return request
 
-    async def submit(self, agent: AgentPeer, *, pad_bytes: int = 0) -> PlayedJob:
+    async def submit(self, agent: AgentPeer, *, pad_bytes: int = 0, body: bytes = b"") -> PlayedJob:
         """Send a client's request for the agent's model; wait for the header of its job.
+
+        By default its body is that of `chat_body`.
 
         Raises:
             NotHeld: no header arrives in time.
             NotTested: there is no `submit_url`.
         """
-        body = chat_body(agent.process.model_id, pad_bytes)
+        body = body or chat_body(agent.process.model_id, pad_bytes)
         request = await self.post(body)
         header = await self._expect_header(agent, request)
         return PlayedJob(agent, header, body, request)

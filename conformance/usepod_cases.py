@@ -14,10 +14,10 @@ ANCHOR: Final = "rules-that-the-conformance-kit-tests"
 """The anchor of the section in docs/usepod.md that states the rules."""
 
 UNKNOWN: Final = "no reason is known"
-MESSAGEPACK: Final = "messages are JSON"
 
-_HOSTILE: Final = "message-"
-"""The ids of the cases about hostile messages of version 1 begin like this."""
+_MESSAGEPACK: Final = "messages are JSON"
+_OF_MESSAGEPACK: Final = ("message-", "integer-", "extension-", "grouping")
+"""The ids of the cases about the encoding of version 1 begin like this."""
 
 ScopeT = TypeVar("ScopeT")
 
@@ -28,8 +28,7 @@ class VersionOneCases:
     Args:
         applicable: the ids of the cases that also hold here, with the rule in the words of the
             dialect.
-        reasons: reasons against other cases, with their ids. A case about hostile messages needs
-            none: `MESSAGEPACK`.
+        reasons: reasons against other cases, with their ids. A case about the encoding needs none.
     """
 
     def __init__(self, applicable: Mapping[str, str], reasons: Mapping[str, Sequence[str]]) -> None:
@@ -43,7 +42,7 @@ class VersionOneCases:
         for reason, ids in self.reasons.items():
             if case_id in ids:
                 return reason
-        return MESSAGEPACK if case_id.startswith(_HOSTILE) else UNKNOWN
+        return _MESSAGEPACK if case_id.startswith(_OF_MESSAGEPACK) else UNKNOWN
 
     def choose(self, cases: Sequence[Case[ScopeT]]) -> list[Case[ScopeT]]:
         """Return those of the cases that apply, with the rules of the dialect."""

@@ -13,10 +13,12 @@ from websockets.exceptions import InvalidHandshake, InvalidURI
 from provider_agent.agent.cli.settings import run_async
 from provider_agent.agent.cli.terminal import console, visible
 from provider_agent.agent.config.addresses import backend_url, coordinator_url, shown_url
-from provider_agent.conformance.agent_run import case_ids, run_against_agent
+from provider_agent.conformance.agent_run import case_ids as agent_case_ids
+from provider_agent.conformance.agent_run import run_against_agent
 from provider_agent.conformance.agent_under_test import AgentListener
 from provider_agent.conformance.case import NotHeld
-from provider_agent.conformance.coordinator_run import CASE_IDS, run_against_coordinator
+from provider_agent.conformance.coordinator_run import case_ids as coordinator_case_ids
+from provider_agent.conformance.coordinator_run import run_against_coordinator
 from provider_agent.conformance.coordinator_under_test import CoordinatorTarget
 from provider_agent.conformance.failed_connection import describe
 from provider_agent.conformance.peer import ANSWER_S
@@ -41,10 +43,18 @@ def _report_options(
 
     def print_rules(context: click.Context, _option: click.Parameter, wanted: bool) -> None:
         if wanted:
-            click.echo("\n".join(rules(context.params.get("dialect", SUBPROTOCOL))))
+            click.echo("\n".join(rules(context.params["dialect"])))
             context.exit()
 
     options = (
+        click.option(
+            "--dialect",
+            type=click.Choice([SUBPROTOCOL, USEPOD]),
+            default=SUBPROTOCOL,
+            show_default=True,
+            is_eager=True,  # --list-rules needs it
+            help="The protocol to test.",
+        ),
         click.option("--json", "as_json", is_flag=True, help="Print JSON."),
         click.option(
             "--junit",
@@ -101,12 +111,13 @@ def conformance() -> None:
     "--api-key", default="", envvar="CONFORMANCE_API_KEY", help="Client key for --submit-url."
 )
 @click.option("--enrollment-code", default="", envvar="CONFORMANCE_ENROLLMENT_CODE")
-@_report_options(lambda _dialect: CASE_IDS)
+@_report_options(coordinator_case_ids)
 def coordinator(
     url: str,
     submit_url: str,
     api_key: str,
     enrollment_code: str,
+    dialect: str,
     answer_s: float,
     as_json: bool,
     junit: Path | None,
@@ -117,10 +128,10 @@ def coordinator(
     Do not use a coordinator in production: the tests connect as providers, offer models with names
     that start with `conformance-`, and break the protocol on purpose.
     """
-    _check_names(only, CASE_IDS)
+    _check_names(only, coordinator_case_ids(dialect))
     url, submit_url = _usable_urls(url, submit_url)
     _check_junit(junit)
-    target = CoordinatorTarget(url, submit_url, api_key, enrollment_code, answer_s)
+    target = CoordinatorTarget(url, submit_url, api_key, enrollment_code, answer_s, dialect)
     try:
         report = run_async(run_against_coordinator(target, only))
     except (OSError, InvalidHandshake, InvalidURI) as error:  # InvalidURI: in a redirect
@@ -152,15 +163,7 @@ def coordinator(
     show_default=True,
     help="How many seconds to wait for the agent.",
 )
-@click.option(
-    "--dialect",
-    type=click.Choice([SUBPROTOCOL, USEPOD]),
-    default=SUBPROTOCOL,
-    show_default=True,
-    is_eager=True,  # --list-rules needs it
-    help="The protocol that the agent speaks.",
-)
-@_report_options(case_ids)
+@_report_options(agent_case_ids)
 def agent(
     host: str,
     port: int,
@@ -178,7 +181,7 @@ def agent(
     are longer than 64 KiB; shorter ones leave some rules untested. With --dialect usepod, the model
     needs two prices. The tests take about a minute, mostly the agent's waits before it reconnects.
     """
-    _check_names(only, case_ids(dialect))
+    _check_names(only, agent_case_ids(dialect))
     _check_junit(junit)
 
     async def run() -> Report:

@@ -13,7 +13,7 @@ from provider_agent.conformance.agent_under_test import AgentUnderTest
 from provider_agent.conformance.case import CaseList, NotTested, require
 from provider_agent.conformance.coordinator_peer import CoordinatorPeer, new_job, new_raw_job
 from provider_agent.conformance.peer import SILENCE_S
-from provider_agent.conformance.usepod_cases import ANCHOR, MESSAGEPACK, VersionOneCases
+from provider_agent.conformance.usepod_cases import ANCHOR, VersionOneCases
 from provider_agent.conformance.usepod_peer import UsepodCoordinatorPeer
 from provider_agent.protocol.frames import Cancel, JobError, JobResult, ModelOffer
 
@@ -100,14 +100,6 @@ _REASONS: Final[dict[str, Sequence[str]]] = {
     "the dialect has no notices": ("notices",),
     "the dialect has no response headers": ("traffic-headers",),
     "no list of the dialect has unique entries": ("traffic-lists",),
-    MESSAGEPACK: (
-        "integer-forms",
-        "integer-too-large",
-        "integer-fraction",
-        "extension-unknown",
-        "extension-known",
-        "grouping",
-    ),
     "the dialect names no limit of a message": ("message-too-big", "message-largest"),
 }
 

@@ -6,8 +6,9 @@ from typing import Final
 
 from provider_agent.conformance.agent_peer import AgentPeer
 from provider_agent.conformance.case import CaseList, NotHeld, require
-from provider_agent.conformance.coordinator_under_test import CoordinatorUnderTest, PlayedJob
+from provider_agent.conformance.coordinator_under_test import CoordinatorUnderTest
 from provider_agent.conformance.peer import SILENCE_S
+from provider_agent.conformance.played_job import PlayedJob
 from provider_agent.protocol.frames import Ack
 from provider_agent.protocol.limits import MIB
 

@@ -6,7 +6,8 @@ from msgspec.structs import replace
 
 from provider_agent.conformance.agent_peer import AgentPeer, new_process, result
 from provider_agent.conformance.case import CaseList, require
-from provider_agent.conformance.coordinator_under_test import CoordinatorUnderTest, PlayedJob
+from provider_agent.conformance.coordinator_under_test import CoordinatorUnderTest
+from provider_agent.conformance.played_job import PlayedJob
 from provider_agent.protocol.frames import (
     Ack,
     Cancel,

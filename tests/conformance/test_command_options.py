@@ -7,10 +7,13 @@ from click.testing import CliRunner, Result
 
 from provider_agent.agent.cli.conformance import EXIT_NOT_RUN, conformance
 from provider_agent.conformance.agent_run import CASE_IDS as AGENT_CASE_IDS
+from provider_agent.conformance.agent_run import case_ids as agent_case_ids
 from provider_agent.conformance.case import Result as CaseResult
 from provider_agent.conformance.case import Verdict
 from provider_agent.conformance.coordinator_run import CASE_IDS
+from provider_agent.conformance.coordinator_run import case_ids as coordinator_case_ids
 from provider_agent.conformance.report import Report
+from provider_agent.conformance.usepod_cases import DIALECT
 
 URL = "ws://127.0.0.1:9/provider/connect"
 
@@ -103,8 +106,22 @@ def test_an_unknown_rule_is_answered_with_similar_names() -> None:
     assert len(result.output) < 500
 
 
-@pytest.mark.parametrize(("command", "ids"), [("coordinator", CASE_IDS), ("agent", AGENT_CASE_IDS)])
-def test_list_rules_prints_every_name(command: str, ids: list[str]) -> None:
-    result = run(command, "--list-rules")
+@pytest.mark.parametrize(
+    ("arguments", "ids"),
+    [
+        (["coordinator"], CASE_IDS),
+        (["agent"], AGENT_CASE_IDS),
+        (["coordinator", "--dialect", DIALECT], coordinator_case_ids(DIALECT)),
+        (["agent", "--dialect", DIALECT], agent_case_ids(DIALECT)),
+    ],
+)
+def test_list_rules_prints_every_name(arguments: list[str], ids: list[str]) -> None:
+    result = run(*arguments, "--list-rules")
 
     assert (result.exit_code, result.output.split()) == (0, ids)
+
+
+def test_a_rule_of_another_dialect_is_unknown() -> None:
+    result = run("coordinator", URL, "--dialect", DIALECT, "--only", "ack-early")
+
+    assert (result.exit_code, "there is no rule 'ack-early'" in result.output) == (2, True)

@@ -20,13 +20,12 @@ from provider_agent.conformance.of_agent import usepod
 from provider_agent.conformance.report import to_junit
 from provider_agent.conformance.usepod_cases import DIALECT
 from provider_agent.protocol.codec import Decoded
-from provider_agent.protocol.exceptions import ProtocolViolation
 from provider_agent.protocol.frames import AgentFrame, CoordinatorFrame
 from provider_agent.protocol.usepod.dialect import UsepodDialect
 from provider_agent.protocol.usepod.job_ids import JobIds
 from tests.kit.conformance_results import assert_complete, broken, deviations
 from tests.kit.running_agent import RunningAgent
-from tests.kit.usepod_faults import Fault, Message, altered, only
+from tests.kit.usepod_faults import Fault, altered, only, refuse
 from tests.kit.usepod_harness import usepod_config
 from tests.kit.virtual_time import in_virtual_time
 
@@ -43,10 +42,6 @@ class AgentFault(Fault, frozen=True):
 
     repeats_jobs: bool = False
     ends_cancelled_jobs: bool = False
-
-
-def refuse(_message: Message) -> Message:
-    raise ProtocolViolation("an unknown message")
 
 
 FAULTS: Final = {

@@ -6,6 +6,8 @@ from typing import Any
 
 from msgspec import Struct
 
+from provider_agent.protocol.exceptions import ProtocolViolation
+
 Message = dict[str, Any]
 Change = Callable[[Message], Message | None]
 """Returns what is sent or received instead of a message; None: nothing."""
@@ -28,6 +30,11 @@ class Fault(Struct, frozen=True):
 def only(kind: str, change: Change) -> Change:
     """Change only messages of one type."""
     return lambda message: change(message) if message.get("type") == kind else message
+
+
+def refuse(_message: Message) -> Message:
+    """Receive a message as one that ends the connection."""
+    raise ProtocolViolation("an unknown message")
 
 
 def altered(messages: Sequence[bytes], change: Change) -> list[bytes]:
