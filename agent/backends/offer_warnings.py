@@ -12,7 +12,7 @@ from provider_agent.agent.backends.health_check import BackendState
 from provider_agent.agent.backends.offer_groups import ServedModel, group_by_model
 from provider_agent.agent.config.addresses import is_public
 from provider_agent.agent.config.dialect import USEPOD, dialect_of
-from provider_agent.agent.config.schema import Config
+from provider_agent.agent.config.schema import Config, Price
 from provider_agent.event_log import EventLogger
 
 log = EventLogger(__name__)
@@ -24,6 +24,9 @@ milliseconds."""
 _MAX_LOGGED: Final = 20
 """The most warnings that are logged after one change of the offers. `provider-agent check` prints
 all."""
+
+
+_SET_PRICE: Final = "set it in [pricing.models], or set the defaults in [pricing]"
 
 
 class OfferWarning(Struct, frozen=True):
@@ -71,6 +74,11 @@ def offer_warnings(
     return warnings
 
 
+def is_offered_in_usepod(price: Price | None) -> bool:
+    """Whether a model with this price is offered in the dialect `usepod`, where 0 is no price."""
+    return price is not None and price.input_per_1m > 0 and price.output_per_1m > 0
+
+
 def _renamed(states: Iterable[BackendState]) -> dict[str, str]:
     """Return the id of each model by its other names: the server's name, and an alias's target."""
     renamed: dict[str, str] = {}
@@ -91,17 +99,17 @@ def _withheld(serving: Sequence[ServedModel]) -> Iterator[OfferWarning]:
 def _wrong_prices(serving: Sequence[ServedModel], config: Config) -> Iterator[OfferWarning]:
     pricing = config.pricing
     needs_price = dialect_of(config.coordinator, config.coordinator.url) == USEPOD
-    is_paid = needs_price or bool(
+    is_paid = bool(
         config.operator.wallet or pricing.models or pricing.default_input_per_1m is not None
     )
     for one in serving:
         model, price = one.model, one.price
-        if price is None and model.native and is_paid:
-            advice = "set it in [pricing.models], or set the defaults in [pricing]"
+        if needs_price and model.native and not is_offered_in_usepod(price):
+            problem = f"it has no price above 0, and so it is not offered in the dialect {USEPOD}"
+            yield OfferWarning(model.model_id, problem, _SET_PRICE)
+        elif price is None and model.native and is_paid:
             problem = "it has no price; a coordinator that pays sends no jobs for it"
-            if needs_price:
-                problem = f"it has no price, and so it is not offered in the dialect {USEPOD}"
-            yield OfferWarning(model.model_id, problem, advice)
+            yield OfferWarning(model.model_id, problem, _SET_PRICE)
         if price is None or model.native:
             continue
         cost = (model.input_price_per_1m or 0, model.output_price_per_1m or 0)

@@ -5,6 +5,7 @@ from typing import Final
 
 import click
 
+from provider_agent.agent.backends.offer_warnings import is_offered_in_usepod
 from provider_agent.agent.cli.settings import (
     NO_BACKEND,
     SetupError,
@@ -24,14 +25,19 @@ EXIT_INVALID: Final = 78
 
 
 _NO_PRICE: Final = (
-    "[pricing] is empty: in the dialect usepod, no model of a local server is offered; set "
-    "default_input_per_1m and default_output_per_1m"
+    "[pricing] has no price above 0: in the dialect usepod, no model of a local server is offered; "
+    "set default_input_per_1m and default_output_per_1m"
 )
 
 _OTHER_DIALECT: Final = (
     "the file is that of usepod-agent, which speaks the dialect usepod; set "
     'dialect = "usepod" in [coordinator] if the coordinator speaks only that'
 )
+
+
+def _has_price(pricing: PricingConfig) -> bool:
+    defaults = pricing.default_input_per_1m and pricing.default_output_per_1m
+    return bool(defaults) or any(map(is_offered_in_usepod, pricing.models.values()))
 
 
 class _InvalidConfig(click.ClickException):
@@ -67,7 +73,7 @@ def _warnings(loaded: LoadedConfig, dialect: str) -> list[str]:
     config, warnings = loaded.config, list(loaded.warnings)
     if not config.backends:
         warnings.insert(0, str(NO_BACKEND))
-    elif dialect == USEPOD and config.pricing == PricingConfig():
+    elif dialect == USEPOD and not _has_price(config.pricing):
         warnings.append(_NO_PRICE)
     is_rust_agents = loaded.path is not None and loaded.path.parent.name == RUST_AGENT_FOLDER
     if is_rust_agents and config.coordinator.dialect is None and dialect != USEPOD:

@@ -7,6 +7,7 @@ from provider_agent.agent.backends.configured import SkippedBackend
 from provider_agent.agent.backends.health_check import BackendState
 from provider_agent.agent.backends.local_servers import FoundServer
 from provider_agent.agent.backends.offer_groups import ServedModel, group_by_model
+from provider_agent.agent.backends.offer_warnings import is_offered_in_usepod
 from provider_agent.agent.cli.backend_report import report_of
 from provider_agent.agent.cli.check.findings import Finding, Outcome
 from provider_agent.agent.cli.check.servers import wrong_kind
@@ -37,7 +38,7 @@ def missing_offer(served: Sequence[ServedModel], *, needs_price: bool) -> list[F
         needs_price: whether the coordinator's dialect has no offer without a price.
     """
     offers = [group for group in group_by_model(served).values() if group.members]
-    if not served or any(group.price is not None or not needs_price for group in offers):
+    if not served or any(not needs_price or is_offered_in_usepod(group.price) for group in offers):
         return []
     details = "the agent would offer no model: not one has a known price"
     advice = "set prices in [pricing.models]"

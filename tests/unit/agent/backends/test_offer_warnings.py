@@ -60,14 +60,17 @@ def warnings_of(
     return offer_warnings(serving, states, config)
 
 
-def test_model_without_a_price_is_reported_as_not_offered_in_usepod() -> None:
+@pytest.mark.parametrize("pricing", [PricingConfig(), PricingConfig(models={"m": Price(1, 0)})])
+def test_model_without_a_price_is_reported_as_not_offered_in_usepod(
+    pricing: PricingConfig,
+) -> None:
     state = state_of(model("m"))
 
-    assert warnings_of(state, dialect=None) == []
-    assert warnings_of(state, dialect="usepod") == [
+    assert warnings_of(state, dialect=None, pricing=pricing) == []
+    assert warnings_of(state, dialect="usepod", pricing=pricing) == [
         OfferWarning(
             "m",
-            "it has no price, and so it is not offered in the dialect usepod",
+            "it has no price above 0, and so it is not offered in the dialect usepod",
             "set it in [pricing.models], or set the defaults in [pricing]",
         )
     ]

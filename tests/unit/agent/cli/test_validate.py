@@ -43,9 +43,11 @@ def test_warnings_do_not_change_the_exit_code(runner: CliRunner) -> None:
 
 
 def test_missing_prices_are_a_warning_only_where_models_need_them(runner: CliRunner) -> None:
-    missing = "warning: [pricing] is empty: in the dialect usepod, no model of a local server is "
+    missing = "warning: [pricing] has no price above 0: in the dialect usepod, no model of a "
 
     assert missing in invoke(runner, "validate", config=USEPOD + ECHO).stderr
+    zero = PRICES.replace("750_000", "0")
+    assert missing in invoke(runner, "validate", config=USEPOD + ECHO + zero).stderr
     assert invoke(runner, "validate", config=USEPOD + ECHO + PRICES).stderr == ""
     assert missing not in invoke(runner, "validate", config=ECHO).stderr
 

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from provider_agent.protocol.frames import (
     AgentFrame,
@@ -146,7 +147,10 @@ def test_offers_arrive_as_chat_models(
     ]
     sent = Capabilities(1, offers, AgentLimits(capacity, tokens))
 
-    assert Both().to_coordinator(sent) == [sent]
+    received = [
+        replace(offer, max_concurrent=min(offer.max_concurrent, capacity)) for offer in offers
+    ]
+    assert Both().to_coordinator(sent) == [replace(sent, models=received)]
 
 
 @given(st.integers(0, 99), st.floats(0.5, 1e6), st.integers(1, 9999), st.floats(0.01, 1.0))

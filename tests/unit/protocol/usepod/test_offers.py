@@ -44,6 +44,12 @@ def test_capabilities_have_the_form_that_the_marketplace_expects() -> None:
     }
 
 
+def test_no_model_has_more_concurrent_jobs_than_the_agent() -> None:
+    message = sent(offer(max_concurrent=32), offer("other", max_concurrent=3))
+
+    assert [model["max_concurrent"] for model in message["models"]] == [4, 3]
+
+
 def test_no_token_limit_is_null() -> None:
     assert sent(limits=AgentLimits(4))["limits"]["max_tokens_per_minute"] is None
 

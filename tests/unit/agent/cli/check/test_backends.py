@@ -90,6 +90,7 @@ async def test_advice_for_a_passthrough_does_not_suggest_starting_a_server() -> 
     [
         (True, None, False, True),
         (True, Price(1, 2), False, False),
+        (True, Price(1, 0), False, True),
         (False, Price(1, 2), False, False),
         (False, None, True, True),
     ],
