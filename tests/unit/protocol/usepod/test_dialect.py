@@ -12,18 +12,15 @@ from provider_agent.protocol.exceptions import MessageTooBig
 from provider_agent.protocol.frames import (
     Ack,
     AgentFrame,
-    BackendLoad,
     Cancel,
     Challenge,
     Chunk,
     Draining,
-    Heartbeat,
     Hello,
     JobError,
     JobHeader,
     JobResult,
     JobStarted,
-    ModelLoad,
     Rejected,
     RequestChunk,
     Usage,
@@ -31,7 +28,6 @@ from provider_agent.protocol.frames import (
 )
 from provider_agent.protocol.limits import KIB, MAX_DEADLINE_MS, MAX_NAME_CHARS, MAX_TEXT_CHARS, MIB
 from tests.unit.protocol.usepod.dialects import DialectHarness
-from tests.unit.protocol.usepod.recorded import recorded
 
 TEXT = "4ee1308c-f210-44b2-9bf2-628bb77a9e7a"
 JOB_ID = uuid.UUID(TEXT).bytes
@@ -184,58 +180,6 @@ def test_messages_that_are_encoded_again_are_the_same() -> None:
     assert harness.send(end) == ""
 
 
-def test_a_result_has_both_spellings_of_the_counts() -> None:
-    harness, job_id = running()
-    end = JobResult(job_id, 10, Usage(5, 7), "vllm:http://host", 123, 4)
-
-    assert sent(harness, end) == {
-        "type": "job_done",
-        "job_id": TEXT,
-        "tokens": {"input": 5, "output": 7, "input_tokens": 5, "output_tokens": 7},
-        "duration_ms": 123,
-    }
-    assert harness.dialect.take_acks() == [Ack(job_id, 10, final=True)]
-
-
-def test_an_unknown_count_is_zero() -> None:
-    harness, job_id = running()
-
-    tokens = sent(harness, JobResult(job_id, 0, Usage(), "b", 0, None))["tokens"]
-    assert set(tokens.values()) == {0}
-
-
-def test_an_error_reports_the_bytes_before_it_and_the_servers_body() -> None:
-    harness, job_id = running()
-    end = JobError(job_id, 402, "backend_error", "the server answered 500", body=b'{"e": 1}')
-
-    assert sent(harness, end) == {
-        "type": "job_error",
-        "job_id": TEXT,
-        "error_code": "internal",
-        "message": 'the server answered 500: {"e": 1}',
-        "tokens_emitted": 402,
-    }
-    assert harness.dialect.take_acks() == [Ack(job_id, 402, final=True)]
-
-
-def test_the_error_of_a_server_has_the_message_that_the_rust_agent_sends() -> None:
-    harness, job_id = running()
-    end = JobError(job_id, 0, "bad_request", "no such field", 400, body=b'{"e": 1}')
-    (recorded_error,) = recorded("agent", "job_error", "server answers 400")
-    expected = json.loads(recorded_error.text)["message"].partition(": ")[0]
-
-    assert sent(harness, end)["message"] == f'{expected}: {{"e": 1}}'
-
-
-def test_an_error_body_of_any_bytes_is_sent_within_the_limit_of_a_text() -> None:
-    harness, job_id = running()
-    end = JobError(job_id, 0, "internal", "failed", body=b"\xff" * 65_536)
-
-    message = sent(harness, end)["message"]
-    assert message.startswith("failed: \N{REPLACEMENT CHARACTER}")
-    assert len(message) == MAX_TEXT_CHARS
-
-
 def test_a_frame_that_the_dialect_lacks_is_not_sent() -> None:
     harness, job_id = running()
 
@@ -323,32 +267,6 @@ def test_auth_failed_is_a_rejection_that_is_retried_slowly() -> None:
     assert harness.receive(json.dumps({"type": "auth_failed", "reason": page})) == [
         Rejected("auth_failed", page[:MAX_TEXT_CHARS], 60_000)
     ]
-
-
-def load(*speeds: float | None) -> BackendLoad:
-    models = [ModelLoad("m", "", 0, decode_tokens_per_second=speed) for speed in speeds]
-    return BackendLoad("vllm:http://host", True, 0, 8, models=models)
-
-
-def test_a_heartbeat_has_the_measured_figures() -> None:
-    beat = Heartbeat(3, 2, 8, 7.5, 120.4, 310.6, 0.25, [load(None, 90.5), load(51.5, 20.0)])
-
-    assert sent(DialectHarness(), beat) == {
-        "type": "heartbeat",
-        "queue_depth": 2,
-        "tokens_per_sec_p50": 51.5,
-        "p50_latency_ms": 120,
-        "p95_latency_ms": 311,
-        "error_rate_60s": 0.25,
-        "last_error_at": None,
-        "last_error_code": None,
-    }
-
-
-def test_a_heartbeat_without_measurements_has_numbers() -> None:
-    beat = sent(DialectHarness(), Heartbeat(0, 0, 8, None, None, None, None))
-
-    assert beat["tokens_per_sec_p50"] == beat["p50_latency_ms"] == beat["error_rate_60s"] == 0
 
 
 @pytest.mark.parametrize("text", ["\\ud83d", "\\uDE00", "\\ud83d\\ud83d\\ude00", "\\ud83dx"])

@@ -3,7 +3,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from provider_agent.protocol.frames import AgentLimits, Capabilities, ModelOffer
+from provider_agent.protocol.frames import AgentLimits, Capabilities, Draining, ModelOffer
 from tests.unit.protocol.usepod.dialects import AGENT_VERSION, DialectHarness
 
 
@@ -82,3 +82,35 @@ def test_the_report_is_empty_if_every_model_has_prices() -> None:
     harness.send(Capabilities(1, [offer()], AgentLimits(4)))
 
     assert harness.withheld == [[]]
+
+
+LIMITS = AgentLimits(4, 9000)
+
+
+def message(harness: DialectHarness, frame: Capabilities | Draining) -> Any:
+    return msgspec.json.decode(harness.send(frame))
+
+
+def test_a_drain_withdraws_the_offers_until_the_connection_ends() -> None:
+    harness = DialectHarness()
+    offers = Capabilities(1, [offer("a"), offer("free", input_price_per_1m=None)], LIMITS)
+    assert len(message(harness, offers)["models"]) == 1
+
+    for frame in (Draining(5000), offers, Draining(0)):
+        assert message(harness, frame) == {
+            "type": "capabilities",
+            "models": [],
+            "limits": {"max_concurrent_total": 4, "max_tokens_per_minute": 9000},
+            "metadata": {"agent_version": "1.2.3"},
+        }
+    assert harness.withheld == [["free"]], "an offer that is withdrawn is not withheld"
+
+    harness.reconnect()
+    assert len(message(harness, offers)["models"]) == 1
+
+
+def test_a_drain_before_the_first_offers_leaves_them_out() -> None:
+    harness = DialectHarness()
+
+    assert harness.send(Draining(5000)) == ""
+    assert message(harness, Capabilities(1, [offer("a")], LIMITS))["models"] == []
