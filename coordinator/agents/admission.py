@@ -24,7 +24,7 @@ _NO_CODE: Final = Rejected(
 
 
 class Admission:
-    """Admits agents by public key or enrollment code.
+    """Admits agents by public key or enrollment code; a code admits its key until the process ends.
 
     After several wrong codes from one address, codes from there are checked only every few seconds.
     That does not affect agents that have been admitted before: they have proven their public key.
@@ -59,7 +59,9 @@ class Admission:
                 "There were too many wrong enrollment codes from this address.",
                 math.ceil(wait_s * 1000),
             )
-        if admits_agent(hello, settings.enrollment_codes, settings.agent_keys):
+        # Agents of the dialect usepod send their code only until they are admitted once.
+        comes_back = key in self._enrolled and not hello.enrollment_code
+        if comes_back or admits_agent(hello, settings.enrollment_codes, settings.agent_keys):
             self._enrolled.pop(key, None)
             self._enrolled[key] = None
             if len(self._enrolled) > MAX_REMEMBERED_KEYS:

@@ -144,6 +144,15 @@ async def test_codes_and_keys_admit_agents() -> None:
             assert str(agent.refusal).endswith("the agent sent no enrollment code.")
 
 
+async def test_an_admitted_agent_comes_back_without_its_code() -> None:
+    settings = replace(SETTINGS, enrollment_codes=SecretSet(["POD-1"]))
+    async with Coordinator(settings) as coordinator:
+        async with UsepodAgent(coordinator.connect_url, enrollment_code="POD-1") as first:
+            pass
+        async with UsepodAgent(coordinator.connect_url, key=first.key) as agent:
+            assert agent.refusal is None
+
+
 async def test_a_second_agent_with_the_same_key_is_refused_while_the_first_responds(
     coordinator: Coordinator, agent: UsepodAgent
 ) -> None:
