@@ -1,12 +1,14 @@
 """Runs the conformance kit over the dialect `usepod` against our coordinator, with faults too."""
 
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import pytest
 
+from provider_agent.conformance.agent_peer import result
 from provider_agent.conformance.coordinator_run import (
     CASE_IDS,
     NOT_APPLICABLE,
@@ -19,6 +21,7 @@ from provider_agent.conformance.of_coordinator.usepod_version_1 import VERSION_1
 from provider_agent.conformance.report import to_junit
 from provider_agent.conformance.usepod_cases import DIALECT
 from provider_agent.coordinator.server import Coordinator
+from provider_agent.coordinator.sessions.running_job import RunningJob
 from provider_agent.coordinator.settings import CoordinatorSettings, ExtraDialect
 from provider_agent.protocol.codec import Decoded
 from provider_agent.protocol.frames import AgentFrame, CoordinatorFrame
@@ -36,11 +39,13 @@ class CoordinatorFault(Fault, frozen=True):
         random_bytes: replaces the coordinator's source of random bytes.
         accepts_signatures: whether every signature is valid.
         refuses_late: whether a message of a cancelled job ends the connection.
+        completes_lost: whether a lost link completes its responses.
     """
 
     random_bytes: Callable[[int], bytes] | None = None
     accepts_signatures: bool = False
     refuses_late: bool = False
+    completes_lost: bool = False
 
 
 def unlimited(message: Message) -> Message:
@@ -52,6 +57,22 @@ def unlimited(message: Message) -> Message:
 def of_unknown_job(message: Message) -> bool:
     """Whether the job of a message is the one that no coordinator has sent."""
     return message.get("job_id") == uuid_text(UNKNOWN_JOB)
+
+
+def without_code(message: Message) -> bool:
+    """Whether a message is an `auth_response` without an enrollment code."""
+    return message["type"] == "auth_response" and "enrollment_code" not in message
+
+
+def new_provider_id(message: Message) -> Message:
+    """Return `auth_ok` with a provider id that no agent has yet."""
+    return message | {"provider_id": uuid.uuid4().hex}
+
+
+def complete(jobs: Iterable[RunningJob], *_reason: str) -> None:
+    """Complete the responses of lost jobs."""
+    for job in jobs:
+        job.on_end(result(job.job.job_id, 0))
 
 
 def refuse_if(condition: Callable[[Message], bool]) -> Change:
@@ -70,6 +91,12 @@ FAULTS: Final = {
     ),
     "sends no provider id": CoordinatorFault(
         "usepod-auth-ok", sends=only("auth_ok", lambda _: {"type": "auth_ok"})
+    ),
+    "needs the enrollment code again": CoordinatorFault(
+        "usepod-reconnect", receives=refuse_if(without_code)
+    ),
+    "gives an agent another provider id": CoordinatorFault(
+        "usepod-provider-id", sends=only("auth_ok", new_provider_id)
     ),
     "leaves when it receives a heartbeat": CoordinatorFault(
         "usepod-heartbeat", receives=only("heartbeat", refuse)
@@ -101,6 +128,9 @@ FAULTS: Final = {
         "error-late", receives=only("job_error", lambda one: one | {"type": "job_done"})
     ),
     "does not cancel": CoordinatorFault("cancel", sends=only("job_cancel", lambda _: None)),
+    "completes the response of a lost agent": CoordinatorFault(
+        "usepod-lost-late", completes_lost=True
+    ),
     "leaves when a cancelled job continues": CoordinatorFault(
         "usepod-cancel-late", refuses_late=True
     ),
@@ -151,7 +181,9 @@ async def running_coordinator(
     settings = CoordinatorSettings(port=0, drain_s=0, dialects=frozenset({ExtraDialect.USEPOD}))
     random: dict[str, Any] = {} if random_bytes is None else {"random_bytes": random_bytes}
     async with Coordinator(settings, clock=now, **random) as coordinator:
-        yield CoordinatorTarget(coordinator.connect_url, coordinator.http_url, dialect=DIALECT)
+        yield CoordinatorTarget(
+            coordinator.connect_url, coordinator.http_url, enrollment_code="POD-1", dialect=DIALECT
+        )
 
 
 @in_virtual_time
@@ -172,6 +204,9 @@ async def test_the_kit_finds_a_planted_fault(name: str, monkeypatch: pytest.Monk
     monkeypatch.setattr(f"{dialects}.UsepodCoordinatorDialect", faulty_dialect(fault))
     if fault.accepts_signatures:
         monkeypatch.setattr(f"{dialects}.is_signed", lambda *_arguments, **_nonce: True)
+    if fault.completes_lost:
+        sessions = "provider_agent.coordinator.sessions.detached_session"
+        monkeypatch.setattr(f"{sessions}._fail", complete)
     async with running_coordinator(fault.random_bytes) as target:
         report = await run_against_coordinator(target, [fault.case, "response-streams", "error"])
 
