@@ -1,4 +1,4 @@
-"""Watches a relayed event stream: where it can be continued, and whether it reported an error."""
+"""Watches a relayed event stream: where it can be continued, and how it ended."""
 
 from typing import Any, Final
 
@@ -19,6 +19,12 @@ less."""
 
 _ERROR_TYPES: Final = frozenset({"error", "response.failed"})
 """The names of events that report an error: of Anthropic, and of the OpenAI Responses API."""
+
+_FINAL_TYPES: Final = frozenset({"message_stop", "response.completed", "response.incomplete"})
+"""The names of events after which none follows: of Anthropic, and of the OpenAI Responses API."""
+
+_DONE: Final = b"[DONE]"
+"""The data of the last event of OpenAI's other operations."""
 
 
 class _Event(Struct):
@@ -58,10 +64,18 @@ class RelayedEvents:
 
         Call it after the last byte.
         """
+        number = _decode(self._last_event()).sequence_number
+        return number + 1 if isinstance(number, int) else 0
+
+    def final_event_relayed(self) -> bool:
+        """Whether the last event ends the stream. Call it after the last byte."""
+        event = self._last_event()
+        return _data(event).strip() == _DONE or not _FINAL_TYPES.isdisjoint(_types(event))
+
+    def _last_event(self) -> bytes:
         self._read(unify_line_ends(self._partial))
         events = self._events.rstrip(b"\n")
-        number = _decode(events[events.rfind(b"\n\n") + 1 :]).sequence_number
-        return number + 1 if isinstance(number, int) else 0
+        return events[events.rfind(b"\n\n") + 1 :]
 
     def add(self, piece: bytes) -> None:
         """Read the next bytes."""
@@ -103,19 +117,24 @@ def _may_have_error(events: bytes) -> bool:
 
 
 def _is_error(event: bytes) -> bool:
+    return not _ERROR_TYPES.isdisjoint(_types(event)) or _decode(event).error is not None
+
+
+def _types(event: bytes) -> list[str]:
+    """Return the name of an event, and the `type` in its data."""
     names = [line[6:].strip() for line in event.split(b"\n") if line.startswith(b"event:")]
-    if names and names[-1].decode("utf-8", "replace") in _ERROR_TYPES:
-        return True
-    decoded = _decode(event)
-    return decoded.error is not None or (
-        isinstance(decoded.type, str) and decoded.type in _ERROR_TYPES
-    )
+    types = [names[-1].decode("utf-8", "replace")] if names else []
+    declared = _decode(event).type
+    return [*types, declared] if isinstance(declared, str) else types
+
+
+def _data(event: bytes) -> bytes:
+    return b"\n".join(line[5:] for line in event.split(b"\n") if line.startswith(b"data:"))
 
 
 def _decode(event: bytes) -> _Event:
     """Return the fields of an event's data; empty if it is not a JSON object."""
-    lines = [line[5:] for line in event.split(b"\n") if line.startswith(b"data:")]
     try:
-        return msgspec.json.decode(b"\n".join(lines), type=_Event)
+        return msgspec.json.decode(_data(event), type=_Event)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _Event()

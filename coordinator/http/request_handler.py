@@ -6,9 +6,13 @@ agent can be tried. After that the response is what the agent sends, byte for by
 A client must not mistake a part of a response for the whole. An interrupted event stream ends with
 one error event: the server's own if it was relayed; otherwise, if the last event is complete, the
 coordinator's in the operation's format. In every other case the connection is aborted.
+
+Many clients disconnect as soon as they have the final event of a stream. Such a response is
+complete: its job is not cancelled, and its end, which reports the tokens, is awaited.
 """
 
 import asyncio
+from contextlib import suppress
 from typing import Final
 
 from aiohttp import web
@@ -40,6 +44,9 @@ log = EventLogger(__name__)
 
 ERROR_EVENT_TIMEOUT_S: Final = 5.0
 """Seconds that a client may take to read the error event of an interrupted stream."""
+
+END_TIMEOUT_S: Final = 5.0
+"""Seconds that the end of a job may take after its final event, if the client has left."""
 
 
 class RequestHandler:
@@ -85,7 +92,8 @@ class RequestHandler:
     async def run(self) -> web.StreamResponse:
         """Send the response.
 
-        aiohttp cancels this method when the client disconnects, which cancels the job at once.
+        aiohttp cancels this method when the client disconnects, which cancels the job at once,
+        unless the client has the final event of the stream.
         """
         self._counters.requests += 1
         timeout_s = self._settings.deadline_s + self._settings.deadline_grace_s
@@ -146,9 +154,21 @@ class RequestHandler:
         )
         try:
             end = await stream.relay()
+        except (asyncio.CancelledError, ConnectionError):
+            if not self._client_has_all(job):
+                raise
+            await _wait_for_end(job)
+            if job.end is None:
+                raise
+            end = job.end
         finally:
             self._record.response_bytes = stream.written_bytes
         return end if isinstance(end, JobError) else None
+
+    def _client_has_all(self, job: RunningJob) -> bool:
+        """Whether the final event of the stream was written to a client that has disconnected."""
+        events = self._events
+        return events is not None and not job.buffered_bytes and events.final_event_relayed()
 
     def _log_stalled_client(self) -> None:
         fields = {"job": self._job_id, "model": self._client_request.model_id}
@@ -191,3 +211,10 @@ class RequestHandler:
         return request_id_headers(
             self._client_request.operation.wire_format, self._attempts.job_id.hex()
         )
+
+
+async def _wait_for_end(job: RunningJob) -> None:
+    """Return when a job has ended or sends more bytes, after `END_TIMEOUT_S` at the latest."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(END_TIMEOUT_S):
+            await job.wait()

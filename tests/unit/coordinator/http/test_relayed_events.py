@@ -84,6 +84,31 @@ def test_other_events_are_no_errors(event: bytes) -> None:
     assert events.between_events
 
 
+FINAL = [
+    b"data: [DONE]\n\n",
+    b"data:[DONE]\n\n",
+    b'event: message_stop\ndata: {"type":"message_stop"}\n\n',
+    b'data: {"type":"response.completed","sequence_number":9}\n\n',
+    b'event: response.incomplete\ndata: {"response":"' + b"x" * (2 * MAX_EVENT_BYTES) + b'"}\n\n',
+]
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"])
+@pytest.mark.parametrize("final", FINAL)
+@pytest.mark.parametrize("piece_bytes", [1, 1000, 10**6])
+def test_the_final_event_is_recognized(final: bytes, line_end: bytes, piece_bytes: int) -> None:
+    stream = (CHAT_CHUNK + final).replace(b"\n", line_end)
+    cuts = list(range(0, len(stream), piece_bytes))
+
+    assert read(stream, cuts).final_event_relayed()
+    assert not read(stream[: -2 * len(line_end)], []).final_event_relayed()
+
+
+@pytest.mark.parametrize("event", [*ERRORS, CHAT_CHUNK, b'data: {"text":"[DONE]"}\n\n', b""])
+def test_other_events_are_not_final(event: bytes) -> None:
+    assert not read(event, []).final_event_relayed()
+
+
 @pytest.mark.parametrize(
     ("stream", "number"),
     [

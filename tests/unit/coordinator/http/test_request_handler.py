@@ -5,6 +5,7 @@ import aiohttp
 import msgspec
 import pytest
 
+from provider_agent.coordinator.http import request_handler
 from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings
 from provider_agent.protocol.frames import ResponseHeader
@@ -118,6 +119,51 @@ async def test_job_is_cancelled_when_its_client_disconnects(
         await agent.settle()
         assert coordinator.agents()[0].in_flight == 0
         assert coordinator.counters.disconnected == 1
+
+
+async def test_a_client_that_leaves_after_the_final_event_has_the_whole_response(
+    coordinator: Coordinator, http: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    async with ScriptedAgent(coordinator.connect_url) as agent:
+        asking = asyncio.create_task(post_chat(http))
+        job = await agent.next_job()
+        await job.start()
+        await job.send(b"data: 1\n\ndata: [DONE]\n\n")
+        response = await asking
+        await response.content.readuntil(b"[DONE]\n\n")
+        response.close()
+        (await http.get("/healthz")).close()  # the coordinator has noticed the disconnection
+        await agent.settle()
+        assert not job.cancelled.is_set()
+
+        await job.finish()
+        await job.done.wait()
+
+    (line,) = (one for one in caplog.records if one.message == "request finished")
+    fields = line.fields  # type: ignore[attr-defined]
+    assert (fields["code"], fields["input_tokens"], fields["output_tokens"]) == ("ok", 3, 4)
+    assert coordinator.counters.completed == 1
+    assert coordinator.counters.disconnected == 0
+
+
+async def test_the_job_is_cancelled_if_its_end_does_not_follow_the_final_event(
+    coordinator: Coordinator, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(request_handler, "END_TIMEOUT_S", 0.01)
+    async with ScriptedAgent(coordinator.connect_url) as agent:
+        asking = asyncio.create_task(post_chat(http))
+        job = await agent.next_job()
+        await job.start()
+        await job.send(b"data: [DONE]\n\n")
+        response = await asking
+        await response.content.readuntil(b"[DONE]\n\n")
+        response.close()
+
+        await job.cancelled.wait()
+        await job.fail("cancelled")
+        await agent.settle()
+    assert coordinator.counters.disconnected == 1
 
 
 async def test_bytes_received_after_a_cancel_are_acknowledged_and_dropped(
