@@ -118,8 +118,7 @@ async def test_interrupted_questions_write_nothing(key: str, tmp_path: Path) -> 
     ):
         await terminal.answer("Offer the models of vLLM", "y")
         await terminal.expect("Coordinator's address (wss://…): ")
-        terminal.type(key)
-        assert await terminal.wait() == 130
+        assert await terminal.type_until_exit(key) == 130
 
     assert "Traceback" not in terminal.screen
     assert not written(tmp_path)

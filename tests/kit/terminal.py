@@ -5,7 +5,7 @@ import os
 import pty
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from tests.kit.cli_process import COMMAND, kept_variables
@@ -53,6 +53,17 @@ class TerminalProcess:
 
     def type(self, text: str) -> None:
         os.write(self._terminal, text.encode())
+
+    async def type_until_exit(self, key: str) -> int:
+        """Type a key until the command exits; return its exit code.
+
+        A Ctrl-C between a prompt and the `select` of `readline` has no effect before the next key.
+        """
+        while True:
+            self.type(key)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    return await self.wait()
 
     async def wait(self) -> int:
         """Wait until the command exits; return its exit code."""
