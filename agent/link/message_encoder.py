@@ -41,7 +41,7 @@ class MessageEncoder:
             messages = self._encode(frames)
         except Exception:  # noqa: BLE001  the frame that causes it is logged below
             return self._encode_each(frames)
-        if any(len(message) > self._max_bytes for message in messages):
+        if messages and max(map(len, messages)) > self._max_bytes:
             return self._encode_each(frames)
         return messages
 

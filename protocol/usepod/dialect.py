@@ -5,7 +5,6 @@ ids, a cancelled job has no end, and bytes count as acknowledged when they are w
 Chunks are encoded by hand, as they are nearly all of the messages.
 """
 
-from binascii import b2a_base64
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -124,10 +123,18 @@ class UsepodDialect:
     def encode_messages(self, frames: Sequence[AgentFrame]) -> list[bytes]:
         """Encode each frame as one message; leave out those that the dialect does not have."""
         encoded: list[bytes] = []
+        heads = self._chunk_heads
         for frame in frames:
-            message = self._chunk(frame) if type(frame) is Chunk else self._message(frame)
-            if message:
-                encoded.append(message)
+            if type(frame) is not Chunk:
+                if message := self._message(frame):
+                    encoded.append(message)
+                continue
+            job_id, offset, data = frame.job_id, frame.offset, frame.data
+            end = offset + len(data)
+            if (offset ^ end) >= _ACK_BYTES:
+                self._acks.append(Ack(job_id, end))
+            if head := heads.get(job_id) or self._new_chunk_head(job_id):
+                encoded.append(b"".join((head, _ENCODER.encode(data), b"}")))
         return encoded
 
     def take_acks(self) -> list[Ack]:
@@ -146,20 +153,12 @@ class UsepodDialect:
         self._job_ids.end(job_id)
         self._chunk_heads.pop(job_id, None)
 
-    def _chunk(self, chunk: Chunk) -> bytes:
-        job_id, offset, data = chunk.job_id, chunk.offset, chunk.data
-        end = offset + len(data)
-        if offset // _ACK_BYTES != end // _ACK_BYTES:
-            self._acks.append(Ack(job_id, end))
-        head = self._chunk_heads.get(job_id) or self._new_chunk_head(job_id)
-        return b'%b%b"}' % (head, b2a_base64(data, newline=False)) if head else b""
-
     def _new_chunk_head(self, job_id: bytes) -> bytes:
         """Return what the messages of a job's chunks begin with; b"" if none may be sent."""
         text = self._job_ids.text(job_id)
         if text is None:
             return b""
-        head = _ENCODER.encode(messages.JobChunk(text, b"")).removesuffix(b'"}')
+        head = _ENCODER.encode(messages.JobChunk(text, b"")).removesuffix(b'""}')
         self._chunk_heads[job_id] = head
         return head
 

@@ -21,6 +21,7 @@ _MASKED: Final = 0x80
 _MAX_SHORT: Final = 125
 _MAX_16_BIT: Final = 0xFFFF
 
+_each_mask: Final = struct.Struct(f"{_MASK_BYTES}s").iter_unpack
 _short_head: Final = struct.Struct("!BB4s").pack
 _head_16_bit: Final = struct.Struct("!BBH4s").pack
 _head_64_bit: Final = struct.Struct("!BBQ4s").pack
@@ -37,12 +38,9 @@ def encode_messages(
         random_bytes: returns that many unpredictable bytes, for the masks.
     """
     first = _FINAL | (Opcode.TEXT if is_text else Opcode.BINARY)
-    masks = random_bytes(_MASK_BYTES * len(messages))
+    masks = _each_mask(random_bytes(_MASK_BYTES * len(messages)))
     parts: list[bytes] = []
-    at = 0
-    for message in messages:
-        mask = masks[at : at + _MASK_BYTES]
-        at += _MASK_BYTES
+    for (mask,), message in zip(masks, messages, strict=True):
         size = len(message)
         if size <= _MAX_SHORT:
             parts.append(_short_head(first, _MASKED | size, mask))
