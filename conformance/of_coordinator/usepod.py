@@ -11,6 +11,7 @@ from typing import Final
 from provider_agent.conformance.agent_peer import AgentPeer, Process, chunk, error, offer, result
 from provider_agent.conformance.case import CaseList, NotHeld, require
 from provider_agent.conformance.coordinator_under_test import CoordinatorUnderTest
+from provider_agent.conformance.of_coordinator.jobs import ANSWER, EVENT, LARGE_REQUEST_BYTES
 from provider_agent.conformance.peer import SILENCE_S
 from provider_agent.conformance.played_job import PlayedJob
 from provider_agent.conformance.usepod_agent_peer import UsepodAgentPeer
@@ -31,9 +32,6 @@ MIN_NONCE_BYTES: Final = 16
 HEARTBEAT_S: Final = 15.0
 _IDLE: Final = Heartbeat(0, 0, 16, None, None, None, None)
 UNREAD_BYTES: Final = 1 * MIB
-LARGE_REQUEST_BYTES: Final = 700 * KIB
-EVENT: Final = b'data: {"choices":[]}\n\n'
-ANSWER: Final = EVENT + b"data: [DONE]\n\n"
 
 
 async def _enter(
