@@ -77,11 +77,15 @@ class ClientStream:
         self._timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
-        state = "blocked" if self._is_blocked else "idle"
+        state = "blocked" if self.has_unsent else "idle"
         return f"<ClientStream {state} writes={self._writes} unchanged={self._unchanged_checks}>"
 
     @property
-    def _is_blocked(self) -> bool:
+    def has_unsent(self) -> bool:
+        """Whether the client's socket has not accepted all written bytes.
+
+        It stays true if the client disconnects then.
+        """
         return self._connection is not None and self._connection.is_writing_paused
 
     async def relay(self) -> JobEnd:
@@ -96,6 +100,8 @@ class ClientStream:
         job, connection, transport = self._job, self._connection, self._transport
         if connection is None or transport is None:
             raise _disconnected()
+        # Writing is paused while the buffer has any byte, so that `has_unsent` is exact.
+        transport.set_write_buffer_limits(high=0)
         job.set_output_callback(self._schedule)
         connection.on_writable = self._schedule
         self._start_timer()
@@ -152,7 +158,7 @@ class ClientStream:
 
     def _write_buffered(self, transport: asyncio.Transport) -> None:
         job = self._job
-        while not self._is_blocked:
+        while not self.has_unsent:
             if self._unconsumed:
                 job.owner.consume(job, self._unconsumed)
                 self._unconsumed = 0
@@ -182,7 +188,7 @@ class ClientStream:
         transport = self._transport
         buffered = 0 if transport is None else transport.get_write_buffer_size()
         progress = (self._writes, buffered)
-        if self._is_blocked and progress == self._last_progress:
+        if self.has_unsent and progress == self._last_progress:
             self._unchanged_checks += 1
         else:
             self._unchanged_checks = 0

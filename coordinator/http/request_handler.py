@@ -8,7 +8,8 @@ one error event: the server's own if it was relayed; otherwise, if the last even
 coordinator's in the operation's format. In every other case the connection is aborted.
 
 Many clients disconnect as soon as they have the final event of a stream. Such a response is
-complete: its job is not cancelled, and its end, which reports the tokens, is awaited.
+complete: its job is not cancelled, and its end, which reports the tokens, is awaited. It is not
+complete if the client's socket has not accepted the final event, as that of a stalled client.
 """
 
 import asyncio
@@ -155,7 +156,7 @@ class RequestHandler:
         try:
             end = await stream.relay()
         except (asyncio.CancelledError, ConnectionError):
-            if not self._client_has_all(job):
+            if stream.has_unsent or not self._has_final_event(job):
                 raise
             await _wait_for_end(job)
             if job.end is None:
@@ -165,8 +166,8 @@ class RequestHandler:
             self._record.response_bytes = stream.written_bytes
         return end if isinstance(end, JobError) else None
 
-    def _client_has_all(self, job: RunningJob) -> bool:
-        """Whether the final event of the stream was written to a client that has disconnected."""
+    def _has_final_event(self, job: RunningJob) -> bool:
+        """Whether the final event of the stream was written, and nothing is left to write."""
         events = self._events
         return events is not None and not job.buffered_bytes and events.final_event_relayed()
 

@@ -6,7 +6,7 @@ import aiohttp
 import pytest
 from msgspec.structs import replace
 
-from provider_agent.protocol.limits import MIB
+from provider_agent.protocol.limits import KIB, MIB
 from tests.kit.coordinator_harness import (
     BODY,
     CHAT,
@@ -19,6 +19,11 @@ from tests.kit.virtual_time import in_virtual_time
 MUCH = 16 * MIB  # more than fits into the window and the socket buffers of both sides
 
 EOF = b"0\r\n\r\n"
+
+DONE_EVENT = b"data: [DONE]\n\n"
+
+ACKNOWLEDGED_BYTES = 64 * KIB
+"""Each piece of this size is acknowledged by itself: a quarter of the window."""
 
 
 def test_stalled_client_is_disconnected_and_its_job_cancelled(
@@ -38,6 +43,36 @@ def test_stalled_client_is_disconnected_and_its_job_cancelled(
 
     run()
     assert warning_events(caplog.records) == ["stalled client disconnected"]
+
+
+@pytest.mark.parametrize("leaves", [False, True], ids=["stalled", "leaves"])
+def test_final_event_in_the_write_buffer_is_no_complete_response(
+    caplog: pytest.LogCaptureFixture, leaves: bool
+) -> None:
+    # The final event was taken as received as soon as it was written to the transport, although
+    # the client had not read for minutes, so that the socket did not accept it.
+    settings = replace(NO_HEARTBEATS, window_bytes=4 * ACKNOWLEDGED_BYTES)
+
+    @in_virtual_time
+    async def run() -> None:
+        async with coordinator_harness(settings) as harness:
+            job, response = await harness.start_response(b": start\n\n")
+            piece = DONE_EVENT.rjust(ACKNOWLEDGED_BYTES, b"\n")
+            while job.stream.acked + len(piece) > job.stream.written:  # until the socket is full
+                await job.send(piece)
+                await asyncio.sleep(0.1)
+            if leaves:
+                response.close()
+            else:
+                while "stalled client disconnected" not in caplog.messages:  # noqa: ASYNC110
+                    await asyncio.sleep(1)
+            await asyncio.sleep(1)
+            await job.finish()
+            await job.done.wait()
+            counters = harness.coordinator.counters
+            assert (counters.completed, counters.disconnected) == (0, 1)
+
+    run()
 
 
 @pytest.mark.parametrize(
