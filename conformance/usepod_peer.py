@@ -3,14 +3,13 @@
 from collections.abc import Iterable
 from typing import Final
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from websockets.asyncio.server import ServerConnection
 
-from provider_agent.conformance.case import NotHeld, require
+from provider_agent.conformance.case import require
 from provider_agent.conformance.coordinator_peer import CoordinatorPeer, SentJob, new_welcome
 from provider_agent.conformance.peer import ANSWER_S, Frame
 from provider_agent.conformance.usepod_messages import UsepodMessages
+from provider_agent.protocol.ed25519 import is_valid_signature
 from provider_agent.protocol.frames import Cancel, Capabilities, Challenge, Hello, JobError, Welcome
 from provider_agent.protocol.limits import KIB, MAX_INTEGER
 from provider_agent.protocol.usepod.error_codes import wire_code
@@ -43,11 +42,10 @@ class UsepodCoordinatorPeer(CoordinatorPeer):
         """Send `auth_challenge`, and return the answer with a verified signature."""
         await self.send(Challenge(self.nonce, ""))
         hello = await self.expect(Hello)
-        try:
-            key = Ed25519PublicKey.from_public_bytes(hello.public_key)
-            key.verify(hello.signature, self.nonce)
-        except (ValueError, InvalidSignature):
-            raise NotHeld("the signature of auth_response is not one over the nonce") from None
+        require(
+            is_valid_signature(hello.public_key, hello.signature, self.nonce),
+            "the signature of auth_response is not one over the nonce",
+        )
         self._hello = hello
         return hello
 

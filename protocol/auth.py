@@ -7,8 +7,7 @@ names the relaying host, which the other coordinator rejects. The private key is
 
 from typing import Final
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from provider_agent.protocol.ed25519 import is_valid_signature
 
 CONTEXT: Final = b"provider-agent.v1 hello\x00"
 """Domain separation: the signature is not valid in another protocol that uses the same key."""
@@ -49,10 +48,4 @@ def signed_bytes(authority: str, nonce: bytes) -> bytes:
 
 def verify_signature(public_key: bytes, signature: bytes, authority: str, nonce: bytes) -> bool:
     """Whether the owner of `public_key` signed this nonce for this authority."""
-    try:
-        Ed25519PublicKey.from_public_bytes(public_key).verify(
-            signature, signed_bytes(authority, nonce)
-        )
-    except (InvalidSignature, ValueError):
-        return False
-    return True
+    return is_valid_signature(public_key, signature, signed_bytes(authority, nonce))

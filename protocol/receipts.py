@@ -7,9 +7,9 @@ response and the token counts to the agent's key. The private key is not used he
 
 from typing import Final
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from msgspec import Struct
+
+from provider_agent.protocol.ed25519 import is_valid_signature
 
 FEATURE: Final = "receipts"
 """The name of the feature in the handshake."""
@@ -56,8 +56,4 @@ class ReceiptContent(Struct, frozen=True):
 
     def is_signed_by(self, public_key: bytes, signature: bytes) -> bool:
         """Whether the owner of `public_key` signed this content."""
-        try:
-            Ed25519PublicKey.from_public_bytes(public_key).verify(signature, self.signed_bytes())
-        except (InvalidSignature, ValueError):
-            return False
-        return True
+        return is_valid_signature(public_key, signature, self.signed_bytes())

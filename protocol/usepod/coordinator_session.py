@@ -3,9 +3,7 @@
 from collections.abc import Callable
 from typing import Final
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
+from provider_agent.protocol.ed25519 import is_valid_signature
 from provider_agent.protocol.frames import Hello
 from provider_agent.protocol.usepod.session import OWN_CONTEXT
 
@@ -21,8 +19,4 @@ def new_nonce(random_bytes: Callable[[int], bytes]) -> bytes:
 
 def is_signed(hello: Hello, nonce: bytes) -> bool:
     """Whether the owner of the public key signed the bare nonce."""
-    try:
-        Ed25519PublicKey.from_public_bytes(hello.public_key).verify(hello.signature, nonce)
-    except (InvalidSignature, ValueError):
-        return False
-    return True
+    return is_valid_signature(hello.public_key, hello.signature, nonce)
