@@ -170,13 +170,9 @@ class StreamValidator:
         """Return whether the bytes so far are a success whose last event is the final one."""
         self._add_recent()
         tail = b"".join(self._tail)[-TAIL_BYTES:]
-        word_at = max(map(tail.rfind, final_words(self._operation)))
-        if word_at < 0:
-            return False
         # All events of the tail would take a millisecond, for each of the streams of a server that
         # stopped for a moment.
-        start = max(tail.rfind(blank, 0, word_at) for blank in _BLANK_LINES)
-        events = parse_events(tail[max(start, 0) :])
+        events = parse_events(possible_final_event(tail, self._operation))
         return (
             bool(events)
             and is_final_event(self._operation, events[-1])
@@ -237,6 +233,15 @@ class StreamValidator:
                 start.pop("output", None)  # a placeholder: no output exists yet
                 return merge_usage(start, *reports)
         return merge_usage(*reports)
+
+
+def possible_final_event(tail: bytes, operation: Operation) -> bytes:
+    """Return the event that may be the final one, and what follows it; empty: there is none."""
+    word_at = max(map(tail.rfind, final_words(operation)))
+    if word_at < 0:
+        return b""
+    start = max(tail.rfind(blank, 0, word_at) for blank in _BLANK_LINES)
+    return tail[max(start, 0) :]
 
 
 def _end_of_lines(data: bytes, start: int, stop: int) -> int:

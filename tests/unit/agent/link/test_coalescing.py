@@ -10,7 +10,6 @@ from provider_agent.agent.link.coalescing import (
     Coalescing,
 )
 from provider_agent.protocol.frames import (
-    AgentFrame,
     Chunk,
     CoordinatorFrame,
     Draining,
@@ -147,23 +146,13 @@ async def test_link_does_not_rest_right_after_a_request() -> None:
 
 
 @in_virtual_time
-async def test_link_sends_a_waiting_control_frame_before_it_rests(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_link_rests_after_the_last_of_several_messages() -> None:
     async with ScriptedCoordinator() as coordinator:
         link, peer = await connect(coordinator)
         channels = await start_jobs(link, peer, 10)
         await send_for_a_while(channels, peer)
-        next_batch = link.outbox.next_batch
-
-        def with_later_control_frame(limit_bytes: int) -> list[AgentFrame]:
-            frames = next_batch(limit_bytes)
-            if frames and isinstance(frames[0], Chunk):
-                link.outbox.put(Draining(10))
-            return frames
-
         link.rests.clear()
-        monkeypatch.setattr(link.outbox, "next_batch", with_later_control_frame)
+        link.outbox.put(Draining(10))
         await send_chunks(channels, peer)
         await peer.next(Draining)
         assert len(link.rests) == 1, "after both"
