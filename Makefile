@@ -6,12 +6,14 @@ ARGS ?=
 FUZZ_EXAMPLES ?= 2000
 PYTHONS ?=
 
+FOLDERS := protocol adapters agent coordinator conformance
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 DEMO := $(VENV)/.demo-installed
 DEV := $(VENV)/.dev-installed
 LOCK_VENV := $(VENV)-lock
 DOCS_VENV := $(VENV)-docs
+COMPILED_VENV := $(VENV)-compiled
 VLLM_VENV ?= $(VENV)-vllm
 VLLM_PIP = $(VLLM_VENV)/bin/python -m pip --disable-pip-version-check --quiet
 COMPILE = $(LOCK_VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 \
@@ -19,7 +21,7 @@ COMPILE = $(LOCK_VENV)/bin/uv pip compile --quiet --universal --python-version 3
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test coverage examples soak test-faults test-readme test-vllm test-marketplace fuzz check format bench lock man docs docs-reference docs-diagrams screenshot clean
+.PHONY: help demo test coverage examples soak test-faults test-readme test-vllm test-marketplace test-compiled compiled fuzz check format bench lock man docs docs-reference docs-diagrams screenshot clean
 
 help:
 	@echo "make demo         requests through coordinator, agent and a real inference server"
@@ -34,6 +36,8 @@ help:
 	@echo "make soak         random faults under load, 15 minutes  (ARGS='--minutes 600')"
 	@echo "make test-marketplace  the dialect usepod: recordings, and agent programs (USEPOD_AGENT=path)"
 	@echo "make test-vllm    conformance tests over a real vLLM     (first time: 4 minutes, 2.5 GB)"
+	@echo "make compiled     compile the hot modules with mypyc, for $(COMPILED_VENV) (needs a C compiler)"
+	@echo "make test-compiled  the tests of what is compiled, against $(COMPILED_VENV)"
 	@echo "make bench        cost of relaying, 25 minutes; pauses; memory; a large fleet (ARGS=--quick)"
 	@echo "make lock         pin the requirements again             (upgrade: ARGS=--upgrade)"
 	@echo "make man          the manual page, as build/man/man1/provider-agent.1"
@@ -41,7 +45,7 @@ help:
 	@echo "make docs-reference  write the tables of settings and commands from the code"
 	@echo "make docs-diagrams  draw changed diagrams of the pages, with npm and chromium"
 	@echo "make screenshot   the README's picture of the status page, with chromium"
-	@echo "make clean        remove $(VENV), $(VENV)-lock, $(VENV)-docs, $(VENV)-vllm, $(VENV)-3.*, build, dist and all caches"
+	@echo "make clean        remove $(VENV), $(VENV)-lock, $(VENV)-docs, $(VENV)-compiled, $(VENV)-vllm, $(VENV)-3.*, build, dist and all caches"
 
 demo: $(DEMO)
 	@$(BIN)/provider-agent demo $(ARGS)
@@ -76,6 +80,9 @@ test-vllm: $(DEV) $(VLLM_VENV)/.installed
 test-marketplace: $(DEV)
 	@$(BIN)/python -m pytest -n auto -rs tests/marketplace tests/unit/protocol/usepod tests/integration/test_usepod*.py $(ARGS)
 
+test-compiled: $(COMPILED_VENV)/.installed
+	@$(COMPILED_VENV)/bin/python -m tests.compiled -n auto $(ARGS)
+
 test-readme: $(DEV)
 	@$(BIN)/python -m tests.readme
 
@@ -96,6 +103,18 @@ bench: $(DEV) $(PYTHONS:%=$(VENV)-%/.installed)
 format: $(DEV)
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+compiled: $(COMPILED_VENV)/.installed
+
+# The packages of $(VENV) follow on its path: dependencies and test tools, but the compiled provider-agent comes first.
+$(COMPILED_VENV)/.installed: $(DEV) hatch_build.py $(shell find src $(FOLDERS) -name '*.py')
+	@echo "Compiling the hot modules of provider-agent for $(COMPILED_VENV), about a minute ..."
+	@$(BIN)/python -m venv --clear --without-pip $(COMPILED_VENV)
+	@HATCH_BUILD_HOOKS_ENABLE=1 $(BIN)/hatchling build --target wheel --directory $(COMPILED_VENV)/dist
+	@$(PIP) --python $(COMPILED_VENV)/bin/python install --no-index --no-deps $(COMPILED_VENV)/dist/*.whl
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> $$(echo $(COMPILED_VENV)/lib/python*/site-packages)/dependencies.pth
+	@touch $@
 
 $(DEMO): requirements/demo.txt pyproject.toml | $(BIN)/python
 	@echo "Installing provider-agent and its demo into $(VENV) ..."
@@ -160,7 +179,7 @@ $(DOCS_VENV)/.installed: requirements/docs.txt
 	@touch $@
 
 lock: $(LOCK_VENV)/.installed
-	@$(COMPILE) pyproject.toml --extra demo --extra otel --extra cluster --group dev --group build --group image-build \
+	@$(COMPILE) pyproject.toml --extra demo --extra otel --extra cluster --group dev --group build --group compile --group image-build \
 		-o requirements/dev.txt
 	@$(COMPILE) pyproject.toml --extra demo --group build -c requirements/dev.txt \
 		-o requirements/demo.txt
@@ -169,6 +188,7 @@ lock: $(LOCK_VENV)/.installed
 		-o requirements/image.txt
 	@$(COMPILE) --group image-build -c requirements/dev.txt -o requirements/image-build.txt
 	@$(COMPILE) --group build -c requirements/dev.txt -o requirements/build.txt
+	@$(COMPILE) pyproject.toml --group build --group compile -c requirements/dev.txt -o requirements/compile.txt
 	@$(COMPILE) --group docs -c requirements/dev.txt -o requirements/docs.txt
 	@$(COMPILE) --group lock -o requirements/lock.txt
 
@@ -189,5 +209,5 @@ $(LOCK_VENV)/.installed: requirements/lock.txt
 	@touch $@
 
 clean:
-	@rm -rf $(VENV) $(LOCK_VENV) $(DOCS_VENV) $(VENV)-vllm $(VENV)-3.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage build dist examples/node_modules
+	@rm -rf $(VENV) $(LOCK_VENV) $(DOCS_VENV) $(COMPILED_VENV) $(VENV)-vllm $(VENV)-3.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage build dist examples/node_modules
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

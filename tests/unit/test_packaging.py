@@ -187,7 +187,10 @@ def test_requirements_cover_the_dependencies_of_pyproject() -> None:
 
     assert run <= pinned_in("run")
     assert run | image <= pinned_in("image")
+    compiling = names_in(project["dependency-groups"]["compile"])
+
     assert image_build <= pinned_in("image-build")
+    assert run | build | compiling <= pinned_in("compile")
     assert build <= pinned_in("build")
     assert run | demo | build <= pinned_in("demo")
     assert run | demo | build | dev <= pinned_in("dev")
@@ -198,7 +201,7 @@ def test_requirements_agree_on_versions() -> None:
         return set(re.findall(r"(?m)^[a-z0-9-]+==[^ ;]+", text_of(f"requirements/{name}.txt")))
 
     image = pins("image") | pins("image-build")
-    assert pins("run") | pins("build") | pins("demo") | image <= pins("dev")
+    assert pins("run") | pins("build") | pins("compile") | pins("demo") | image <= pins("dev")
 
 
 def test_the_build_group_equals_the_build_requirements() -> None:
