@@ -220,13 +220,23 @@ async def ignores_cancelled_job(coordinator: CoordinatorUnderTest) -> str:
     return "chunks, job_done and job_error were ignored, and other jobs run"
 
 
-@CASES.must("usepod-lost-first", ANCHOR, "A link lost before the first byte: an HTTP error.")
-async def reports_lost_link(coordinator: CoordinatorUnderTest) -> str:
+@CASES.must("usepod-lost-first", ANCHOR, "Link lost before the first byte: an error, or a new job.")
+async def replaces_or_fails_lost_job(coordinator: CoordinatorUnderTest) -> str:
     job = await coordinator.submit(await coordinator.connect())
     await job.agent.cut()
-    status = (await job.client.response()).status
-    require(status >= 400, f"the client received HTTP {status}")
-    return f"HTTP {status}"
+    await asyncio.sleep(SILENCE_S)
+    if job.client.answered:
+        status = (await job.client.response()).status
+        require(status >= 400, f"the client received HTTP {status}")
+        return f"HTTP {status}"
+    agent = await _enter(coordinator, job.agent.process)
+    header = await agent.expect(JobHeader)
+    require(header.job_id != job.job_id, "the new job has the id of the lost one")
+    again = PlayedJob(agent, header, job.submitted, job.client)
+    await again.write(ANSWER)
+    await again.finish()
+    await _require_answer(again, ANSWER)
+    return "a new job for the next agent"
 
 
 @CASES.must("usepod-lost-late", ANCHOR, "A link lost later: the response looks incomplete.")

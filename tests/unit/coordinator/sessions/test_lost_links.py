@@ -264,6 +264,49 @@ async def test_session_ends_at_once_when_resume_ms_is_zero() -> None:
 
 
 @in_virtual_time
+async def test_request_of_an_agent_whose_session_has_ended_waits_for_its_return() -> None:
+    # The request failed at once with 502, although the agent returned a second later.
+    async with coordinator_harness(replace(NO_HEARTBEATS, resume_ms=0)) as harness:
+        asking = harness.ask()
+        job = await harness.agent.next_job()
+        await harness.agent.lose_link()
+        await asyncio.sleep(1)
+        await harness.agent.reconnect()
+        again = await harness.agent.next_job()
+        assert again.job.job_id != job.job.job_id
+        await again.answer(b"data: ok\n\n")
+        assert await (await asking).read() == b"data: ok\n\n"
+
+
+@in_virtual_time
+async def test_request_of_an_agent_that_does_not_return_fails_after_the_time_in_the_queue() -> None:
+    settings = replace(NO_HEARTBEATS, resume_ms=0, queue_s=20)
+    async with coordinator_harness(settings) as harness:
+        asking = harness.ask()
+        await harness.agent.next_job()
+        lost_at = asyncio.get_running_loop().time()
+        await harness.agent.lose_link()
+        response = await asking
+        assert 20 <= asyncio.get_running_loop().time() - lost_at < 21
+        assert response.status == 502
+        assert b"provider_lost" in await response.read()
+
+
+@in_virtual_time
+async def test_request_that_always_costs_the_link_is_not_sent_without_end() -> None:
+    settings = replace(NO_HEARTBEATS, resume_ms=0, max_attempts=3)
+    async with coordinator_harness(settings) as harness:
+        asking = harness.ask()
+        for _ in range(3):
+            await harness.agent.next_job()
+            await harness.agent.lose_link()
+            await harness.agent.reconnect()
+        response = await asking
+        assert response.status == 502
+        assert harness.coordinator.counters.retried == 2
+
+
+@in_virtual_time
 async def test_draining_state_survives_a_lost_link() -> None:
     async with coordinator_harness() as harness:
         job, _ = await harness.start_response(b"1\n\n")
