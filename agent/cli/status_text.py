@@ -53,7 +53,7 @@ def status_parts(state: StatusSnapshot) -> Iterator[Table | str]:
 
 def _facts(state: StatusSnapshot) -> Table:
     facts = Table.grid("", Column(overflow="fold"), padding=(0, 2))
-    facts.add_row("version", state.version)
+    facts.add_row("version", f"{state.version}, compiled" if state.compiled else state.version)
     facts.add_row("up", duration(state.uptime_s))
     facts.add_row("coordinator", visible(state.coordinator_url))
     if state.dialect != SUBPROTOCOL:

@@ -29,7 +29,7 @@ from provider_agent.agent.telemetry.status import (
     StatusSnapshot,
     Totals,
 )
-from provider_agent.agent.version import agent_version
+from provider_agent.agent.version import agent_version, is_compiled
 from provider_agent.protocol.errors import known_code
 from provider_agent.protocol.field_values import clamp_count, valid_measure, valid_share
 from provider_agent.protocol.frames import Heartbeat, JobError
@@ -112,6 +112,7 @@ class Reports:
         failure = self._stats.last_failure
         return StatusSnapshot(
             version=agent_version(),
+            compiled=is_compiled(),
             uptime_s=now - self._started_at,
             link=link,
             coordinator_url=shown_url(url),

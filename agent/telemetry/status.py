@@ -103,6 +103,7 @@ class StatusSnapshot(Struct, frozen=True, kw_only=True):
 
     Attributes:
         version: the agent's version.
+        compiled: whether its hot modules are compiled.
         uptime_s: time since the process started.
         link: state of the link; `LinkState.CONNECTED` when the coordinator has welcomed the agent.
         coordinator_url: the URL that was dialed last; its query is masked.
@@ -138,6 +139,7 @@ class StatusSnapshot(Struct, frozen=True, kw_only=True):
     link: str
     coordinator_url: str
     dialect: str = SUBPROTOCOL
+    compiled: bool = False
     last_welcome_age_s: float | None = None
     last_disconnect: str | None = None
     routing: Routing | None = None

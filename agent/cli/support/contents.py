@@ -15,7 +15,7 @@ from provider_agent.agent.cli.check.command import run_checks
 from provider_agent.agent.cli.status_client import NoAgent, WantedAgent, fetch_status_page
 from provider_agent.agent.config import LoadedConfig, masked
 from provider_agent.agent.config.addresses import MASK
-from provider_agent.agent.version import agent_version
+from provider_agent.agent.version import agent_version, is_compiled
 from provider_agent.protocol.limits import SUBPROTOCOL
 
 _LIBRARIES: Final = (
@@ -29,6 +29,7 @@ def versions() -> dict[str, object]:
     """Return what the agent runs on."""
     return {
         "provider-agent": agent_version(),
+        "compiled": is_compiled(),
         "protocol": SUBPROTOCOL,
         "python": sys.version,
         "platform": platform.platform(),

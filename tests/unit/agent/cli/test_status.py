@@ -54,6 +54,16 @@ async def test_status_of_a_ready_agent_prints_its_state_and_exits_with_0(runner:
     assert words[-1] == "ready"
 
 
+async def test_status_says_if_the_agent_is_compiled(runner: CliRunner) -> None:
+    outputs = []
+    for state in (READY, replace(READY, compiled=True)):
+        async with status_server(state) as address:
+            outputs.append((await invoke_with_status_server(runner, address, "status")).output)
+
+    assert "compiled" not in outputs[0]
+    assert "version 1.2.3, compiled" in " ".join(outputs[1].split())
+
+
 async def test_status_names_another_dialect_than_version_1(runner: CliRunner) -> None:
     outputs = []
     for state in (READY, replace(READY, dialect="usepod")):
