@@ -5,6 +5,7 @@ status and content type, and a cancelled job gets its end.
 """
 
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Final
 
 import msgspec
@@ -156,6 +157,7 @@ class UsepodCoordinatorDialect:
                 return message
             too_large = "The request is too large for the provider."
             refusal = _error(job, ErrorCode.BAD_REQUEST, too_large, retryable=True)
+            refusal = replace(refusal, upstream_status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
         del self._jobs[text]
         self._frames_instead.append(refusal)
         return b""

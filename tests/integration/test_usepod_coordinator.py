@@ -358,6 +358,22 @@ async def test_a_large_request_arrives_in_one_message(
     assert await (await posting).read() == DONE
 
 
+async def test_a_request_that_no_message_can_hold_receives_413(
+    http: aiohttp.ClientSession, agent: UsepodAgent
+) -> None:
+    # The client received 400, as for a malformed request.
+    request = json.dumps(REQUEST | {"padding": "x" * (16 * MIB - 100)}).encode()
+    headers = {"Content-Type": "application/json"}
+    async with http.post(CHAT, data=io.BytesIO(request), headers=headers) as response:
+        assert response.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+        code, message = error_of(await response.read())
+    assert (code, message) == ("bad_request", "The request is too large for the provider.")
+
+    answered = ask(http)
+    await agent.answer(await agent.next_job(), EVENT)
+    assert await answered == (HTTPStatus.OK, EVENT)
+
+
 # --- the link -------------------------------------------------------------------------------------
 
 

@@ -373,7 +373,7 @@ def test_a_request_that_exceeds_the_limit_of_a_message_may_run_elsewhere(
     assert connection.send_job(uuid.uuid4().bytes, too_large) == ""
     (end,) = connection.dialect.take_frames()
     assert isinstance(end, JobError)
-    assert (end.code, end.retryable) == ("bad_request", True)
+    assert (end.code, end.upstream_status, end.retryable) == ("bad_request", 413, True)
 
 
 @pytest.mark.parametrize(
