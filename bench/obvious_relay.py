@@ -12,7 +12,6 @@ import sys
 from urllib.parse import urlsplit
 
 import aiohttp
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
@@ -20,6 +19,7 @@ from bench.sse_server import MODEL
 from provider_agent.protocol.agent_protocol import AgentProtocol
 from provider_agent.protocol.auth import canonical_authority
 from provider_agent.protocol.codec import VERSION_1
+from provider_agent.protocol.ed25519 import PrivateKey
 from provider_agent.protocol.frames import (
     AgentLimits,
     Capabilities,
@@ -55,10 +55,10 @@ async def _run_job(
 async def main(connect_url: str, server_urls: list[str]) -> None:
     """Relay until the coordinator closes the connection."""
     parts = urlsplit(connect_url)
-    key = Ed25519PrivateKey.generate()
+    key = PrivateKey.generate()
     protocol = AgentProtocol(
         authority=canonical_authority(parts.scheme, parts.hostname or "", parts.port),
-        public_key=key.public_key().public_bytes_raw(),
+        public_key=key.public_key,
         sign=key.sign,
         agent_version="obvious",
     )

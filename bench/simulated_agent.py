@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec import Struct
 from msgspec.structs import replace
 from websockets.asyncio.client import ClientConnection, connect
@@ -19,6 +18,7 @@ from websockets.typing import Subprotocol
 
 from provider_agent.protocol.agent_protocol import AgentProtocol
 from provider_agent.protocol.codec import VERSION_1
+from provider_agent.protocol.ed25519 import PrivateKey
 from provider_agent.protocol.errors import ErrorCode
 from provider_agent.protocol.frames import (
     Ack,
@@ -105,8 +105,8 @@ class SimulatedAgent:
         self._dialing = dialing
         self._response = response
         self._jitter = jitter
-        self._key = Ed25519PrivateKey.generate()
-        self._public_key = self._key.public_key().public_bytes_raw()
+        self._key = PrivateKey.generate()
+        self._public_key = self._key.public_key
         self._instance_id = self._public_key.hex()[:16]
         self._requests: dict[bytes, RequestBuffer] = {}
         self._answers: dict[bytes, asyncio.Task[None]] = {}

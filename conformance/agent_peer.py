@@ -4,7 +4,6 @@ import uuid
 from collections.abc import Callable
 from typing import Any, Final
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec import Struct
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
@@ -13,6 +12,7 @@ from provider_agent.conformance.case import NotHeld, require
 from provider_agent.conformance.peer import ANSWER_S, MAX_RECEIVED_BYTES, SILENCE_S, Peer
 from provider_agent.protocol.auth import signed_bytes
 from provider_agent.protocol.codec import VERSION_1, Decoded
+from provider_agent.protocol.ed25519 import PrivateKey
 from provider_agent.protocol.frames import (
     Ack,
     AgentLimits,
@@ -51,20 +51,20 @@ class Process(Struct, frozen=True):
         model_id: the model that the process offers; `new_process` makes a unique one by default.
     """
 
-    key: Ed25519PrivateKey
+    key: PrivateKey
     instance_id: str
     model_id: str
 
     @property
     def public_key(self) -> bytes:
         """The raw public key."""
-        return self.key.public_key().public_bytes_raw()
+        return self.key.public_key
 
 
-def new_process(key: Ed25519PrivateKey | None = None, model_id: str = "") -> Process:
+def new_process(key: PrivateKey | None = None, model_id: str = "") -> Process:
     """A process with a new instance id, and with a new key and model unless they are given."""
     name = model_id or f"conformance-{uuid.uuid4().hex[:12]}"
-    return Process(key or Ed25519PrivateKey.generate(), uuid.uuid4().hex, name)
+    return Process(key or PrivateKey.generate(), uuid.uuid4().hex, name)
 
 
 def offer(model_id: str, max_concurrent: int = 16) -> ModelOffer:
@@ -151,7 +151,7 @@ class AgentPeer(Peer):
         self,
         authority: str,
         *,
-        key: Ed25519PrivateKey | None = None,
+        key: PrivateKey | None = None,
         nonce: bytes | None = None,
         enrollment_code: str = "",
         session_id: bytes | None = None,

@@ -1,35 +1,50 @@
-"""Checks signatures of Ed25519 keys that a peer chose."""
+"""Ed25519 keys and signatures (RFC 8032), from libsodium (ADR 25)."""
 
-from typing import Final
+from nacl.exceptions import BadSignatureError
+from nacl.signing import SigningKey, VerifyKey
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-_PRIME: Final = 2**255 - 19
+class PrivateKey:
+    """A private key.
 
-_ORDER_8: Final = 0x5FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
-"""The y coordinate of two of the four points of order 8; the other two have its negative."""
+    Args:
+        seed: the 32 secret bytes that RFC 8032 calls the private key.
 
-_SMALL_ORDER: Final = frozenset({0, 1, _PRIME - 1, _ORDER_8, _PRIME - _ORDER_8})
-"""The y coordinates of all points whose order divides 8."""
+    Attributes:
+        public_key: 32 bytes.
+
+    Raises:
+        ValueError: the seed has another length.
+    """
+
+    __slots__ = ("_key", "public_key")
+
+    def __init__(self, seed: bytes) -> None:
+        self._key = SigningKey(seed)
+        self.public_key = bytes(self._key.verify_key)
+
+    @classmethod
+    def generate(cls) -> "PrivateKey":
+        """Return a new key, from the random numbers of the operating system."""
+        return cls(bytes(SigningKey.generate()))
+
+    @property
+    def seed(self) -> bytes:
+        """The 32 secret bytes."""
+        return bytes(self._key)
+
+    def sign(self, message: bytes) -> bytes:
+        """Return the signature, 64 bytes."""
+        return self._key.sign(message).signature
 
 
 def is_valid_signature(public_key: bytes, signature: bytes, message: bytes) -> bool:
     """Whether the owner of `public_key` signed this message.
 
-    False for a key of small order: it has no owner. OpenSSL accepts for it, and for every eighth
-    message or more, a signature that needs no private key.
+    False for a key of small order: it has no owner. libsodium rejects such a key in any encoding.
     """
-    if _has_small_order(public_key):
-        return False
     try:
-        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
-    except (InvalidSignature, ValueError):
+        VerifyKey(public_key).verify(message, signature)
+    except (BadSignatureError, ValueError):
         return False
     return True
-
-
-def _has_small_order(public_key: bytes) -> bool:
-    """Whether a key is a point whose order divides 8, in any encoding (RFC 8032, section 5.1.2)."""
-    y = int.from_bytes(public_key, "little") & (2**255 - 1)  # the highest bit is the sign of x
-    return y % _PRIME in _SMALL_ORDER

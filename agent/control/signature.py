@@ -9,8 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from provider_agent.protocol.ed25519 import is_valid_signature
 
 PATH: Final = "/control"
 """The path of commands."""
@@ -23,6 +22,8 @@ TIME_HEADER: Final = "Provider-Agent-Time"
 
 SIGNATURE_HEADER: Final = "Provider-Agent-Signature"
 """The signature in hex."""
+
+_NOT_SIGNED: Final = "the command is not signed with the agent's key"
 
 _CONTEXT: Final = b"provider-agent local control v1"
 """Distinguishes these signatures from those for coordinators, which are made with the same key."""
@@ -49,7 +50,7 @@ class SignatureCheck:
         wall_clock: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._key = Ed25519PublicKey.from_public_bytes(public_key)
+        self._public_key = public_key
         self._wall_clock = wall_clock
         self._clock = clock
         self._started_at = clock()
@@ -61,10 +62,11 @@ class SignatureCheck:
         """Return why a command is refused; "" accepts it."""
         try:
             time_ns, signed = int(time_text), bytes.fromhex(signature)
-            message = signed_message(path, port, time_ns, body)
-            self._key.verify(signed, message)
-        except (ValueError, InvalidSignature):
-            return "the command is not signed with the agent's key"
+        except ValueError:
+            return _NOT_SIGNED
+        message = signed_message(path, port, time_ns, body)
+        if not is_valid_signature(self._public_key, signed, message):
+            return _NOT_SIGNED
         now_ns, valid_ns = int(self._wall_clock() * 1e9), int(VALID_S * 1e9)
         if abs(now_ns - time_ns) > valid_ns or self._may_be_from_before_start(time_ns):
             return "the command is too old, or the clocks differ; repeat it"

@@ -15,12 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from provider_agent.advised_error import AdvisedError
 from provider_agent.agent.private_file import write_private_file
 from provider_agent.event_log import EventLogger
+from provider_agent.protocol.ed25519 import PrivateKey
 
 log = EventLogger(__name__)
 
@@ -28,8 +26,10 @@ MAX_FILE_BYTES: Final = 16 * 1024
 """A key file has about 120 bytes; a larger file is not a key."""
 
 _PEM_FORM: Final = b"-----BEGIN PRIVATE KEY-----\n%b\n-----END PRIVATE KEY-----\n"
-_PEM: Final = re.compile(_PEM_FORM % rb"([A-Za-z0-9+/]{64})" + rb"(?:provider_id: [^\n]*\n)?")
-"""The form in which this module and OpenSSL write a key of 32 bytes; `provider_id` adds a line."""
+_PEM: Final = re.compile(
+    rb"-----BEGIN PRIVATE KEY-----([A-Za-z0-9+/=\s]*)-----END PRIVATE KEY-----"
+)
+"""A private key that is not encrypted (RFC 7468, section 10), with any line ends."""
 
 _PKCS8_PREFIX: Final = bytes.fromhex("302e020100300506032b657004220420")
 """The DER encoding that precedes the 32 bytes of a private key (RFC 8410, section 7)."""
@@ -64,9 +64,9 @@ class Identity:
 
     __slots__ = ("_private", "public_key")
 
-    def __init__(self, private: Ed25519PrivateKey) -> None:
+    def __init__(self, private: PrivateKey) -> None:
         self._private = private
-        self.public_key: bytes = private.public_key().public_bytes_raw()
+        self.public_key = private.public_key
 
     def __repr__(self) -> str:
         return f"<Identity {self.fingerprint}>"
@@ -149,7 +149,7 @@ def load(path: Path) -> Identity:
         )
     try:
         return Identity(_parse(content))
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except ValueError as error:
         # The text leaves out the cause, which may quote the file's secret content.
         raise IdentityError(
             f"{path}: damaged: {_reason(content)}",
@@ -157,30 +157,25 @@ def load(path: Path) -> Identity:
         ) from error
 
 
-def _parse(content: bytes) -> Ed25519PrivateKey:
+def _parse(content: bytes) -> PrivateKey:
     """Return the private key in `content`.
 
     Raises:
-        ValueError, TypeError, UnsupportedAlgorithm: the content is not a usable key.
+        ValueError: the content is not a usable key.
     """
     if len(content) > MAX_FILE_BYTES:
         raise ValueError("too big")
     if content.lstrip().startswith(_RUST_BEGIN.encode()):
         return _parse_rust_file(content.decode())
-    if (found := _PEM.fullmatch(content)) is not None:
-        der = base64.b64decode(found[1])
-        if der.startswith(_PKCS8_PREFIX):
-            return Ed25519PrivateKey.from_private_bytes(der[len(_PKCS8_PREFIX) :])
-    # Imported only for a file of another form, because it takes a megabyte of memory.
-    from cryptography.hazmat.primitives import serialization
-
-    key = serialization.load_pem_private_key(content, password=None)
-    if not isinstance(key, Ed25519PrivateKey):
-        raise TypeError("a key of another algorithm")
-    return key
+    if (found := _PEM.search(content)) is None:
+        raise ValueError("no private key, or an encrypted one")
+    der = base64.b64decode(found[1])
+    if not der.startswith(_PKCS8_PREFIX):
+        raise ValueError("a key of another algorithm")
+    return PrivateKey(der[len(_PKCS8_PREFIX) :])
 
 
-def _parse_rust_file(text: str) -> Ed25519PrivateKey:
+def _parse_rust_file(text: str) -> PrivateKey:
     """Parse a key file of the Rust agent: `name: value` lines between two markers."""
     lines = [line.strip() for line in text.strip().splitlines()]
     if lines[-1] != _RUST_END:
@@ -191,8 +186,8 @@ def _parse_rust_file(text: str) -> Ed25519PrivateKey:
         fields[name.strip()] = value.strip()
     if fields.get("version") != "1":
         raise ValueError("an unknown version")
-    private = Ed25519PrivateKey.from_private_bytes(_decode(fields, "secret"))
-    if private.public_key().public_bytes_raw() != _decode(fields, "public"):
+    private = PrivateKey(_decode(fields, "secret"))
+    if private.public_key != _decode(fields, "public"):
         raise ValueError("public and secret key do not match")
     return private
 
@@ -219,11 +214,11 @@ def _reason(content: bytes) -> str:
 
 def _create(path: Path, *, rust_form: bool) -> bool:
     """Write a new key to `path`, durably; return False if another process has created one."""
-    private = Ed25519PrivateKey.generate()
-    secret = private.private_bytes_raw()
+    private = PrivateKey.generate()
+    secret = private.seed
     content = _PEM_FORM % base64.b64encode(_PKCS8_PREFIX + secret)
     if rust_form:
-        public = private.public_key().public_bytes_raw()
+        public = private.public_key
         content = _RUST_FORM.format(
             created=datetime.now(UTC).isoformat(),
             secret=base64.b64encode(secret).decode(),

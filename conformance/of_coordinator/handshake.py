@@ -4,11 +4,10 @@ import asyncio
 from typing import Final
 from urllib.parse import urlsplit
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from provider_agent.conformance.agent_peer import AgentPeer, offer
 from provider_agent.conformance.case import CaseList, NotHeld, NotTested, require
 from provider_agent.conformance.coordinator_under_test import CoordinatorUnderTest
+from provider_agent.protocol.ed25519 import PrivateKey
 from provider_agent.protocol.frames import (
     AgentLimits,
     Capabilities,
@@ -102,7 +101,7 @@ async def ignores_host_header(coordinator: CoordinatorUnderTest) -> str:
 @CASES.must("signature-key", "what-is-signed", "A signature of another key is rejected.")
 async def rejects_other_key(coordinator: CoordinatorUnderTest) -> str:
     peer = await coordinator.dial()
-    hello = await peer.hello(coordinator.target.authority, key=Ed25519PrivateKey.generate())
+    hello = await peer.hello(coordinator.target.authority, key=PrivateKey.generate())
     return await _expect_rejection(peer, hello)
 
 

@@ -12,8 +12,6 @@ from contextlib import asynccontextmanager
 from types import FrameType
 from typing import Any, cast
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from bench import obvious_relay
 from bench.sse_server import EVENT_BYTES, MODEL
 from provider_agent.adapters.base import BackendSettings, WireFormat
@@ -21,6 +19,7 @@ from provider_agent.adapters.servers.openai_compatible import OpenAICompatibleBa
 from provider_agent.agent.backends.configured import Backends
 from provider_agent.agent.identity.key import Identity
 from provider_agent.agent.service import Service
+from provider_agent.protocol.ed25519 import PrivateKey
 from provider_agent.protocol.frames import Capabilities, JobResult
 from provider_agent.protocol.job import Job
 from tests.kit.agent_config import agent_config
@@ -160,7 +159,7 @@ def _agent(coordinator_url: str, server_url: str) -> Coroutine[Any, Any, object]
     )
     return Service(
         agent_config(coordinator_url),
-        Identity(Ed25519PrivateKey.generate()),
+        Identity(PrivateKey.generate()),
         Backends([OpenAICompatibleBackend(settings)], {}, [], {}),
     ).run()
 

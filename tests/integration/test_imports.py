@@ -39,9 +39,9 @@ main(sys.argv[2:])
 HELP_PACKAGES: Final = {"click", "provider_agent"}
 RUN_PACKAGES: Final = HELP_PACKAGES | {
     "aiohappyeyeballs",
-    "cryptography",
     "httptools",
     "msgspec",
+    "nacl",
     "uvloop",
     "websockets",
 }

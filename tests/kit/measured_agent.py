@@ -17,7 +17,6 @@ from pathlib import Path
 
 import msgspec
 import uvloop
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from provider_agent.adapters.base import BackendSettings, WireFormat
 from provider_agent.adapters.servers.openai_compatible import OpenAICompatibleBackend
@@ -25,6 +24,7 @@ from provider_agent.agent.backends.configured import Backends
 from provider_agent.agent.config import LimitsConfig
 from provider_agent.agent.identity.key import Identity
 from provider_agent.agent.service import Service
+from provider_agent.protocol.ed25519 import PrivateKey
 from provider_agent.protocol.limits import KIB
 from tests.kit.agent_config import agent_config
 
@@ -134,7 +134,7 @@ async def _main(coordinator_url: str, backend_url: str) -> None:
     )
     service = Service(
         agent_config(coordinator_url, limits=LimitsConfig(max_concurrent=256)),
-        Identity(Ed25519PrivateKey.generate()),
+        Identity(PrivateKey.generate()),
         Backends([OpenAICompatibleBackend(settings)], {}, [], {}),
         uniform=lambda: 0.0,  # no backoff
     )

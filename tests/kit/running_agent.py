@@ -6,8 +6,6 @@ from collections.abc import Collection, Sequence
 from types import TracebackType
 from typing import Self
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from provider_agent.adapters.base import Backend
 from provider_agent.agent.availability.schedule import Schedule
 from provider_agent.agent.backends.configured import Backends, SkippedBackend
@@ -15,6 +13,7 @@ from provider_agent.agent.config import Config
 from provider_agent.agent.identity.key import Identity
 from provider_agent.agent.service import Service
 from provider_agent.agent.telemetry.traces.settings import TraceSettings
+from provider_agent.protocol.ed25519 import PrivateKey
 from tests.kit.agent_config import agent_config
 from tests.kit.scripted_coordinator import AgentConnection, ScriptedCoordinator
 from tests.kit.virtual_time import now
@@ -56,7 +55,7 @@ class RunningAgent:
         created_at = now()
         self.service = Service(
             config or agent_config(coordinator.url if coordinator else ""),
-            Identity(Ed25519PrivateKey.generate()),
+            Identity(PrivateKey.generate()),
             Backends(
                 list(backends),
                 {},

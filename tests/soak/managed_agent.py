@@ -4,8 +4,6 @@ import asyncio
 import random
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from provider_agent.agent.backends.configured import make_backends
 from provider_agent.agent.config import (
     BackendConfig,
@@ -18,6 +16,7 @@ from provider_agent.agent.config import (
 from provider_agent.agent.control.commands import Command
 from provider_agent.agent.identity.key import Identity
 from provider_agent.agent.service import EXIT_FORCED, EXIT_OK, EXIT_UNDELIVERED, Service
+from provider_agent.protocol.ed25519 import PrivateKey
 from provider_agent.protocol.formats import WireFormat
 from provider_agent.protocol.limits import CONNECT_PATH
 from tests.kit.agent_config import agent_config
@@ -58,7 +57,7 @@ class ManagedAgent:
         self._counts = counts
         self._folder = folder
         self.status_address = f"127.0.0.1:{status_port}"
-        self._identity = Identity(Ed25519PrivateKey.generate())
+        self._identity = Identity(PrivateKey.generate())
         self.service: Service
         self._task: asyncio.Task[int] | None = None
         self._stopping = False

@@ -20,7 +20,7 @@ from provider_agent.protocol.limits import SUBPROTOCOL
 
 _LIBRARIES: Final = (
     *("websockets", "aiohttp", "httptools", "msgspec", "uvloop", "click"),
-    *("cryptography", "prometheus-client", "rich"),
+    *("pynacl", "prometheus-client", "rich"),
 )
 _PERSONAL: Final = ("display_name", "wallet", "contact_email")
 

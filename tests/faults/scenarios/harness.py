@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec.structs import replace
 
 from provider_agent.adapters.base import BackendSettings, WireFormat
@@ -24,6 +23,7 @@ from provider_agent.agent.identity.key import Identity
 from provider_agent.agent.service import Service
 from provider_agent.coordinator.server import Coordinator
 from provider_agent.coordinator.settings import CoordinatorSettings, ExtraDialect
+from provider_agent.protocol.ed25519 import PrivateKey
 from provider_agent.protocol.limits import CONNECT_PATH, SUBPROTOCOL
 from tests.faults.scenarios.clients import Clients, ScenarioRequest
 from tests.faults.scenarios.numbered_server import NumberedServer, RequestSpec
@@ -118,9 +118,7 @@ class ScenarioHarness:
             max_concurrent=MAX_CONCURRENT,
             timeouts=TimeoutSettings(total_s=24 * 3600.0),
         )
-        identity = identity or Identity(
-            Ed25519PrivateKey.from_private_bytes(self.rng.randbytes(32))
-        )
+        identity = identity or Identity(PrivateKey(self.rng.randbytes(32)))
         url = _connect_url(self.link_proxy.authority)
         fallback_urls = (_connect_url(fallback),) if fallback else ()
         service = Service(

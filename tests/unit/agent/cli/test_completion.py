@@ -16,7 +16,7 @@ PLACES = {
     "zsh": ".local/share/zsh/site-functions/_provider-agent",
     "fish": ".config/fish/completions/provider-agent.fish",
 }
-HEAVY = {"msgspec", "cryptography", "aiohttp", "websockets", "rich", "prometheus_client"}
+HEAVY = {"msgspec", "nacl", "aiohttp", "websockets", "rich", "prometheus_client"}
 
 
 @pytest.fixture

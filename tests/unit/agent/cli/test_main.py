@@ -77,7 +77,7 @@ def test_ctrl_c_exits_with_130_without_a_message(
     [
         (
             "provider_agent.agent.cli.main",
-            "msgspec cryptography aiohttp websockets rich prometheus_client",
+            "msgspec nacl aiohttp websockets rich prometheus_client",
         ),
         (
             "provider_agent.agent.cli.run",

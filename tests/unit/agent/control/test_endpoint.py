@@ -11,7 +11,6 @@ from typing import Any
 import aiohttp
 import msgspec
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from provider_agent.agent.availability.hours import ServingHours
 from provider_agent.agent.availability.schedule import Schedule
@@ -29,6 +28,7 @@ from provider_agent.agent.control.signature import (
 from provider_agent.agent.identity.key import Identity
 from provider_agent.agent.telemetry.metrics import Metrics
 from provider_agent.agent.telemetry.status_server import StatusServer
+from provider_agent.protocol.ed25519 import PrivateKey
 from tests.kit.cli_agent import READY
 
 PAUSE = b'{"action":"pause"}'
@@ -38,7 +38,7 @@ class Agent:
     """A status server that accepts commands, and a client with its key."""
 
     def __init__(self, folder: Path) -> None:
-        self.identity = Identity(Ed25519PrivateKey.generate())
+        self.identity = Identity(PrivateKey.generate())
         self.hours = ServingHours(Schedule(), on_backends=lambda _suspended: None)
         commands = Commands(
             self.hours,

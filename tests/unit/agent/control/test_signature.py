@@ -1,8 +1,8 @@
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from provider_agent.agent.control.signature import PATH, VALID_S, SignatureCheck, signed_message
 from provider_agent.agent.identity.key import Identity
+from provider_agent.protocol.ed25519 import PrivateKey
 from tests.kit.fake_clock import FakeClock
 
 NOW = 1_700_000_000.0
@@ -14,7 +14,7 @@ class Signed:
     """A signature check at a time that the test sets, and its key."""
 
     def __init__(self) -> None:
-        self.identity = Identity(Ed25519PrivateKey.generate())
+        self.identity = Identity(PrivateKey.generate())
         self.now = NOW - 100
         self.check = SignatureCheck(self.identity.public_key, lambda: self.now)
         self.now = NOW

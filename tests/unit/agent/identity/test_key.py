@@ -20,6 +20,7 @@ from provider_agent.agent.identity.key import (
     load,
     load_or_create,
 )
+from provider_agent.protocol.ed25519 import PrivateKey
 
 
 def rust_agent_file(secret: bytes, public: bytes, version: str = "1") -> str:
@@ -46,7 +47,7 @@ def test_new_key_is_kept_and_private(tmp_path: Path) -> None:
 
 
 def test_signature_verifies_with_the_public_key() -> None:
-    identity = Identity(Ed25519PrivateKey.generate())
+    identity = Identity(PrivateKey.generate())
     signature = identity.sign(b"challenge")
     Ed25519PublicKey.from_public_bytes(identity.public_key).verify(signature, b"challenge")
     assert len(identity.public_key) == 32
@@ -54,7 +55,7 @@ def test_signature_verifies_with_the_public_key() -> None:
 
 
 def test_repr_shows_only_the_fingerprint() -> None:
-    identity = Identity(Ed25519PrivateKey.from_private_bytes(bytes(32)))
+    identity = Identity(PrivateKey(bytes(32)))
     digest = hashlib.sha256(identity.public_key).hexdigest()
     assert identity.fingerprint == digest[:16]
     assert repr(identity) == f"<Identity {digest[:16]}>"

@@ -1,13 +1,13 @@
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from provider_agent.agent.identity.key import Identity, load_or_create
 from provider_agent.agent.link.advice import explain_disconnect
 from provider_agent.agent.link.backoff import Disconnect, DisconnectCause, Retry, next_attempt
 from provider_agent.agent.link.close_reason import explain_rejection
 from provider_agent.agent.link.usepod import UsepodLinks
+from provider_agent.protocol.ed25519 import PrivateKey
 from provider_agent.protocol.frames import (
     AgentLimits,
     Capabilities,
@@ -24,7 +24,7 @@ def links(tmp_path: Path) -> UsepodLinks:
 
 
 def new_links(path: Path) -> UsepodLinks:
-    return UsepodLinks(Identity(Ed25519PrivateKey.generate()), path)
+    return UsepodLinks(Identity(PrivateKey.generate()), path)
 
 
 def sent_code(links: UsepodLinks) -> str:
