@@ -38,6 +38,7 @@ from provider_agent.protocol.limits import (
     KIB,
     MAX_DEADLINE_MS,
     MAX_MESSAGE_TO_COORDINATOR_BYTES,
+    MAX_NAME_CHARS,
     MAX_REQUEST_BYTES,
     WINDOW_BYTES,
 )
@@ -49,6 +50,7 @@ from provider_agent.protocol.usepod.agent_messages import (
     job_failed,
 )
 from provider_agent.protocol.usepod.job_ids import JobIds
+from provider_agent.protocol.usepod.malformed_jobs import malformed_job
 from provider_agent.protocol.usepod.offers import offered_capabilities
 from provider_agent.protocol.usepod.requests import read_request
 from provider_agent.protocol.usepod.skipped import BINARY, read_skipped, types_of
@@ -215,10 +217,11 @@ class UsepodDialect:
             raise MessageTooBig(f"a message of {len(message)} characters; the limit is {max_bytes}")
         try:
             decoded: messages.CoordinatorMessage = _DECODER.decode(message)
-        except (ValueError, RecursionError):
-            job = job_with_surrogates(message)
+        except (ValueError, RecursionError) as error:
+            is_too_deep = isinstance(error, RecursionError)
+            job = job_with_surrogates(message) or malformed_job(message, is_too_deep=is_too_deep)
             if job is None:
-                return Decoded([], [read_skipped(message, _KNOWN_TYPES).kind])
+                return Decoded([], [_skipped_kind(message)])
             decoded = job
         return Decoded(self._frames(decoded), [])
 
@@ -256,6 +259,14 @@ class UsepodDialect:
             add_usage=request.add_usage,
         )
         return [header, RequestChunk(job_id, 0, request.body)]
+
+
+def _skipped_kind(message: str) -> str:
+    """Return what a message is that is skipped, for the log."""
+    skipped = read_skipped(message, _KNOWN_TYPES)
+    if len(skipped.job_id) > MAX_NAME_CHARS:
+        return f"{skipped.kind} with an id of over {MAX_NAME_CHARS} characters"
+    return skipped.kind
 
 
 def _welcome(message: messages.AuthOk) -> Welcome:

@@ -40,8 +40,10 @@ def read_skipped(message: str, known_types: frozenset[str]) -> Skipped:
     """Return what a message is that could not be decoded as one of the known types."""
     try:
         head = _DECODER.decode(message)
-    except (ValueError, RecursionError):
+    except ValueError:
         return Skipped("malformed")
+    except RecursionError:
+        return Skipped("nested too deeply")
     if head.type not in known_types:
         return Skipped(to_line(head.type, _MAX_TYPE_CHARS))
     try:

@@ -242,6 +242,28 @@ async def test_messages_that_the_agent_does_not_know_are_skipped_and_logged_once
     assert kinds == ["malformed", "config_update", "malformed job", "binary"]
 
 
+@pytest.mark.parametrize(
+    ("rest", "code", "reason"),
+    [
+        (f'"request":{{"messages":{"[" * 50_000}{"]" * 50_000}}}', "internal", "nested over 100"),
+        ('"prompt":"x"', "internal", "not one JSON object"),
+        ('"request":{"messages":[', "internal", "not one JSON object"),
+    ],
+    ids=["nested too deeply", "no request", "not JSON"],
+)
+async def test_a_malformed_job_that_names_its_id_is_refused(
+    connection: UsepodConnection, server: FakeVllm, rest: str, code: str, reason: str
+) -> None:
+    # It was skipped, and the coordinator waited for its end until the deadline.
+    job_id = new_id()
+    await connection.send_raw(f'{{"type":"job","job_id":"{job_id}","model_id":"{MODEL}",{rest}}}')
+    end = await connection.end(job_id)
+
+    assert (end["type"], end["error_code"]) == ("job_error", code)
+    assert reason in end["message"]
+    assert server.jobs == []
+
+
 async def test_a_large_request_arrives_whole(
     connection: UsepodConnection, server: FakeVllm
 ) -> None:

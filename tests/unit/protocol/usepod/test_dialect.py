@@ -284,6 +284,37 @@ def test_a_job_with_a_single_surrogate_arrives_and_can_be_refused(text: str) -> 
     assert harness.skipped == []
 
 
+NESTED = "[" * 100_000 + "]" * 100_000
+WITHOUT_REQUEST = f'{{"type": "job", "job_id": "{TEXT}", "model_id": "tiny"}}'
+
+
+@pytest.mark.parametrize(
+    ("message", "model_id"),
+    [
+        pytest.param(job(request=NESTED), "tiny", id="nested too deeply"),
+        pytest.param(job(request=f'["\\ud800", {NESTED}]'), "tiny", id="surrogate too"),
+        pytest.param(job(request='{"x": '), "tiny", id="not JSON"),
+        pytest.param(WITHOUT_REQUEST, "tiny", id="no request"),
+        pytest.param(job().replace('"tiny"', "7", 1), "", id="model id that is no text"),
+        pytest.param(job().replace('"tiny"', '"a\\"b\\u00e9"', 1)[:-1], 'a"bé', id="escapes"),
+    ],
+)
+def test_a_malformed_job_that_names_its_id_arrives_and_can_be_refused(
+    message: str, model_id: str
+) -> None:
+    # It was skipped: the coordinator waited for its end until the deadline.
+    harness = DialectHarness()
+    start, chunk = harness.receive(message)
+
+    assert isinstance(start, JobHeader)
+    assert isinstance(chunk, RequestChunk)
+    assert (start.job_id, start.model_id) == (JOB_ID, model_id)
+    assert harness.skipped == []
+    with pytest.raises((ValueError, RecursionError)):
+        msgspec.json.decode(chunk.data, type=dict)
+    assert harness.receive(message) == []  # one job
+
+
 # --- hostile messages -----------------------------------------------------------------------------
 
 SKIPPED = [
@@ -300,18 +331,15 @@ SKIPPED = [
     ('{"type": "auth_challenge", "nonce": 7}', "malformed auth_challenge"),
     ('{"type": "auth_ok", "provider_id": []}', "malformed auth_ok"),
     ('{"type": "job"}', "malformed job"),
-    ('{"type": "job", "job_id": "1", "model_id": "m"}', "malformed job"),
     (job(7), "malformed job"),
     (job(None), "malformed job"),
     (job(""), "malformed job"),
-    (job("x" * 513), "malformed job"),
+    (job("x" * 513), "malformed job with an id of over 512 characters"),
     (job().replace(TEXT, "\\ud800"), "malformed"),
-    (job(request='"\\ud800"', model_id=7), "malformed"),
     ('{"type": "config_update", "text": "\\ud800"}', "malformed"),
     ('["\\ud800"]', "malformed"),
-    (job(request='{"x": "\\ud800"'), "malformed"),
-    (job(request="[" * 100_000 + '"\\ud800"' + "]" * 100_000), "malformed"),
-    (job(request="[" * 100_000 + "]" * 100_000), "malformed"),
+    (f'{{"type": "job", "request": {NESTED}, "job_id": "1"}}', "nested too deeply"),
+    (f'{{"type": "job_cancel", "job_id": "1", "x": {NESTED}}}', "nested too deeply"),
     ('{"type": "job_cancel", "job_id": {}}', "malformed job_cancel"),
     (b"\x00\x01", "binary"),
     (job().encode(), "binary"),
