@@ -1,30 +1,35 @@
 # Build with: docker build -t provider-agent .
-# Two stages, so that build backend and sources are not part of the final image.
+# Two stages, so that compiler, build backend and sources are not part of the final image.
 
 ARG PYTHON_IMAGE=python:3.13-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_NO_CACHE_DIR=1
+# For the hot modules of the agent, which mypyc compiles.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 # Pinned packages first: their layer stays cached while only our own sources change.
-COPY requirements/build.txt requirements/image-build.txt requirements/image.txt requirements/
+COPY requirements/compile.txt requirements/image-build.txt requirements/image.txt requirements/
 RUN python -m venv /build \
-    && /build/bin/pip install --require-hashes -r requirements/build.txt
+    && /build/bin/pip install --require-hashes --only-binary :all: -r requirements/compile.txt
 # Only `nkeys`, a pure Python package that NATS's client needs, has no wheel.
 RUN python -m venv /opt/provider-agent \
     && /opt/provider-agent/bin/pip install --require-hashes --only-binary :all: \
         -r requirements/image-build.txt \
     && /opt/provider-agent/bin/pip install --require-hashes --only-binary :all: \
         --no-binary nkeys --no-build-isolation -r requirements/image.txt
-COPY pyproject.toml README.md LICENSE agent.example.toml ./
+COPY pyproject.toml hatch_build.py README.md LICENSE agent.example.toml ./
 COPY src src
 COPY protocol protocol
 COPY adapters adapters
 COPY agent agent
 COPY coordinator coordinator
 COPY conformance conformance
-RUN /build/bin/hatchling build --target wheel --directory /dist \
+RUN HATCH_BUILD_HOOKS_ENABLE=1 /build/bin/hatchling build --target wheel --directory /dist \
     && /opt/provider-agent/bin/pip install --no-index --no-deps /dist/*.whl \
     && /opt/provider-agent/bin/pip uninstall --yes pip setuptools
 

@@ -22,7 +22,7 @@ from tests.kit.plain_image import PlainImage, StepError, build_plain_image
 from tests.kit.wrong_servers import closed_port
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.timeout(600)  # pip downloads and installs, on a busy machine
+pytestmark = pytest.mark.timeout(900)  # pip installs and mypyc compiles, on a busy machine
 
 IMPORT_ALL = """
 import importlib, pkgutil, provider_agent
@@ -42,6 +42,8 @@ VARIABLES = {
 
 @pytest.fixture(scope="module")
 def image() -> Iterator[PlainImage]:
+    if shutil.which("gcc") is None:
+        pytest.skip("no gcc, which the image's build stage installs")
     # Not `tmp_path`, whose parents only its owner may enter: the image's user is another one.
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
@@ -97,6 +99,10 @@ def test_commands_need_no_configuration_file(image: PlainImage, command: str) ->
 
     assert (code, errors) == (0, "")
     assert output
+
+
+def test_the_agent_of_the_image_is_compiled(image: PlainImage) -> None:
+    assert "\ncompiled       yes\n" in run(image, "version")[1]
 
 
 def test_the_key_is_created_in_the_volume(image: PlainImage) -> None:

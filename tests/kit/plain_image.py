@@ -2,7 +2,8 @@
 
 An absolute path of the image, such as `/opt/x`, becomes `ROOT/opt/x`. Each stage runs at the same
 `ROOT`, because environments of Python contain their own path; a finished stage is moved aside.
-Supported is what the project's Dockerfile uses; another instruction is an error.
+Supported is what the project's Dockerfile uses; another instruction is an error. A step that begins
+with `apt-get` is left out: this machine has its own packages.
 """
 
 import json
@@ -119,7 +120,8 @@ def _run_step(
     image: PlainImage, name: str, rest: str, context: Path, stages: dict[str, Path]
 ) -> None:
     if name == "RUN":
-        _run(image, rest)
+        if not rest.startswith("apt-get "):
+            _run(image, rest)
     elif name == "COPY":
         _copy(image, rest, context, stages)
     elif name == "ENV":
