@@ -181,7 +181,7 @@ def _message(frame: Frame) -> Struct | None:
                 replace(one, input_price_per_1m=PRICE, output_price_per_1m=PRICE)
                 for one in frame.models
             ]
-            return offered_capabilities(replace(frame, models=priced), VERSION)[0]
+            return offered_capabilities(replace(frame, models=priced), VERSION)
         case Heartbeat():
             return agent_messages.heartbeat(frame, None)
         case Chunk():

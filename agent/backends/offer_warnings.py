@@ -104,7 +104,8 @@ def _wrong_prices(serving: Sequence[ServedModel], config: Config) -> Iterator[Of
     )
     for one in serving:
         model, price = one.model, one.price
-        if needs_price and model.native and not is_offered_in_usepod(price):
+        is_candidate = model.native or price is not None
+        if needs_price and is_candidate and not is_offered_in_usepod(price):
             problem = f"it has no price above 0, and so it is not offered in the dialect {USEPOD}"
             yield OfferWarning(model.model_id, problem, _SET_PRICE)
         elif price is None and model.native and is_paid:

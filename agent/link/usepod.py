@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
 from provider_agent.agent.identity.key import Identity
 from provider_agent.agent.identity.provider_id import read_provider_id, store_provider_id
@@ -14,9 +13,6 @@ from provider_agent.protocol.usepod.job_ids import JobIds
 from provider_agent.protocol.usepod.session import UsepodSession
 
 log = EventLogger(__name__)
-
-_MAX_LOGGED: Final = 64
-"""Bounds the names in one line."""
 
 
 class UsepodLinks:
@@ -40,16 +36,10 @@ class UsepodLinks:
         self._provider_id: str | None = None
         """"": none is known; None: the file was not read yet."""
         self._job_ids = JobIds()
-        self._withheld: list[str] = []
 
     def new_dialect(self) -> UsepodDialect:
         """Return the dialect of a new link; the jobs of the previous link are forgotten."""
-        return UsepodDialect(
-            self._job_ids,
-            agent_version(),
-            self._log_withheld,
-            self._last_error,
-        )
+        return UsepodDialect(self._job_ids, agent_version(), self._last_error)
 
     def new_session(self, enrollment_code: str) -> UsepodSession:
         """Return the session of a new link.
@@ -81,14 +71,3 @@ class UsepodLinks:
                 what_to_do="give the agent write access to the key file and its directory; "
                 "otherwise it sends the enrollment code again after a restart",
             )
-
-    def _log_withheld(self, model_ids: list[str]) -> None:
-        """Log the models that the coordinator does not see, whenever these change."""
-        if model_ids and model_ids != self._withheld:
-            log.warning(
-                "models without a price withheld",
-                models=model_ids[:_MAX_LOGGED],
-                count=len(model_ids),
-                what_to_do="set default_input_per_1m and default_output_per_1m in [pricing]",
-            )
-        self._withheld = model_ids

@@ -85,8 +85,6 @@ class UsepodDialect:
     Args:
         job_ids: the ids of the jobs of this process; the previous connection's jobs are forgotten.
         agent_version: the version of the agent's software.
-        on_withheld: called with the ids of the models that `Capabilities` offers without two
-            prices, which the coordinator does not receive; empty if there are none.
         last_error: returns the last error for a heartbeat; None: there was none.
 
     Attributes:
@@ -103,13 +101,11 @@ class UsepodDialect:
         self,
         job_ids: JobIds,
         agent_version: str,
-        on_withheld: Callable[[list[str]], None],
         last_error: Callable[[], LastError | None] = lambda: None,
     ) -> None:
         job_ids.start_connection()
         self._job_ids = job_ids
         self._agent_version = agent_version
-        self._on_withheld = on_withheld
         self._last_error = last_error
         self._acks: list[Ack] = []
         self._offers: Capabilities | None = None
@@ -191,10 +187,7 @@ class UsepodDialect:
     def _capabilities(self, frame: Capabilities) -> bytes:
         if self._is_draining:
             frame = replace(frame, models=[])
-        capabilities, withheld = offered_capabilities(frame, self._agent_version)
-        if not self._is_draining:
-            self._on_withheld(withheld)
-        return _ENCODER.encode(capabilities)
+        return _ENCODER.encode(offered_capabilities(frame, self._agent_version))
 
     def _draining(self) -> bytes:
         """Withdraw all offers until the end of the connection: the dialect has no other drain."""

@@ -16,26 +16,21 @@ _MAX_CONTEXT_WINDOW: Final = 2**32 - 1
 """The Rust agent's type of this field; a larger number is left out."""
 
 
-def offered_capabilities(
-    frame: Capabilities, agent_version: str
-) -> tuple[OfferedCapabilities, list[str]]:
-    """Return the message for the offers of `frame`, and the ids of the models that it leaves out.
+def offered_capabilities(frame: Capabilities, agent_version: str) -> OfferedCapabilities:
+    """Return the message for the offers of `frame`.
 
     A model without a price for input or for output is left out; a price of 0 counts as none, as in
     the Rust agent. No model has more concurrent jobs than the whole agent: in the Rust agent's
     messages both numbers are the same, so that a coordinator may read only that of the model.
     """
     models: list[OfferedModel] = []
-    withheld: list[str] = []
     for offer in frame.models:
         if offer.input_price_per_1m and offer.output_price_per_1m:
             total = frame.limits.max_concurrent
             prices = offer.input_price_per_1m, offer.output_price_per_1m
             models.append(_model(offer, *prices, max_concurrent=min(offer.max_concurrent, total)))
-        else:
-            withheld.append(offer.model_id)
     limits = Limits(frame.limits.max_concurrent, frame.limits.max_tokens_per_minute)
-    return OfferedCapabilities(models, limits, Metadata(agent_version)), withheld
+    return OfferedCapabilities(models, limits, Metadata(agent_version))
 
 
 def _model(

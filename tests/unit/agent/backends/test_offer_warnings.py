@@ -60,11 +60,18 @@ def warnings_of(
     return offer_warnings(serving, states, config)
 
 
-@pytest.mark.parametrize("pricing", [PricingConfig(), PricingConfig(models={"m": Price(1, 0)})])
+@pytest.mark.parametrize(
+    ("pricing", "native"),
+    [
+        (PricingConfig(), True),
+        (PricingConfig(models={"m": Price(1, 0)}), True),
+        (PricingConfig(models={"m": Price(0, 0)}), False),
+    ],
+)
 def test_model_without_a_price_is_reported_as_not_offered_in_usepod(
-    pricing: PricingConfig,
+    pricing: PricingConfig, native: bool
 ) -> None:
-    state = state_of(model("m"))
+    state = state_of(model("m", native=native))
 
     assert warnings_of(state, dialect=None, pricing=pricing) == []
     assert warnings_of(state, dialect="usepod", pricing=pricing) == [

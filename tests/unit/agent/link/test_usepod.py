@@ -9,11 +9,8 @@ from provider_agent.agent.link.close_reason import explain_rejection
 from provider_agent.agent.link.usepod import UsepodLinks
 from provider_agent.protocol.ed25519 import PrivateKey
 from provider_agent.protocol.frames import (
-    AgentLimits,
-    Capabilities,
     Challenge,
     Hello,
-    ModelOffer,
     Rejected,
 )
 
@@ -58,21 +55,6 @@ def test_a_key_file_that_cannot_be_written_is_reported_and_the_id_is_used(
 
     assert sent_code(links) == ""
     assert [one.message for one in caplog.records] == ["provider id not stored"]
-
-
-def offer(*model_ids: str) -> Capabilities:
-    offers = [ModelOffer(one, [], [], None, True, "vllm", 1) for one in model_ids]
-    return Capabilities(1, offers, AgentLimits(1))
-
-
-def test_withheld_models_are_logged_when_they_change(
-    links: UsepodLinks, caplog: pytest.LogCaptureFixture
-) -> None:
-    for frame in (offer("a"), offer("a"), offer("a", "b"), offer(), offer("a")):
-        links.new_dialect().encode_messages([frame])
-
-    logged = [one for one in caplog.records if one.message == "models without a price withheld"]
-    assert len(logged) == 3
 
 
 def test_auth_failed_is_retried_slowly_and_comes_with_advice() -> None:

@@ -12,18 +12,16 @@ class DialectHarness:
 
     Attributes:
         dialect: the dialect of the current connection.
-        withheld: what each `Capabilities` withheld.
         skipped: the types of the skipped messages.
     """
 
     def __init__(self) -> None:
-        self.withheld: list[list[str]] = []
         self.skipped: list[int | str] = []
         self._job_ids = JobIds()
         self.reconnect()
 
     def reconnect(self) -> None:
-        self.dialect = UsepodDialect(self._job_ids, AGENT_VERSION, self.withheld.append)
+        self.dialect = UsepodDialect(self._job_ids, AGENT_VERSION)
 
     def receive(self, message: bytes | str) -> list[CoordinatorFrame]:
         decoded = self.dialect.decode_from_coordinator(message, self.dialect.max_to_agent_bytes)

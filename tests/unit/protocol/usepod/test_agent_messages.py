@@ -108,7 +108,7 @@ def test_a_heartbeat_without_measurements_has_numbers() -> None:
 
 
 def heartbeat(error: LastError | None) -> Any:
-    dialect = UsepodDialect(JobIds(), "1", lambda _: None, lambda: error)
+    dialect = UsepodDialect(JobIds(), "1", lambda: error)
     return json.loads(dialect.encode_messages([BEAT])[0])
 
 

@@ -68,20 +68,12 @@ def test_a_context_window_that_is_unknown_or_too_large_is_left_out(window: int |
         {"input_price_per_1m": 0},
     ],
 )
-def test_a_model_without_both_prices_is_withheld_and_reported(missing: dict[str, Any]) -> None:
+def test_a_model_without_both_prices_is_left_out(missing: dict[str, Any]) -> None:
     harness = DialectHarness()
     frame = Capabilities(1, [offer("free", **missing), offer("paid")], AgentLimits(4))
     models = msgspec.json.decode(harness.send(frame))["models"]
 
     assert [model["model_id"] for model in models] == ["paid"]
-    assert harness.withheld == [["free"]]
-
-
-def test_the_report_is_empty_if_every_model_has_prices() -> None:
-    harness = DialectHarness()
-    harness.send(Capabilities(1, [offer()], AgentLimits(4)))
-
-    assert harness.withheld == [[]]
 
 
 LIMITS = AgentLimits(4, 9000)
@@ -103,7 +95,6 @@ def test_a_drain_withdraws_the_offers_until_the_connection_ends() -> None:
             "limits": {"max_concurrent_total": 4, "max_tokens_per_minute": 9000},
             "metadata": {"agent_version": "1.2.3"},
         }
-    assert harness.withheld == [["free"]], "an offer that is withdrawn is not withheld"
 
     harness.reconnect()
     assert len(message(harness, offers)["models"]) == 1
