@@ -190,6 +190,7 @@ lock: $(LOCK_VENV)/.installed
 	@$(COMPILE) --group build -c requirements/dev.txt -o requirements/build.txt
 	@$(COMPILE) pyproject.toml --group build --group compile -c requirements/dev.txt -o requirements/compile.txt
 	@$(COMPILE) --group docs -c requirements/dev.txt -o requirements/docs.txt
+	@$(COMPILE) --group wheels -c requirements/dev.txt -o requirements/wheels.txt
 	@$(COMPILE) --group lock -o requirements/lock.txt
 
 # The agent in another version of Python, for the benchmark: PYTHONS="3.12 3.13".

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ PRIVILEGES = {
     "image.yml": {"image": {"contents: read", "packages: write"}},
     "release.yml": {
         "build": {"contents: read", "id-token: write", "attestations: write"},
+        "wheels": {"contents: read", "id-token: write", "attestations: write"},
         "pypi": {"id-token: write"},
         "release": {"contents: write"},
     },
@@ -128,6 +130,16 @@ def test_publishing_uses_no_password() -> None:
 
     assert publish["environment"] == "pypi"
     assert publish["steps"][-1]["with"] == {"attestations": True}
+
+
+def test_a_release_publishes_compiled_wheels_for_the_supported_versions_of_python() -> None:
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    versions = re.findall(r"Python :: (3\.\d+)", " ".join(pyproject["project"]["classifiers"]))
+    jobs = load(ROOT / ".github" / "workflows" / "release.yml")["jobs"]
+
+    built = pyproject["tool"]["cibuildwheel"]["build"]
+    assert built == [f"cp{version.replace('.', '')}-*" for version in versions]
+    assert set(jobs["pypi"]["needs"]) == {"build", "wheels"}
 
 
 def test_scripts_of_workflows_exist() -> None:
