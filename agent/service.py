@@ -337,7 +337,7 @@ class Service:
     async def _serve_status(self, server: StatusServer) -> None:
         """Serve the status from the first connection on, but let the first link open before.
 
-        Serving imports aiohttp: a fifth of the agent's memory, which many agents never need.
+        Serving imports aiohttp: 14 MB of memory, which many agents never need.
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(STATUS_DELAY_S):
