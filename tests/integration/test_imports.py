@@ -48,7 +48,7 @@ RUN_PACKAGES: Final = HELP_PACKAGES | {
 IMPORTED_BY_THEM: Final = {"typing_extensions"}
 """Packages that those of `RUN_PACKAGES` import, with some versions of Python."""
 
-UNUSED_MODULES: Final = {"ctypes", "difflib", "multiprocessing", "sqlite3", "tracemalloc", "xml"}
+UNUSED_MODULES: Final = {"ctypes", "multiprocessing", "sqlite3", "tracemalloc", "xml"}
 """Modules of the standard library that take memory, and that serving does not need."""
 
 IMPORTED_BY_AIOHTTP: Final = {
