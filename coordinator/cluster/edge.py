@@ -8,7 +8,7 @@ each renewal repeats what was acknowledged.
 """
 
 import logging
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Container, Mapping
 from typing import Final
 
@@ -25,8 +25,8 @@ from provider_agent.coordinator.cluster.messages import (
     Offer,
     Renewal,
     RenewedJob,
-    frame_size,
 )
+from provider_agent.coordinator.cluster.outboxes import HolderOutbox
 from provider_agent.coordinator.cluster.remote_agent import RemoteAgent
 from provider_agent.coordinator.cluster.takeover_messages import TakenJob, TakeoverRequest, fitting
 from provider_agent.coordinator.connections.limited_log import LimitedLog
@@ -46,9 +46,8 @@ from provider_agent.protocol.frames import (
     JobStarted,
 )
 from provider_agent.protocol.job import Job
-from provider_agent.protocol.limits import CHUNK_BYTES, MAX_LIVE_JOBS
+from provider_agent.protocol.limits import MAX_LIVE_JOBS
 from provider_agent.protocol.receive_stream import ReceiveStream
-from provider_agent.protocol.request import RequestQueue
 
 log = EventLogger(__name__)
 
@@ -81,14 +80,6 @@ class _EdgeJob(Struct, eq=False):
         return self.running.job_id
 
 
-class _Outbox:
-    """What is queued for one holder."""
-
-    def __init__(self) -> None:
-        self.frames: deque[EdgeFrame] = deque()
-        self.requests = RequestQueue()
-
-
 class EdgeJobs:
     """Owns the jobs; implements `JobOwner`.
 
@@ -113,7 +104,7 @@ class EdgeJobs:
         self._log = LimitedLog(log, clock)
         self._job_ended = job_ended
         self._jobs: dict[bytes, _EdgeJob] = {}
-        self._outboxes: dict[bytes, _Outbox] = {}
+        self._outboxes: dict[bytes, HolderOutbox] = {}
 
     def __repr__(self) -> str:
         return f"<EdgeJobs {len(self)} holders={len(self._outboxes)}>"
@@ -381,26 +372,9 @@ class EdgeJobs:
                 self._lose(sent, Reason.PROVIDER_LOST)
 
     def next_frames(self, holder: bytes, limit_bytes: int) -> list[EdgeFrame]:
-        """Remove and return the frames of the next message, of about `limit_bytes` together.
-
-        The pieces of requests follow the other frames.
-        """
+        """Remove and return the frames of the next message, of about `limit_bytes` together."""
         outbox = self._outboxes.get(holder)
-        if outbox is None:
-            return []
-        frames: list[EdgeFrame] = []
-        size = 0
-        while outbox.frames and size < limit_bytes:
-            frame = outbox.frames.popleft()
-            frames.append(frame)
-            size += frame_size(frame)
-        while not outbox.frames and size < limit_bytes:
-            chunk = outbox.requests.next_chunk(CHUNK_BYTES)
-            if chunk is None:
-                break
-            frames.append(chunk)
-            size += frame_size(chunk)
-        return frames
+        return [] if outbox is None else outbox.next_frames(limit_bytes)
 
     def _send_to_holder(self, sent: _EdgeJob, frame: EdgeFrame) -> None:
         if sent.lost_at is None:
@@ -409,7 +383,7 @@ class EdgeJobs:
     def _send(self, holder: bytes, frame: EdgeFrame) -> None:
         outbox = self._outboxes.get(holder)
         if outbox is None:
-            outbox = self._outboxes[holder] = _Outbox()
+            outbox = self._outboxes[holder] = HolderOutbox()
         outbox.frames.append(frame)
         self._wake(holder)
 

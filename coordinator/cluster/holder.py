@@ -8,7 +8,7 @@ if a message is lost, they are sent again.
 
 import functools
 import logging
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
@@ -24,8 +24,8 @@ from provider_agent.coordinator.cluster.messages import (
     Offer,
     Renewal,
     RenewedJob,
-    frame_size,
 )
+from provider_agent.coordinator.cluster.outboxes import EdgeOutbox
 from provider_agent.coordinator.cluster.relayed_job import RelayedJob
 from provider_agent.coordinator.cluster.takeover_messages import TakenJob
 from provider_agent.coordinator.connections.limited_log import LimitedLog
@@ -41,7 +41,7 @@ from provider_agent.protocol.exceptions import ProtocolViolation
 from provider_agent.protocol.formats import Operation, find_operation
 from provider_agent.protocol.frames import Ack, Cancel, JobError, RequestChunk
 from provider_agent.protocol.job import Job, join_request
-from provider_agent.protocol.limits import CHUNK_BYTES, MIB
+from provider_agent.protocol.limits import MIB
 from provider_agent.protocol.receive_stream import ReceiveStream
 from provider_agent.protocol.request import RequestBuffer
 
@@ -84,14 +84,6 @@ class _Incoming(Struct, eq=False):
         return self.offer.header.job_id
 
 
-class _Outbox:
-    """What is queued for one edge: frames, and jobs whose responses have something to send."""
-
-    def __init__(self) -> None:
-        self.frames: deque[HolderFrame] = deque()
-        self.ready: OrderedDict[bytes, RelayedJob] = OrderedDict()
-
-
 class HolderJobs:
     """Runs jobs of other coordinators.
 
@@ -117,7 +109,7 @@ class HolderJobs:
         self._log = LimitedLog(log, clock)
         self._jobs: dict[bytes, RelayedJob] = {}
         self._incoming: dict[bytes, _Incoming] = {}
-        self._outboxes: dict[bytes, _Outbox] = {}
+        self._outboxes: dict[bytes, EdgeOutbox] = {}
         self._moving: dict[bytes, float] = {}
         """When a job began to move to this coordinator, or away from it, by job id. Its edge may
         still renew it here, or already."""
@@ -378,32 +370,14 @@ class HolderJobs:
         self._outboxes.pop(edge, None)
 
     def next_frames(self, edge: bytes, limit_bytes: int) -> list[HolderFrame]:
-        """Remove and return the frames of the next message, of about `limit_bytes` together.
+        """Remove and return the frames of the next message, of about `limit_bytes` together."""
+        outbox = self._outboxes.get(edge)
+        return [] if outbox is None else outbox.next_frames(limit_bytes)
 
-        The jobs take turns, one chunk each.
-        """
+    def _outbox(self, edge: bytes) -> EdgeOutbox:
         outbox = self._outboxes.get(edge)
         if outbox is None:
-            return []
-        frames: list[HolderFrame] = []
-        size = 0
-        while outbox.frames and size < limit_bytes:
-            frame = outbox.frames.popleft()
-            frames.append(frame)
-            size += frame_size(frame)
-        while outbox.ready and size < limit_bytes:
-            job_id, job = outbox.ready.popitem(last=False)
-            response = job.stream.next_frames(CHUNK_BYTES)
-            frames += response  # type: ignore[arg-type]
-            size += sum(map(frame_size, response))  # type: ignore[arg-type]
-            if job.stream.ready:
-                outbox.ready[job_id] = job
-        return frames
-
-    def _outbox(self, edge: bytes) -> _Outbox:
-        outbox = self._outboxes.get(edge)
-        if outbox is None:
-            outbox = self._outboxes[edge] = _Outbox()
+            outbox = self._outboxes[edge] = EdgeOutbox()
         return outbox
 
     def _send(self, edge: bytes, frame: HolderFrame) -> None:
