@@ -18,14 +18,15 @@ _TESTS: Final = (
     "tests/unit/adapters/responses",
     "tests/unit/agent/jobs",
     "tests/unit/agent/link",
-    "tests/conformance",
-    "tests/faults",
+    "tests/conformance/test_agents.py",
+    "tests/conformance/test_usepod_agents.py",
+    "tests/faults/test_backend_faults.py",
+    "tests/faults/test_hostile_usepod.py",
+    "tests/faults/test_job_faults.py",
+    "tests/faults/test_link_faults.py",
     "tests/integration/test_end_to_end.py",
     "tests/integration/test_failover.py",
-    "tests/integration/test_hostile_jobs.py",
-    "tests/integration/test_official_clients.py",
     "tests/integration/test_usepod_end_to_end.py",
-    "tests/integration/test_usepod_promises.py",
 )
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final
 
 import pytest
@@ -93,38 +94,41 @@ FAULTS: Final = {
 }
 
 
-def faulty_dialect(fault: AgentFault) -> type[UsepodDialect]:
-    """Return our dialect with a fault."""
+class FaultyDialect:
+    """Our dialect with a fault. It contains ours, because a compiled class has no subclasses."""
 
-    class FaultyDialect(UsepodDialect):
-        def __init__(self, job_ids: JobIds, *arguments: Any) -> None:
-            super().__init__(job_ids, *arguments)
-            self._challenges = 0
+    def __init__(self, fault: AgentFault, job_ids: JobIds, *arguments: Any) -> None:
+        self._fault = fault
+        self._job_ids = job_ids
+        self._sound = UsepodDialect(job_ids, *arguments)
+        self._challenges = 0
 
-        def encode_messages(self, frames: Sequence[AgentFrame]) -> list[bytes]:
-            return altered(super().encode_messages(frames), fault.sends)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sound, name)
 
-        def decode_from_coordinator(
-            self, message: bytes | str, max_bytes: int
-        ) -> Decoded[CoordinatorFrame]:
-            try:
-                received = json.loads(message)
-            except (ValueError, RecursionError):
-                return super().decode_from_coordinator(message, max_bytes)
-            if isinstance(received, dict):
-                if received.get("type") == "auth_challenge":
-                    received["seen"] = self._challenges
-                    self._challenges += 1
-                if fault.receives(received) is None:
-                    return Decoded([], [])
-                if fault.repeats_jobs and received.get("type") == "job":
-                    self._job_ids._received.pop(str(received.get("job_id")), None)
-            decoded = super().decode_from_coordinator(message, max_bytes)
-            if fault.ends_cancelled_jobs and decoded.frames and received["type"] == "job_cancel":
-                self._job_ids._texts[decoded.frames[0].job_id] = received["job_id"]  # type: ignore[union-attr]
-            return decoded
+    def encode_messages(self, frames: Sequence[AgentFrame]) -> list[bytes]:
+        return altered(self._sound.encode_messages(frames), self._fault.sends)
 
-    return FaultyDialect
+    def decode_from_coordinator(
+        self, message: bytes | str, max_bytes: int
+    ) -> Decoded[CoordinatorFrame]:
+        fault = self._fault
+        try:
+            received = json.loads(message)
+        except (ValueError, RecursionError):
+            return self._sound.decode_from_coordinator(message, max_bytes)
+        if isinstance(received, dict):
+            if received.get("type") == "auth_challenge":
+                received["seen"] = self._challenges
+                self._challenges += 1
+            if fault.receives(received) is None:
+                return Decoded([], [])
+            if fault.repeats_jobs and received.get("type") == "job":
+                self._job_ids._received.pop(str(received.get("job_id")), None)
+        decoded = self._sound.decode_from_coordinator(message, max_bytes)
+        if fault.ends_cancelled_jobs and decoded.frames and received["type"] == "job_cancel":
+            self._job_ids._texts[decoded.frames[0].job_id] = received["job_id"]  # type: ignore[union-attr]
+        return decoded
 
 
 @asynccontextmanager
@@ -152,7 +156,9 @@ async def test_our_agent_conforms() -> None:
 @in_virtual_time
 async def test_the_kit_finds_a_planted_fault(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fault = FAULTS[name]
-    monkeypatch.setattr("provider_agent.agent.link.usepod.UsepodDialect", faulty_dialect(fault))
+    monkeypatch.setattr(
+        "provider_agent.agent.link.usepod.UsepodDialect", partial(FaultyDialect, fault)
+    )
     async with running_agent() as listener:
         report = await run_against_agent(listener, [fault.case, "job"], wait_s=WAIT_S)
 
