@@ -183,7 +183,9 @@ class Dispatcher:
         )
         if not isinstance(chosen, ErrorCode):
             return chosen.submit(make_job())
-        may_wait = chosen is ErrorCode.OUT_OF_CAPACITY and self._fleet.is_awaited(wanted.model_id)
+        may_wait = chosen is ErrorCode.OUT_OF_CAPACITY and self._fleet.availability.is_awaited(
+            wanted.model_id
+        )
         if may_wait or replaces:
             return None
         reason = self._fleet.why_no_agent(wanted.model_id, wanted.operation, chosen)

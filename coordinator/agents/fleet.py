@@ -13,7 +13,7 @@ from provider_agent.coordinator.agents.close_reason import REPLACED_BY_NEWER
 from provider_agent.coordinator.agents.connected_agent import RECONNECT_AFTER_MS, ConnectedAgent
 from provider_agent.coordinator.agents.fleet_offers import FleetOffers
 from provider_agent.coordinator.agents.job_history import JobHistory, is_refusal
-from provider_agent.coordinator.agents.missing_models import MissingModels
+from provider_agent.coordinator.agents.model_availability import ModelAvailability
 from provider_agent.coordinator.agents.routable_agent import RoutableAgent
 from provider_agent.coordinator.agents.routing import choose_agent
 from provider_agent.coordinator.agents.snapshots import (
@@ -47,6 +47,7 @@ class Fleet:
 
     Attributes:
         offers: the agents that can receive jobs, and what they offer.
+        availability: which models can run soon, although no agent can run them now.
     """
 
     def __init__(self, settings: CoordinatorSettings, clock: Callable[[], float]) -> None:
@@ -57,14 +58,13 @@ class Fleet:
         self._retired: dict[bytes, ConnectedAgent] = {}
         self.offers = FleetOffers(self._agents)
         self._detached = DetachedSessions(settings.max_agents, settings.resume_ms / 1000)
-        self._missing = MissingModels(clock)
+        self.availability = ModelAvailability(self._agents, self._detached, self.offers, clock)
         self._history = JobHistory(clock)
         self._logs = AgentLogs(log, clock)
         self._on_capacity: Callable[[str | None], None] = lambda _: None
         self._on_local_change: Callable[[], None] = lambda: None
         self._drain_reason: str | None = None
         self._closed = False
-        self._had_agents = False
 
     def __repr__(self) -> str:
         retired = f" retired={list(self._retired.values())}" if self._retired else ""
@@ -192,7 +192,7 @@ class Fleet:
     def join(self, agent: ConnectedAgent) -> None:
         """Add an admitted agent; close or retire older connections of its key."""
         key = agent.public_key
-        self._had_agents = True
+        self.availability.had_agents = True
         self.offers.remote.agent_joined(key, agent.instance_id)
         if not agent.resumed:
             self._detached.end_replaced(key, agent.instance_id)
@@ -236,7 +236,7 @@ class Fleet:
         """
         had_joined = self._remove(agent)
         if had_joined and session.offers is not None:
-            self._missing.left(session.offers.models)
+            self.availability.missing.left(session.offers.models)
         if had_joined and keep_session and not self._closed:
             self._detached.add(session)
             fields = {"session": session.session_id.hex(), "jobs": len(session.jobs)}
@@ -281,7 +281,11 @@ class Fleet:
         chosen = choose_agent(
             candidates, model_id, operation, self._history, wants_stream=wants_stream
         )
-        if chosen is ErrorCode.MODEL_NOT_LOADED and not excluded and self._may_return(model_id):
+        if (
+            chosen is ErrorCode.MODEL_NOT_LOADED
+            and not excluded
+            and self.availability.may_return(model_id)
+        ):
             return ErrorCode.OUT_OF_CAPACITY
         if not isinstance(chosen, ErrorCode):
             self._record_job(chosen, model_id)
@@ -306,7 +310,7 @@ class Fleet:
         return chosen
 
     def _record_job(self, agent: RoutableAgent, model_id: str) -> None:
-        self._missing.job_sent(model_id)
+        self.availability.missing.job_sent(model_id)
         self._history.job_sent(agent.public_key)
 
     def accepting(self) -> list[ConnectedAgent]:
@@ -317,21 +321,7 @@ class Fleet:
         """Return the cause behind a code that `pick` returned."""
         if self._drain_reason is not None and not self.offers.only_remote:
             return Reason.COORDINATOR_STOPPING
-        match code:
-            case ErrorCode.MODEL_NOT_LOADED:
-                if not (self._had_agents or any(self.offers.agents())):
-                    return Reason.NO_AGENT
-                is_unroutable = self.offers.why_unroutable(model_id)
-                return Reason.UNROUTABLE if is_unroutable else Reason.NOT_OFFERED
-            case ErrorCode.FORMAT_NOT_SUPPORTED:
-                is_offered = self.offers.has_operation(model_id, operation)
-                return Reason.STREAM_REQUIRED if is_offered else Reason.WRONG_OPERATION
-            case ErrorCode.DRAINING:
-                return Reason.PROVIDER_STOPPING
-        if any(not agent.overdue for agent in self.offers.agents_with(model_id)):
-            return Reason.QUEUE_TIMEOUT
-        is_awaited = self.is_awaited(model_id)
-        return Reason.PROVIDER_OFFLINE if is_awaited else Reason.MODEL_WITHDRAWN
+        return self.availability.why_not(model_id, operation, code)
 
     def set_capacity_callback(self, callback: Callable[[str | None], None]) -> None:
         """Call `callback` when an agent may have room, with the model of the job that has ended.
@@ -368,39 +358,13 @@ class Fleet:
             left_models: models of agents that are no longer connected to another coordinator;
                 requests wait for them as for those of agents that were connected here.
         """
-        self._missing.left(left_models)
+        self.availability.missing.left(left_models)
         self._on_capacity(None)
-
-    def is_awaited(self, model_id: str) -> bool:
-        """Whether a request for a model that cannot run now may wait for it.
-
-        It may if an agent offers the model, or the last one that did has disconnected lately. If
-        agents have withdrawn it, it may be long until it returns.
-        """
-        if self.offers.agents_with(model_id) or any(
-            session.offers is not None and model_id in session.offers.models
-            for session in self._detached
-        ):
-            return True
-        return self._missing.left_lately(model_id, awaits_offers=self._awaits_offers)
-
-    @property
-    def _awaits_offers(self) -> bool:
-        """Whether agents are expected to send their offers, but none has done so."""
-        if not self._had_agents:
-            return self._missing.awaits_first_agent
-        agents = self._agents.values()
-        return bool(agents) and all(agent.offers is None for agent in agents)
 
     def next_retry_s(self, model_id: str) -> float | None:
         """Return seconds until the first agent that refused the model may get a job, or None."""
         keys = [agent.public_key for agent in self.offers.agents_with(model_id)]
         return self._history.next_retry_s(keys, model_id)
-
-    def _may_return(self, model_id: str) -> bool:
-        """Whether the model may soon be available again."""
-        used_lately = self._missing.used_lately(model_id, awaits_offers=self._awaits_offers)
-        return used_lately or self.is_awaited(model_id)
 
     def snapshot(self) -> list[AgentSnapshot]:
         """Return the current state of every connected agent, sorted by public key."""

@@ -174,7 +174,7 @@ def test_requests_wait_for_remote_agents_while_disconnected() -> None:
     members.two.member.set_connected(False)
     fleet = members.two.fleet
     assert members.two.pick() is ErrorCode.OUT_OF_CAPACITY
-    assert fleet.is_awaited("tiny")
+    assert fleet.availability.is_awaited("tiny")
     assert (
         fleet.why_no_agent("tiny", Operation.CHAT, ErrorCode.OUT_OF_CAPACITY)
         is Reason.PROVIDER_OFFLINE
@@ -201,9 +201,9 @@ def test_requests_wait_for_the_agents_of_a_coordinator_that_has_left() -> None:
     members = Members()
     members.send_snapshot(leaving=True)
     assert members.two.pick() is ErrorCode.OUT_OF_CAPACITY
-    assert members.two.fleet.is_awaited("tiny")
+    assert members.two.fleet.availability.is_awaited("tiny")
     members.now += MODEL_GRACE_S + 1
-    assert not members.two.fleet.is_awaited("tiny")
+    assert not members.two.fleet.availability.is_awaited("tiny")
 
 
 def test_jobs_of_a_coordinator_that_leaves_wait_for_their_agents() -> None:
