@@ -18,7 +18,7 @@ from provider_agent.coordinator.http.client_request import ClientRequest
 from provider_agent.coordinator.http.counters import Counters
 from provider_agent.coordinator.http.request_record import RequestRecord
 from provider_agent.coordinator.http.responses import can_have_body
-from provider_agent.coordinator.reason import Reason
+from provider_agent.coordinator.sessions.detached_session import LostJob
 from provider_agent.coordinator.sessions.running_job import RunningJob
 from provider_agent.coordinator.settings import CoordinatorSettings, ReceiptMode
 from provider_agent.protocol.errors import ErrorCode
@@ -133,8 +133,9 @@ class JobAttempts:
             self._refusals[job.public_key] += 1
         else:
             self._wait_until = self._clock() + self._settings.queue_s
-        if error.code == Reason.PROVIDER_LOST and job.public_key not in self._tried:
-            return error  # another agent may run the request, or this one when it has reconnected
+        is_over = isinstance(error, LostJob) and error.session_ended
+        if is_over and job.public_key not in self._tried:  # else it has waited for another agent
+            return error  # also this agent may run the request, when it has reconnected
         had_no_room = error.code == ErrorCode.OUT_OF_CAPACITY
         may_have_room_in_time = had_no_room and self._clock() < self._wait_until
         if not may_have_room_in_time or self._refusals[job.public_key] >= MAX_REFUSALS:

@@ -32,7 +32,13 @@ class LostJob(JobError, frozen=True):
     """The end of a job whose session has ended or was resumed without it; never sent by an agent.
 
     Its code is a `Reason`: it is not certain that the agent or its server failed.
+
+    Attributes:
+        session_ended: whether the session has ended. Then the agent may run the request when it
+            returns; an agent that resumes its session without the job may not.
     """
+
+    session_ended: bool = False
 
 
 class MovedJob(Struct, frozen=True):
@@ -188,7 +194,7 @@ class DetachedSession:
             reason: `PROVIDER_LOST` or `COORDINATOR_STOPPING`.
         """
         jobs, self.jobs, self._streams = self.jobs, {}, {}
-        _fail(jobs.values(), reason, _CONNECTION_LOST)
+        _fail(jobs.values(), reason, _CONNECTION_LOST, session_ended=True)
 
 
 def not_received(job_id: bytes) -> JobError:
@@ -207,6 +213,11 @@ def fail_missing(jobs: Iterable[RunningJob]) -> None:
     _fail(jobs, Reason.PROVIDER_LOST, _JOB_MISSING)
 
 
-def _fail(jobs: Iterable[RunningJob], reason: Reason, message: str) -> None:
+def _fail(
+    jobs: Iterable[RunningJob], reason: Reason, message: str, *, session_ended: bool = False
+) -> None:
     for job in jobs:
-        job.on_end(LostJob(job.job_id, 0, reason.value, message, retryable=True))
+        lost = LostJob(
+            job.job_id, 0, reason.value, message, retryable=True, session_ended=session_ended
+        )
+        job.on_end(lost)

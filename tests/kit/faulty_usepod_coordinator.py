@@ -70,7 +70,7 @@ def new_provider_id(message: Message) -> Message:
     return message | {"provider_id": uuid.uuid4().hex}
 
 
-def complete(jobs: Iterable[RunningJob], *_reason: str) -> None:
+def complete(jobs: Iterable[RunningJob], *_reason: str, **_more: bool) -> None:
     """Complete the responses of lost jobs."""
     for job in jobs:
         job.on_end(result(job.job.job_id, 0))
@@ -120,7 +120,7 @@ FAULTS: Final = {
         replaces=[
             (
                 f"{AGENTS}.endpoint.AgentEndpoint._is_usepod",
-                lambda endpoint, _request: not endpoint._fleet._had_agents,
+                lambda endpoint, _request: not endpoint._fleet.availability.had_agents,
             )
         ],
     ),
@@ -191,7 +191,8 @@ FAULTS: Final = {
         "usepod-lost-late", replaces=[(f"{_SESSIONS}.detached_session._fail", complete)]
     ),
     "forgets the jobs of a lost agent": CoordinatorFault(
-        "usepod-lost-first", replaces=[(f"{_SESSIONS}.detached_session._fail", lambda *_: None)]
+        "usepod-lost-first",
+        replaces=[(f"{_SESSIONS}.detached_session._fail", lambda *_, **__: None)],
     ),
     "leaves when a cancelled job continues": CoordinatorFault(
         "usepod-cancel-late", receives_later=refuse_after(1, "job_chunk", "job_cancel")
