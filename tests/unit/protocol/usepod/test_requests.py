@@ -70,7 +70,10 @@ def test_no_field_is_lost_and_a_chat_streams(fields: dict[str, object]) -> None:
     assert json.loads(request.body) == expected
 
 
-@given(st.binary() | JSON.filter(lambda value: not isinstance(value, dict)))
+@given(
+    st.binary().filter(lambda body: body.strip()[:1] != b"{")  # Hypothesis finds `{}`
+    | JSON.filter(lambda value: not isinstance(value, dict))
+)
 def test_anything_but_an_object_is_passed_on(value: object) -> None:
     body = value if isinstance(value, bytes) else json.dumps(value).encode()
 
