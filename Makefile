@@ -94,8 +94,11 @@ check: $(DEV)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-bench: $(DEV) $(PYTHONS:%=$(VENV)-%/.installed)
-	@$(BIN)/python -m bench.relay $(ARGS) $(if $(PYTHONS),--pythons $(PYTHONS:%=$(VENV)-%/bin/python))
+# Without a C compiler there is neither a compiled agent nor the fast load generator.
+COMPILED := $(if $(shell command -v cc),$(COMPILED_VENV))
+bench: $(DEV) $(COMPILED:%=%/.installed) $(PYTHONS:%=$(VENV)-%/.installed)
+	@$(BIN)/python -m bench.relay $(ARGS) $(COMPILED:%=--compiled %/bin/python) \
+		$(if $(PYTHONS),--pythons $(PYTHONS:%=$(VENV)-%/bin/python))
 	@$(BIN)/python -m bench.hostile_requests
 	@$(BIN)/python -m bench.stopped_consumers
 	@$(BIN)/python -m bench.cluster_fleet

@@ -19,7 +19,8 @@ class Load(Struct):
         backends: the number of inference servers.
         per_job: whether CPU time is counted per job instead of per event.
         coordinator: whether the reference coordinator runs this load too.
-        versions: whether the agent runs it in every version of Python.
+        versions: whether the other builds of the agent run it: compiled, and in other versions of
+            Python.
         tls: whether all connections are encrypted.
         busy: whether other processes keep all processors busy.
     """
@@ -116,14 +117,14 @@ QUICK = [
 """A smoke run: figures of so few events mean little."""
 
 USEPOD = [
-    Load("32 × 50/s, dialects", 32),
-    Load("256 × 50/s, dialects", 256),
-    _jobs(1, 63),
-    _jobs(20, 63),
+    Load("32 × 50/s, dialects", 32, versions=True),
+    Load("256 × 50/s, dialects", 256, versions=True),
+    _jobs(1, 63, versions=True),
+    _jobs(20, 63, versions=True),
 ]
 """For the dialects of the agent."""
 
-QUICK_USEPOD = [Load("8 × 50/s, dialects", 8, events=25)]
+QUICK_USEPOD = [Load("8 × 50/s, dialects", 8, events=25, versions=True)]
 
 CLUSTER = [Load(f"{streams} × 50/s, cluster", streams, coordinator=True) for streams in (32, 128)]
 """For one coordinator and a cluster of two."""

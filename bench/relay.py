@@ -19,6 +19,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Final
 
+from msgspec.structs import replace
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -55,6 +56,7 @@ from bench.relays import (
     Relay,
     new_certificate,
 )
+from bench.relays import USEPOD as USEPOD_AGENT
 from bench.results import COLUMNS, REST_COLUMNS, Measured, Result, failures, rest_row, rows
 
 _BUSY: Final = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
@@ -166,6 +168,7 @@ def choose_relays(options: argparse.Namespace) -> list[Relay]:
         chosen.append(COORDINATOR)
     if options.receipts:
         chosen.append(RECEIPTS)
+    chosen += _compiled(options, AGENT)
     chosen += [_agent_of(python) for python in options.pythons]
     if options.litellm_command:
         chosen.append(Relay("litellm", http=True, loose=True, command=options.litellm_command))
@@ -176,7 +179,20 @@ def choose_dialects(options: argparse.Namespace) -> list[Relay]:
     """The relays for the loads of the dialects."""
     return [
         *(relay for relay in dialects.COMPARED if relay is not NGINX or shutil.which("nginx")),
+        *_compiled(options, AGENT, USEPOD_AGENT),
         *_rust_agent(options),
+    ]
+
+
+def _compiled(options: argparse.Namespace, *agents: Relay) -> list[Relay]:
+    """The same agents with compiled hot modules."""
+    if not options.compiled:
+        return []
+    code = "import sys, provider_agent.agent.version as v; sys.exit(not v.is_compiled())"
+    if subprocess.run([options.compiled, "-c", code], check=False).returncode != 0:
+        raise SystemExit(f"{options.compiled} has no compiled provider_agent")
+    return [
+        replace(agent, name=f"{agent.name}, compiled", python=options.compiled) for agent in agents
     ]
 
 
@@ -300,6 +316,12 @@ def parse_options(arguments: list[str]) -> argparse.Namespace:
         "--cluster",
         action="store_true",
         help="compare only one coordinator with two in a cluster, for which NATS must be installed",
+    )
+    parser.add_argument(
+        "--compiled",
+        default="",
+        metavar="PYTHON",
+        help="also run the agent with compiled hot modules, which this interpreter has",
     )
     parser.add_argument(
         "--pythons",

@@ -39,6 +39,22 @@ def test_the_rust_agent_is_compared_with_both_dialects() -> None:
     ]
 
 
+def test_the_compiled_agent_is_compared_too(tmp_path: Path) -> None:
+    compiled = tmp_path / "python"
+    compiled.write_text("#!/bin/sh\nexit 0\n")  # as the check of `is_compiled` exits
+    compiled.chmod(0o755)
+    of_dialects = choose_dialects(parse_options(["--usepod", "--compiled", str(compiled)]))
+    of_relays = choose_relays(parse_options(["--compiled", str(compiled)]))
+    names = ["agent, compiled", "agent, usepod, compiled"]
+    assert [one.name for one in of_dialects if one.python == str(compiled)] == names
+    assert [one.name for one in of_relays if one.python == str(compiled)] == names[:1]
+
+
+def test_an_interpreter_without_the_compiled_agent_is_an_error() -> None:
+    with pytest.raises(SystemExit, match="has no compiled provider_agent"):
+        choose_relays(parse_options(["--compiled", sys.executable]))
+
+
 def test_each_given_interpreter_is_one_more_relay() -> None:
     chosen = choose_relays(parse_options(["--pythons", sys.executable]))
     assert chosen[-1].name == f"agent, Python {platform.python_version()}"
