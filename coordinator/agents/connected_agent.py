@@ -268,10 +268,13 @@ class ConnectedAgent:
             keep_session: whether the agent may resume the session; otherwise its jobs fail.
         """
         if not self._detached:
+            may_return = keep_session
             keep_session = keep_session and self._settings.resume_ms > 0
             if not keep_session:
                 self._jobs.cancel_all()
-            self._registry.leave(self, self.detach(), keep_session=keep_session)
+            session = self.detach()
+            session.may_return = may_return
+            self._registry.leave(self, session, keep_session=keep_session)
 
     def set_overdue(self, overdue: bool) -> None:
         """Record whether the agent may be lost; jobs without output then move to other agents."""

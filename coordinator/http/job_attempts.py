@@ -133,8 +133,8 @@ class JobAttempts:
             self._refusals[job.public_key] += 1
         else:
             self._wait_until = self._clock() + self._settings.queue_s
-        is_over = isinstance(error, LostJob) and error.session_ended
-        if is_over and job.public_key not in self._tried:  # else it has waited for another agent
+        may_return = isinstance(error, LostJob) and error.may_return
+        if may_return and job.public_key not in self._tried:  # else it has waited for another agent
             return error  # also this agent may run the request, when it has reconnected
         had_no_room = error.code == ErrorCode.OUT_OF_CAPACITY
         may_have_room_in_time = had_no_room and self._clock() < self._wait_until

@@ -34,11 +34,12 @@ class LostJob(JobError, frozen=True):
     Its code is a `Reason`: it is not certain that the agent or its server failed.
 
     Attributes:
-        session_ended: whether the session has ended. Then the agent may run the request when it
-            returns; an agent that resumes its session without the job may not.
+        may_return: whether the agent may run the request when it returns: its link was lost, and
+            its session cannot be resumed. Not if it broke the protocol, or has resumed its session
+            without the job.
     """
 
-    session_ended: bool = False
+    may_return: bool = False
 
 
 class MovedJob(Struct, frozen=True):
@@ -100,6 +101,9 @@ class DetachedSession:
         streams: the responses by job id; those of jobs that are not in `jobs` were cancelled.
         counts: how many jobs of each model have no end.
         ended: job id → `total_bytes` of the latest jobs whose end has arrived.
+
+    Attributes:
+        may_return: whether the agent may run the requests of its jobs again; see `LostJob`.
     """
 
     def __init__(
@@ -125,6 +129,7 @@ class DetachedSession:
         self.jobs = jobs
         self.counts = counts
         self.ended = ended
+        self.may_return = True
         self._streams = streams
         for job in jobs.values():
             job.owner = self
@@ -194,7 +199,7 @@ class DetachedSession:
             reason: `PROVIDER_LOST` or `COORDINATOR_STOPPING`.
         """
         jobs, self.jobs, self._streams = self.jobs, {}, {}
-        _fail(jobs.values(), reason, _CONNECTION_LOST, session_ended=True)
+        _fail(jobs.values(), reason, _CONNECTION_LOST, may_return=self.may_return)
 
 
 def not_received(job_id: bytes) -> JobError:
@@ -214,10 +219,8 @@ def fail_missing(jobs: Iterable[RunningJob]) -> None:
 
 
 def _fail(
-    jobs: Iterable[RunningJob], reason: Reason, message: str, *, session_ended: bool = False
+    jobs: Iterable[RunningJob], reason: Reason, message: str, *, may_return: bool = False
 ) -> None:
     for job in jobs:
-        lost = LostJob(
-            job.job_id, 0, reason.value, message, retryable=True, session_ended=session_ended
-        )
+        lost = LostJob(job.job_id, 0, reason.value, message, retryable=True, may_return=may_return)
         job.on_end(lost)
