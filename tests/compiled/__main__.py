@@ -29,6 +29,12 @@ _TESTS: Final = (
     "tests/integration/test_usepod_end_to_end.py",
 )
 
+_THROW: Final = "ignore:the (type, exc, tb) signature of throw:DeprecationWarning"
+"""From Python 3.12, mypyc's coroutines pass an exception to what they await in a deprecated way.
+
+Outside of tests, Python ignores this warning.
+"""
+
 if __name__ == "__main__":
     check()
-    sys.exit(pytest.main([*_TESTS, *sys.argv[1:]]))
+    sys.exit(pytest.main([*_TESTS, "-W", _THROW, *sys.argv[1:]]))
