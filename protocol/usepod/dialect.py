@@ -38,7 +38,6 @@ from provider_agent.protocol.limits import (
     KIB,
     MAX_DEADLINE_MS,
     MAX_MESSAGE_TO_COORDINATOR_BYTES,
-    MAX_NAME_CHARS,
     MAX_REQUEST_BYTES,
     WINDOW_BYTES,
 )
@@ -214,7 +213,7 @@ class UsepodDialect:
             is_too_deep = isinstance(error, RecursionError)
             job = job_with_surrogates(message) or malformed_job(message, is_too_deep=is_too_deep)
             if job is None:
-                return Decoded([], [_skipped_kind(message)])
+                return Decoded([], [read_skipped(message, _KNOWN_TYPES).kind])
             decoded = job
         return Decoded(self._frames(decoded), [])
 
@@ -252,14 +251,6 @@ class UsepodDialect:
             add_usage=request.add_usage,
         )
         return [header, RequestChunk(job_id, 0, request.body)]
-
-
-def _skipped_kind(message: str) -> str:
-    """Return what a message is that is skipped, for the log."""
-    skipped = read_skipped(message, _KNOWN_TYPES)
-    if len(skipped.job_id) > MAX_NAME_CHARS:
-        return f"{skipped.kind} with an id of over {MAX_NAME_CHARS} characters"
-    return skipped.kind
 
 
 def _welcome(message: messages.AuthOk) -> Welcome:

@@ -1,8 +1,8 @@
 """Reads the id of a job whose message cannot be decoded, so that the agent refuses the job.
 
 If the agent skipped the message, the coordinator would wait for the end of the job until the
-deadline. The id is known if it comes before all objects and lists of the message, as in the
-messages of the marketplace.
+deadline. The id is found if no object or array precedes it in the message, as in those of the
+marketplace.
 """
 
 import re
@@ -15,12 +15,12 @@ from provider_agent.protocol.limits import MAX_NAME_CHARS
 from provider_agent.protocol.usepod.messages import Job, JobIdText
 
 _TEXT: Final = rf'"(?:[^"\\]|\\.){{0,{6 * MAX_NAME_CHARS}}}"'
-"""A JSON text; an escape takes up to 6 characters."""
+"""A JSON string; an escape takes up to 6 characters."""
 
 _FIRST_FIELDS: Final = re.compile(
     rf"\s*\{{((?:\s*{_TEXT}\s*:\s*(?:{_TEXT}|[-+.\w]+)\s*[,}}]){{1,16}})", re.ASCII
 )
-"""The fields of an object before the first one that is an object, a list or malformed."""
+"""The fields of an object before the first value that is an object, an array or malformed."""
 
 _NO_REQUEST: Final = Raw(b"null")
 
@@ -41,11 +41,11 @@ def malformed_job(message: str, *, is_too_deep: bool) -> Job | None:
 
     Args:
         message: a message that cannot be decoded.
-        is_too_deep: whether the reason is its depth. Then it is the request, so that the refusal
-            names the reason.
+        is_too_deep: whether the reason is its depth. Then the message becomes the request, so that
+            the refusal names the reason.
 
     Returns:
-        The job; None if the message is none, or does not name its id.
+        The job; None if the message is not a job, or its id is not found.
     """
     fields = _FIRST_FIELDS.match(message)
     if fields is None:

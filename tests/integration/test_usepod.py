@@ -245,23 +245,22 @@ async def test_messages_that_the_agent_does_not_know_are_skipped_and_logged_once
 
 
 @pytest.mark.parametrize(
-    ("rest", "code", "reason"),
+    ("rest", "reason"),
     [
-        (f'"request":{{"messages":{"[" * 50_000}{"]" * 50_000}}}', "internal", "nested over 100"),
-        ('"prompt":"x"', "internal", "not one JSON object"),
-        ('"request":{"messages":[', "internal", "not one JSON object"),
+        (f'"request":{{"messages":{"[" * 50_000}{"]" * 50_000}}}', "nested over 100"),
+        ('"prompt":"x"', "not one JSON object"),
     ],
-    ids=["nested too deeply", "no request", "not JSON"],
+    ids=["nested too deeply", "no request"],
 )
 async def test_a_malformed_job_that_names_its_id_is_refused(
-    connection: UsepodConnection, server: FakeVllm, rest: str, code: str, reason: str
+    connection: UsepodConnection, server: FakeVllm, rest: str, reason: str
 ) -> None:
     # It was skipped, and the coordinator waited for its end until the deadline.
     job_id = new_id()
     await connection.send_raw(f'{{"type":"job","job_id":"{job_id}","model_id":"{MODEL}",{rest}}}')
     end = await connection.end(job_id)
 
-    assert (end["type"], end["error_code"]) == ("job_error", code)
+    assert (end["type"], end["error_code"]) == ("job_error", "internal")
     assert reason in end["message"]
     assert server.jobs == []
 
