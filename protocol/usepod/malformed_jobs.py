@@ -1,8 +1,8 @@
 """Reads the id of a job whose message cannot be decoded, so that the agent refuses the job.
 
 If the agent skipped the message, the coordinator would wait for the end of the job until the
-deadline. The id is found if no object or array precedes it in the message, as in those of the
-marketplace.
+deadline. The id is found if it is near the start of the message, and no object or array precedes
+it, as in those of the marketplace.
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 from msgspec import Raw, Struct
 
-from provider_agent.protocol.limits import MAX_NAME_CHARS
+from provider_agent.protocol.limits import KIB, MAX_NAME_CHARS
 from provider_agent.protocol.usepod.messages import Job, JobIdText
 
 _TEXT: Final = rf'"(?:[^"\\]|\\.){{0,{6 * MAX_NAME_CHARS}}}"'
@@ -21,6 +21,9 @@ _FIRST_FIELDS: Final = re.compile(
     rf"\s*\{{((?:\s*{_TEXT}\s*:\s*(?:{_TEXT}|[-+.\w]+)\s*[,}}]){{1,16}})", re.ASCII
 )
 """The fields of an object before the first value that is an object, an array or malformed."""
+
+_SEARCHED_CHARS: Final = 16 * KIB
+"""To search a whole message of 16 MiB would block the event loop for a second."""
 
 _NO_REQUEST: Final = Raw(b"null")
 
@@ -47,7 +50,7 @@ def malformed_job(message: str, *, is_too_deep: bool) -> Job | None:
     Returns:
         The job; None if the message is not a job, or its id is not found.
     """
-    fields = _FIRST_FIELDS.match(message)
+    fields = _FIRST_FIELDS.match(message, 0, _SEARCHED_CHARS)
     if fields is None:
         return None
     try:

@@ -339,6 +339,8 @@ SKIPPED = [
     ('{"type": "config_update", "text": "\\ud800"}', "malformed"),
     ('["\\ud800"]', "malformed"),
     (f'{{"type": "job", "request": {NESTED}, "job_id": "1"}}', "nested too deeply"),
+    # The search for an id ends early: in a message of 16 MiB it would block the event loop.
+    (WITHOUT_REQUEST.replace(",", "," + " " * 100_000), "malformed job"),
     (f'{{"type": "job_cancel", "job_id": "1", "x": {NESTED}}}', "nested too deeply"),
     ('{"type": "job_cancel", "job_id": {}}', "malformed job_cancel"),
     (b"\x00\x01", "binary"),
