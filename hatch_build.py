@@ -27,7 +27,7 @@ options = ["--explicit-package-bases", "--follow-imports=silent"]
 modules = mypycify([*options, *sys.argv[1:]], group_name="provider_agent.hot", debug_level="0")
 setup(name="provider-agent", ext_modules=modules, script_args=["build_ext", "--inplace"])
 """
-PURE = "Without HATCH_BUILD_HOOKS_ENABLE, the build is pure Python and needs neither."
+PURE = "Without HATCH_BUILD_HOOKS_ENABLE, the build is pure Python."
 
 
 class CompileHotModules(BuildHookInterface[BuilderConfig]):
@@ -37,7 +37,7 @@ class CompileHotModules(BuildHookInterface[BuilderConfig]):
         """Compile a copy of the package that has the wheel's layout.
 
         The sources have this layout only through symbolic links, which an sdist does not have.
-        And no extension module may stay in the working tree: Python would prefer it to its source.
+        No extension module may stay in the working tree: Python would prefer it to its source.
 
         Raises:
             SystemExit: mypyc, setuptools or a C compiler is missing, or mypyc failed.
@@ -78,7 +78,7 @@ def check_tools() -> None:
     if shutil.which(compiler) is None:
         sys.exit(
             f"Compiling needs a C compiler, and '{compiler}' is not installed"
-            f" (on Debian: apt-get install gcc libc6-dev). {PURE}"
+            f" (on Debian: apt-get install gcc python3-dev). {PURE}"
         )
 
 

@@ -19,5 +19,5 @@ def agent_version() -> str:
 
 @cache
 def is_compiled() -> bool:
-    """Whether the hot modules are compiled, as in the image; see docs/performance.md."""
+    """Whether the hot modules are compiled; see docs/performance.md."""
     return find_spec("provider_agent.hot__mypyc") is not None  # the name is from hatch_build.py
