@@ -3,6 +3,7 @@ import io
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -54,35 +55,28 @@ async def test_status_of_a_ready_agent_prints_its_state_and_exits_with_0(runner:
     assert words[-1] == "ready"
 
 
-async def test_status_says_if_the_agent_is_compiled(runner: CliRunner) -> None:
+@pytest.mark.parametrize(
+    ("word", "changed", "line"),
+    [
+        ("compiled", {"compiled": True}, "version 1.2.3, compiled"),
+        ("dialect", {"dialect": "usepod"}, "dialect usepod"),
+        (
+            "last error",
+            {"last_error_code": "backend_timeout", "last_error_age_s": 125.0},
+            "last error backend_timeout, 2 min 5 s ago",
+        ),
+    ],
+)
+async def test_status_shows_some_facts_only_if_they_apply(
+    runner: CliRunner, word: str, changed: dict[str, Any], line: str
+) -> None:
     outputs = []
-    for state in (READY, replace(READY, compiled=True)):
+    for state in (READY, replace(READY, **changed)):
         async with status_server(state) as address:
             outputs.append((await invoke_with_status_server(runner, address, "status")).output)
 
-    assert "compiled" not in outputs[0]
-    assert "version 1.2.3, compiled" in " ".join(outputs[1].split())
-
-
-async def test_status_names_another_dialect_than_version_1(runner: CliRunner) -> None:
-    outputs = []
-    for state in (READY, replace(READY, dialect="usepod")):
-        async with status_server(state) as address:
-            outputs.append((await invoke_with_status_server(runner, address, "status")).output)
-
-    assert "dialect" not in outputs[0]
-    assert " ".join(outputs[1].split()).count("dialect usepod") == 1
-
-
-async def test_status_names_the_last_error_if_there_was_one(runner: CliRunner) -> None:
-    outputs = []
-    failed = replace(READY, last_error_code="backend_timeout", last_error_age_s=125.0)
-    for state in (READY, failed):
-        async with status_server(state) as address:
-            outputs.append((await invoke_with_status_server(runner, address, "status")).output)
-
-    assert "last error" not in outputs[0]
-    assert "last error backend_timeout, 2 min 5 s ago" in " ".join(outputs[1].split())
+    assert word not in outputs[0]
+    assert " ".join(outputs[1].split()).count(line) == 1
 
 
 async def test_status_prints_markup_literally_and_replaces_control_characters(

@@ -13,5 +13,4 @@ def test_version_prints_the_protocol(runner: CliRunner) -> None:
 def test_version_says_whether_the_hot_modules_are_compiled(runner: CliRunner) -> None:
     compiled = send_stream.__file__.endswith(tuple(EXTENSION_SUFFIXES))
 
-    words = {True: "yes", False: "no"}
-    assert f"\ncompiled       {words[compiled]}\n" in invoke(runner, "version").output
+    assert f"\ncompiled       {'yes' if compiled else 'no'}\n" in invoke(runner, "version").output
