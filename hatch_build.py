@@ -23,7 +23,7 @@ SETUP = """
 import sys
 from mypyc.build import mypycify
 from setuptools import setup
-options = ["--explicit-package-bases", "--follow-imports=silent"]
+options = ["--config-file=", "--explicit-package-bases", "--follow-imports=silent"]
 modules = mypycify([*options, *sys.argv[1:]], group_name="provider_agent.hot", debug_level="0")
 setup(name="provider-agent", ext_modules=modules, script_args=["build_ext", "--inplace"])
 """
