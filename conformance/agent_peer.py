@@ -55,11 +55,6 @@ class Process(Struct, frozen=True):
     instance_id: str
     model_id: str
 
-    @property
-    def public_key(self) -> bytes:
-        """The raw public key."""
-        return self.key.public_key
-
 
 def new_process(key: PrivateKey | None = None, model_id: str = "") -> Process:
     """A process with a new instance id, and with a new key and model unless they are given."""
@@ -175,7 +170,7 @@ class AgentPeer(Peer):
         signed = self.signed_bytes(authority, nonce or challenge.nonce)
         return Hello(
             agent_version=VERSION,
-            public_key=self.process.public_key,
+            public_key=self.process.key.public_key,
             signature=(key or self.process.key).sign(signed),
             enrollment_code=enrollment_code,
             instance_id=self.process.instance_id,

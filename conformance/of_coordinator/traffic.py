@@ -62,8 +62,8 @@ async def uses_job_ids_once(peers: Sequence[AgentPeer]) -> str:
         for entry in peer.transcript:
             frame = entry.frame
             if isinstance(frame, JobHeader):
-                key = owner.setdefault(frame.job_id, peer.process.public_key)
-                require(key == peer.process.public_key, "one job id for two agents")
+                key = owner.setdefault(frame.job_id, peer.process.key.public_key)
+                require(key == peer.process.key.public_key, "one job id for two agents")
                 require(frame.job_id not in ended, "the id of an ended job")
             elif isinstance(frame, JobResult | JobError):
                 ended.add(frame.job_id)

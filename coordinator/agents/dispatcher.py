@@ -40,7 +40,7 @@ class NoAgent(Struct, frozen=True):
 
     Attributes:
         reason: the cause.
-        detail: see `Fleet.why_not_offered`.
+        detail: see `FleetOffers.why_not_offered`.
         retry_after_s: seconds until a new attempt may succeed; None if unknown.
     """
 

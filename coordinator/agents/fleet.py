@@ -321,7 +321,7 @@ class Fleet:
         """Return the cause behind a code that `pick` returned."""
         if self._drain_reason is not None and not self.offers.only_remote:
             return Reason.COORDINATOR_STOPPING
-        return self.availability.why_not(model_id, operation, code)
+        return self.availability.why_no_agent(model_id, operation, code)
 
     def set_capacity_callback(self, callback: Callable[[str | None], None]) -> None:
         """Call `callback` when an agent may have room, with the model of the job that has ended.

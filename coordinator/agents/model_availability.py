@@ -41,7 +41,7 @@ class ModelAvailability:
     def __repr__(self) -> str:
         return f"<ModelAvailability had_agents={self.had_agents} {self.missing!r}>"
 
-    def why_not(self, model_id: str, operation: Operation, code: ErrorCode) -> Reason:
+    def why_no_agent(self, model_id: str, operation: Operation, code: ErrorCode) -> Reason:
         """Return the cause behind the code for which no agent is eligible."""
         match code:
             case ErrorCode.MODEL_NOT_LOADED:

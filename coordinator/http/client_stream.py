@@ -82,10 +82,7 @@ class ClientStream:
 
     @property
     def has_unsent(self) -> bool:
-        """Whether the client's socket has not accepted all written bytes.
-
-        It stays true if the client disconnects then.
-        """
+        """Whether the client's socket has not accepted all written bytes, also after it closed."""
         return self._connection is not None and self._connection.is_writing_paused
 
     async def relay(self) -> JobEnd:
@@ -100,7 +97,7 @@ class ClientStream:
         job, connection, transport = self._job, self._connection, self._transport
         if connection is None or transport is None:
             raise _disconnected()
-        # Writing is paused while the buffer has any byte, so that `has_unsent` is exact.
+        # Pauses writing while the buffer has any byte, so that `has_unsent` is exact.
         transport.set_write_buffer_limits(high=0)
         job.set_output_callback(self._schedule)
         connection.on_writable = self._schedule

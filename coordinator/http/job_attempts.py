@@ -133,9 +133,9 @@ class JobAttempts:
             self._refusals[job.public_key] += 1
         else:
             self._wait_until = self._clock() + self._settings.queue_s
-        may_return = isinstance(error, LostJob) and error.may_return
-        if may_return and job.public_key not in self._tried:  # else it has waited for another agent
-            return error  # also this agent may run the request, when it has reconnected
+        # A request that has already waited for a lost agent does not wait for it again.
+        if isinstance(error, LostJob) and error.may_return and job.public_key not in self._tried:
+            return error
         had_no_room = error.code == ErrorCode.OUT_OF_CAPACITY
         may_have_room_in_time = had_no_room and self._clock() < self._wait_until
         if not may_have_room_in_time or self._refusals[job.public_key] >= MAX_REFUSALS:

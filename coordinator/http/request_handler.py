@@ -8,8 +8,8 @@ one error event: the server's own if it was relayed; otherwise, if the last even
 coordinator's in the operation's format. In every other case the connection is aborted.
 
 Many clients disconnect as soon as they have the final event of a stream. Such a response is
-complete: its job is not cancelled, and its end, which reports the tokens, is awaited. It is not
-complete if the client's socket has not accepted the final event, as that of a stalled client.
+complete if the client's socket has accepted that event: its job is not cancelled, and its end,
+which reports the tokens, is awaited.
 """
 
 import asyncio

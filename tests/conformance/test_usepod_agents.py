@@ -79,7 +79,7 @@ FAULTS: Final = {
     "does not cancel": AgentFault("usepod-cancel", receives=only("job_cancel", lambda _: None)),
     "ends a cancelled job": AgentFault("usepod-cancel", ends_cancelled_jobs=True),
     "runs a job twice": AgentFault("usepod-job-twice", repeats_jobs=True),
-    "leaves when it receives an unknown message": AgentFault(
+    "closes the connection when it receives an unknown message": AgentFault(
         "usepod-skipped", receives=only("config_update", refuse)
     ),
     "needs a format": AgentFault(

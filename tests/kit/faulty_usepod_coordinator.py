@@ -154,7 +154,7 @@ FAULTS: Final = {
     "gives an agent another provider id": CoordinatorFault(
         "usepod-provider-id", sends=only("auth_ok", new_provider_id)
     ),
-    "leaves when it receives a heartbeat": CoordinatorFault(
+    "closes the connection when it receives a heartbeat": CoordinatorFault(
         "usepod-heartbeat", receives=only("heartbeat", refuse)
     ),
     "ignores capabilities without models": CoordinatorFault(
@@ -194,13 +194,13 @@ FAULTS: Final = {
         "usepod-lost-first",
         replaces=[(f"{_SESSIONS}.detached_session._fail", lambda *_, **__: None)],
     ),
-    "leaves when a cancelled job continues": CoordinatorFault(
+    "closes the connection when a cancelled job continues": CoordinatorFault(
         "usepod-cancel-late", receives_later=refuse_after(1, "job_chunk", "job_cancel")
     ),
-    "leaves when a job ends twice": CoordinatorFault(
+    "closes the connection when a job ends twice": CoordinatorFault(
         "end-twice", receives_later=refuse_after(1, "job_done")
     ),
-    "leaves when a client does not read": CoordinatorFault(
+    "closes the connection when a client does not read": CoordinatorFault(
         "usepod-slow-client", receives_later=refuse_after(8, "job_chunk")
     ),
     "lets an agent answer the jobs of another one": CoordinatorFault(
@@ -218,20 +218,20 @@ FAULTS: Final = {
     "does not answer after job_error": CoordinatorFault(
         "error", receives=only("job_error", lambda _: None)
     ),
-    "leaves when it receives an unknown error code": CoordinatorFault(
+    "closes the connection when it receives an unknown error code": CoordinatorFault(
         "names-unknown",
         receives=only("job_error", refuse_if(lambda one: one["error_code"].startswith("x-"))),
     ),
-    "leaves all agents after a malformed message": CoordinatorFault(
+    "closes every connection after a malformed message": CoordinatorFault(
         "usepod-malformed", ends_all=True
     ),
-    "leaves when it receives a chunk of an unknown job": CoordinatorFault(
+    "closes the connection when it receives a chunk of an unknown job": CoordinatorFault(
         "unknown-job", receives=only("job_chunk", refuse_if(of_unknown_job))
     ),
-    "leaves when it receives an unknown message": CoordinatorFault(
+    "closes the connection when it receives an unknown message": CoordinatorFault(
         "usepod-types-unknown", receives=only("x_conformance", refuse)
     ),
-    "leaves when it receives an unknown field": CoordinatorFault(
+    "closes the connection when it receives an unknown field": CoordinatorFault(
         "usepod-fields-unknown", receives=refuse_if(lambda one: "x_conformance" in one)
     ),
 }

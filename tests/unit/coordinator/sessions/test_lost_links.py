@@ -264,7 +264,7 @@ async def test_session_ends_at_once_when_resume_ms_is_zero() -> None:
 
 
 @in_virtual_time
-async def test_request_of_an_agent_whose_session_has_ended_waits_for_its_return() -> None:
+async def test_request_of_an_agent_that_cannot_resume_waits_for_its_return() -> None:
     # The request failed at once with 502, although the agent returned a second later.
     async with coordinator_harness(replace(NO_HEARTBEATS, resume_ms=0)) as harness:
         asking = harness.ask()
@@ -279,7 +279,7 @@ async def test_request_of_an_agent_whose_session_has_ended_waits_for_its_return(
 
 
 @in_virtual_time
-async def test_request_of_an_agent_that_does_not_return_fails_after_the_time_in_the_queue() -> None:
+async def test_request_of_an_agent_that_does_not_return_fails_after_queue_timeout() -> None:
     settings = replace(NO_HEARTBEATS, resume_ms=0, queue_s=20)
     async with coordinator_harness(settings) as harness:
         asking = harness.ask()
@@ -293,7 +293,7 @@ async def test_request_of_an_agent_that_does_not_return_fails_after_the_time_in_
 
 
 @in_virtual_time
-async def test_request_that_always_costs_the_link_is_not_sent_without_end() -> None:
+async def test_request_whose_agent_loses_every_link_fails_after_max_attempts() -> None:
     settings = replace(NO_HEARTBEATS, resume_ms=0, max_attempts=3)
     async with coordinator_harness(settings) as harness:
         asking = harness.ask()
