@@ -57,6 +57,10 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         job.add_done_callback(self._executor_jobs.discard)
         return job
 
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        """Wait for the threads without Python 3.12's timeout, which would pass at once."""
+        await super().shutdown_default_executor()
+
     async def _make_subprocess_transport(self, *_args: object, **_settings: object) -> Never:
         raise NotImplementedError("a subprocess runs in real time; use a loop in real time")
 
