@@ -6,7 +6,6 @@ ARGS ?=
 FUZZ_EXAMPLES ?= 2000
 PYTHONS ?=
 
-FOLDERS := protocol adapters agent coordinator conformance
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 DEMO := $(VENV)/.demo-installed
@@ -109,8 +108,8 @@ format: $(DEV)
 
 compiled: $(COMPILED_VENV)/.installed
 
-# The packages of $(VENV) follow on its path: dependencies and test tools, but the compiled provider-agent comes first.
-$(COMPILED_VENV)/.installed: $(DEV) hatch_build.py $(shell find src $(FOLDERS) -name '*.py')
+# dependencies.pth adds the packages of $(VENV); the compiled provider-agent precedes the one there.
+$(COMPILED_VENV)/.installed: $(DEV) hatch_build.py $(shell find -L src -name '*.py')
 	@echo "Compiling the hot modules of provider-agent for $(COMPILED_VENV), about a minute ..."
 	@$(BIN)/python -m venv --clear --without-pip $(COMPILED_VENV)
 	@HATCH_BUILD_HOOKS_ENABLE=1 $(BIN)/hatchling build --target wheel --directory $(COMPILED_VENV)/dist

@@ -1,4 +1,4 @@
-"""Why no agent can run a request, and whether the request may wait for one. No I/O."""
+"""Why no agent can run a request, and whether the request may wait. No I/O."""
 
 from collections.abc import Callable, Iterable, Mapping
 

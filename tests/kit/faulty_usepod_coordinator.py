@@ -1,4 +1,4 @@
-"""Our coordinator with faults in its half of the Use Pod dialect, one for each case of the kit."""
+"""Our coordinator with faults for the conformance cases of the Use Pod dialect."""
 
 import itertools
 import json
@@ -32,9 +32,9 @@ class CoordinatorFault(Fault, frozen=True):
         receives_later: changes what it receives, after `receives`.
         random_bytes: replaces the coordinator's source of random bytes.
         settings: replaces some of the coordinator's settings.
-        replaces: the names of functions and properties of our coordinator, with other ones.
-        spares_first: whether the first connection does not have the fault: without one admission,
-            the kit tests nothing.
+        replaces: names of functions and properties of our coordinator, with their replacements.
+        spares_first: whether the first connection is without the fault, because the kit stops if
+            no agent is admitted.
         mixes_agents: whether an agent can answer the jobs of another one.
         ends_all: whether a malformed message ends every connection.
     """
