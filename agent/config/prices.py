@@ -82,5 +82,8 @@ def bad_price(origin: str, key: str, reason: str, value: object, *, in_quotes: b
     amount, subject = dollars_meant(str(value))
     quote = '"' if in_quotes else ""
     forms = f"{amount:_} or {quote}{dollars(amount)}{quote}"
+    # A string would be right, so that the name of its type would not say what is wrong.
+    text = "a string in quotes" if in_quotes else "text"
+    reason = reason.replace(f"a whole number, got {text}", "a whole number, got other text")
     reason = reason.replace("expected a whole number, got", f"expected {_EXPECTED}, got")
     return bad_value(origin, key, reason, f"{subject} per million tokens is {forms}")

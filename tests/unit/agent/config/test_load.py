@@ -213,7 +213,7 @@ def test_error_starts_with_the_variable_or_flag_of_the_value(tmp_path: Path) -> 
             "free",
             (
                 "expected a whole number of millionths of a US dollar, or dollars with their unit, "
-                "got text; half a dollar per million tokens is 500_000 or 0.50 USD"
+                "got other text; half a dollar per million tokens is 500_000 or 0.50 USD"
             ),
         ),
     ],
