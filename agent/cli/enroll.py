@@ -12,7 +12,8 @@ from provider_agent.agent.config import LoadedConfig
 def enroll(loaded: LoadedConfig) -> None:
     """Print what `identity` prints, and how this agent is paired if it has no provider id yet.
 
-    The Rust agent (usepod-agent) has a command of this name. It enrolls nothing.
+    It enrolls nothing; `setup` pairs an agent. The Rust agent (usepod-agent) has a command of this
+    name.
     """
     if print_identity(loaded):
         return

@@ -40,6 +40,7 @@ _MAX_MESSAGE_CHARS: Final = 200
 _TEMPORARY: Final = frozenset({408, 425, 429})
 """Statuses below 500 of a server that may answer the same request later."""
 
+_NOT_FOUND: Final = 404
 _GONE: Final = 410
 
 
@@ -76,6 +77,9 @@ class PairingClient:
             PairingFailed: there was no usable response.
         """
         head, body = await self._post("/v1/host/pair/issue", {"agent_pubkey": public_key})
+        if head.status == _NOT_FOUND:
+            reason = "the server does not pair agents (HTTP status 404)"
+            raise PairingFailed(reason, is_temporary=False)
         if not _is_success(head):
             raise _refused(head, body)
         return parse_issued(body, head.headers.get("Date", ""))
@@ -129,7 +133,7 @@ def _refused(head: ResponseHead, body: bytes, secret: str = "") -> PairingFailed
     if secret:
         message = message.replace(secret, "[secret]")
     if message:
-        reason += f": {to_line(message, _MAX_MESSAGE_CHARS)}"
+        reason += f": {to_line(message, _MAX_MESSAGE_CHARS).rstrip('.')}"
     wait = retry_after_s(head.status, head.headers, time.time()) or 0.0
     is_temporary = head.status >= 500 or head.status in _TEMPORARY
     return PairingFailed(reason, is_temporary=is_temporary, retry_after_s=wait)

@@ -265,6 +265,7 @@ async def test_existing_file_is_replaced_only_with_force(runner: CliRunner, vllm
 
 
 WRONG = "; check --coordinator-url; without pairing, use `provider-agent init`\n"
+NO_PAIRING = ": the server does not pair agents (HTTP status 404)"
 NETWORK = "; check --coordinator-url, the network and the proxy (HTTPS_PROXY), and try again\n"
 
 
@@ -281,7 +282,10 @@ NETWORK = "; check --coordinator-url, the network and the proxy (HTTPS_PROXY), a
             [],
             f"the server answered with HTTP status 403: closed{WRONG}",
         ),
-        (text_answer(b"", 404), [], f"HTTP status 404{WRONG}"),
+        (json_answer({"error": "No such path."}, 404), [], f"{NO_PAIRING}{WRONG}"),
+        (text_answer(b"", 404), [], f"{NO_PAIRING}{WRONG}"),
+        # The message of the server was followed by ".;".
+        (json_answer({"error": "Closed."}, 403), [], f"status 403: Closed{WRONG}"),
         (text_answer(b"", 503), [], f"HTTP status 503{NETWORK}"),
         (text_answer(b"<html>"), [], f"is not usable: it is not the expected JSON{NETWORK}"),
         (None, [json_answer({}, 401)], f"HTTP status 401{WRONG}"),
