@@ -179,7 +179,7 @@ IN_THE_SETTINGS = (
     Mistake(
         "price 0.5 in the variable",
         COORDINATOR,
-        f"PROVIDER_AGENT_PRICING_DEFAULT_INPUT_PER_1M: pricing.default_input_per_1m: {PRICE}other text",
+        f"_DEFAULT_INPUT_PER_1M: pricing.default_input_per_1m: {PRICE}other text",
         "0.5 dollars per million tokens is 500_000 or 0.50 USD",
         {"PROVIDER_AGENT_PRICING_DEFAULT_INPUT_PER_1M": "0.5"},
     ),
