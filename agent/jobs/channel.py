@@ -120,7 +120,11 @@ class JobChannel:
 
         Raises:
             RuntimeError: the adapter has not called `started`, and the job has not ended.
+            TypeError: `data` is not `bytes`. It would break the message that it is sent in, and
+                with it the link, which all jobs share.
         """
+        if not isinstance(data, bytes):
+            raise TypeError(f"send_chunk needs bytes, not {type(data).__name__}")
         if self._stopped:
             self._truncated = True
             return

@@ -1,4 +1,5 @@
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -237,6 +238,16 @@ async def test_bytes_before_the_start_are_rejected() -> None:
     channel = Outbox().open(A)
     with pytest.raises(RuntimeError, match="before it called"):
         channel.send_chunk(b"x")
+
+
+@pytest.mark.parametrize("data", [bytearray(b"x"), memoryview(b"x"), "x", None])
+async def test_only_bytes_are_accepted(data: Any) -> None:
+    # A text broke the next message, and so the link of all jobs.
+    outbox = Outbox()
+    channel, _ = open_started(outbox, A)
+    with pytest.raises(TypeError, match="bytes"):
+        channel.send_chunk(data)
+    assert chunk_order(outbox.next_batch()) == []
 
 
 @pytest.mark.parametrize("status", [0, 99, 600, 999])
