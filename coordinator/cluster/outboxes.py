@@ -1,11 +1,14 @@
 """What is queued for one other coordinator. No I/O."""
 
 from collections import OrderedDict, deque
+from typing import TypeVar
 
 from provider_agent.coordinator.cluster.messages import EdgeFrame, HolderFrame, frame_size
 from provider_agent.coordinator.cluster.relayed_job import RelayedJob
 from provider_agent.protocol.limits import CHUNK_BYTES
 from provider_agent.protocol.request import RequestQueue
+
+FrameT = TypeVar("FrameT", EdgeFrame, HolderFrame)
 
 
 class HolderOutbox:
@@ -25,12 +28,7 @@ class HolderOutbox:
 
     def next_frames(self, limit_bytes: int) -> list[EdgeFrame]:
         """Remove and return the frames of the next message, of about `limit_bytes` together."""
-        frames: list[EdgeFrame] = []
-        size = 0
-        while self.frames and size < limit_bytes:
-            frame = self.frames.popleft()
-            frames.append(frame)
-            size += frame_size(frame)
+        frames, size = _take(self.frames, limit_bytes)
         while not self.frames and size < limit_bytes:
             chunk = self.requests.next_chunk(CHUNK_BYTES)
             if chunk is None:
@@ -60,12 +58,7 @@ class EdgeOutbox:
 
         The jobs take turns, one chunk each.
         """
-        frames: list[HolderFrame] = []
-        size = 0
-        while self.frames and size < limit_bytes:
-            frame = self.frames.popleft()
-            frames.append(frame)
-            size += frame_size(frame)
+        frames, size = _take(self.frames, limit_bytes)
         while self.ready and size < limit_bytes:
             job_id, job = self.ready.popitem(last=False)
             response = job.stream.next_frames(CHUNK_BYTES)
@@ -74,3 +67,14 @@ class EdgeOutbox:
             if job.stream.ready:
                 self.ready[job_id] = job
         return frames
+
+
+def _take(queued: deque[FrameT], limit_bytes: int) -> tuple[list[FrameT], int]:
+    """Remove the first frames, of about `limit_bytes` together; return them and their size."""
+    frames: list[FrameT] = []
+    size = 0
+    while queued and size < limit_bytes:
+        frame = queued.popleft()
+        frames.append(frame)
+        size += frame_size(frame)
+    return frames, size
